@@ -1,0 +1,74 @@
+"""Outputs are written beside and renamed: a crash leaves the old file or the new one, never half."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgeyolo.spec.errors import OutputError
+
+
+@contextlib.contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` when the block ends well.
+
+    Raises:
+        OutputError: the folder cannot be made or written, or the disk is full. `path` is then as it was.
+    """
+    temporary = Path(f"{path}.tmp-{os.getpid()}")
+    with _explaining(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, raw: bytes) -> None:
+    """Write `raw` to `path` atomically; errors as in `replacing_file`."""
+    with replacing_file(path) as temporary, _explaining(path):
+        temporary.write_bytes(raw)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; rename it to `path` when the block ends well.
+
+    An existing folder is moved aside first and removed last, so a crash leaves one whole version on disk.
+
+    Raises:
+        OutputError: as in `replacing_file`, or `path` exists and is not a folder.
+    """
+    with _explaining(path):
+        if path.exists() and not path.is_dir():
+            raise OutputError("is a file, and a folder is to be written there", where=path, hint="Choose another --out")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.tmp-", dir=path.parent))
+        temporary.chmod(0o755)
+        try:
+            yield temporary
+            old = Path(f"{temporary}.old")
+            if path.exists():
+                os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"cannot be written ({reason})", where=path, hint="Check the path, its permissions and the free space"
+        ) from None

@@ -1,0 +1,124 @@
+"""What the runtime must know of a model: its input, how its raw maps become boxes, and its classes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FORMAT_VERSION = 1
+
+
+class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The network's input, (B, 3, H, W) float32: `(pixel / 255 - mean) / std` of the letterboxed picture.
+
+    Attributes:
+        image_hw: height and width in pixels, each a multiple of the coarsest stride.
+        colour_order: order of the three channels.
+        mean, std: per channel, in units of pixel / 255, in `colour_order`.
+        letterbox_value: grey of the padding, 0-255.
+        letterbox_alignment: where the resized picture stands on the canvas.
+    """
+
+    image_hw: tuple[int, int]
+    colour_order: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    letterbox_value: int = 114
+    letterbox_alignment: Literal["center", "top-left"] = "center"
+
+
+class AnchorDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="anchor"):
+    """Anchor heads (YOLOv5/YOLOv7): one map (B, anchors x (5 + K), H/s, W/s) per level, finest first.
+
+    Channels are anchor-major: for anchor a, `a * (5 + K) + (tx, ty, tw, th, objectness, class 0 ... K-1)`.
+    With the sigmoid of each: centre = (2 t_xy - 0.5 + cell_xy) x stride, size = (2 t_wh)^2 x anchor_wh,
+    score of class k = objectness x class k. Pixels are input pixels.
+    """
+
+    strides: tuple[int, ...]
+    anchors_wh: tuple[tuple[tuple[float, float], ...], ...]
+
+
+class DflDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dfl"):
+    """Distribution heads (PP-YOLOE): per level class logits (B, K, H/s, W/s), then box logits (B, 4 x bins, H/s, W/s).
+
+    Box channels are side-major: side j (left, top, right, bottom) holds `j * bins + (0 ... bins-1)`.
+    distance = sum_i i x softmax(bins)_i in strides, from the point (cell + 0.5) x stride; score = sigmoid(class).
+    Source: Generalized Focal Loss, arXiv 2006.04388, eq. 4.
+    """
+
+    strides: tuple[int, ...]
+    bins: int
+
+
+Decode = AnchorDecode | DflDecode
+
+
+class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A detector as data: everything between a picture and its boxes except the network itself.
+
+    Attributes:
+        name: model name as in `edgeyolo models`, such as "yolov7-tiny".
+        activation: the activation of its hidden layers.
+        class_names: K names; class id is the position.
+    """
+
+    name: str
+    activation: str
+    class_names: tuple[str, ...]
+    input: InputSpec
+    decode: Decode
+
+
+class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Accuracy of one artefact on one split, COCO definitions, AP in percent (0-100); -1 where undefined.
+
+    Attributes:
+        artefact: what was measured: "float torch", "fake-quant torch", "onnxruntime int8", "ncnn int8" ...
+        data: name of the data set folder or file.
+        images, boxes: how many were evaluated.
+        per_class: AP of each class by name.
+    """
+
+    artefact: str
+    data: str
+    split: str
+    images: int
+    boxes: int
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    per_class: dict[str, float] = {}
+
+
+class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Time of one `detect` call, milliseconds, measured on the device that is named."""
+
+    device: str
+    threads: int
+    runs: int
+    total_ms_median: float
+    total_ms_p90: float
+    network_ms_median: float
+
+
+class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`model.json`: stands beside `model.onnx` (and `qparams.json`) in a folder written by `edgeyolo quantize`.
+
+    Attributes:
+        onnx_sha256: of the `model.onnx` beside it.
+        checkpoint_sha256: of the checkpoint it came from, "" for random weights.
+        scores: measured so far, the float model first.
+        tools: package name -> version.
+    """
+
+    format_version: int = FORMAT_VERSION
+    model: ModelSpec
+    onnx_sha256: str
+    checkpoint_sha256: str = ""
+    scores: tuple[Score, ...] = ()
+    tools: dict[str, str] = {}

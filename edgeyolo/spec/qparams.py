@@ -1,0 +1,113 @@
+"""`qparams.json`: one scale per tensor group, one per output channel of each weight. Neutral between engines.
+
+Symmetric, zero-point 0, integers in [-(2^(bits-1) - 1), 2^(bits-1) - 1]; real value = scale x integer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from edgeyolo.spec.errors import FormatError
+from edgeyolo.spec.strict import encode_json, load_json
+
+FORMAT_VERSION = 1
+
+
+class TensorGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Tensors that must carry one scale.
+
+    Attributes:
+        tensors: names in model.onnx, every one that a quantized layer reads.
+        scale: real value of one integer step, > 0.
+        how: what set it, such as "mse" or "max" or "qat".
+    """
+
+    tensors: tuple[str, ...]
+    scale: float
+    bits: int = 8
+    how: str
+
+
+class WeightScales(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Scales of one weight initializer of model.onnx: one per index of `axis` (output channels), each > 0."""
+
+    scales: tuple[float, ...]
+    axis: int = 0
+    bits: int = 8
+    how: str
+
+
+class LayerPrecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How one Conv or Gemm node of model.onnx runs.
+
+    Attributes:
+        weight: name of its weight initializer, a key of `QParams.weights` if int8.
+        group: key of `QParams.groups` whose scale its input carries; "" if float.
+        why: the reason, for people.
+    """
+
+    precision: Literal["int8", "float"]
+    weight: str
+    group: str = ""
+    why: str = ""
+
+
+class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the scales come from.
+
+    Attributes:
+        method: "ptq" or "qat".
+        pictures: image id -> sha256 of the file, in the order used.
+    """
+
+    recipe: str
+    method: str
+    count: int
+    seed: int
+    pictures: dict[str, str]
+
+
+class QParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole file. Keys of `layers` are module paths; of `weights`, initializer names; of `groups`, "g0", "g1" ..."""
+
+    format_version: int = FORMAT_VERSION
+    onnx_sha256: str
+    groups: dict[str, TensorGroup]
+    weights: dict[str, WeightScales]
+    layers: dict[str, LayerPrecision]
+    calibration: CalibrationRecord
+
+
+def load_qparams(path: Path) -> QParams:
+    """Read and check `qparams.json`.
+
+    Raises:
+        FormatError: not valid, of a newer version, a scale that is not a positive number, or a dangling name.
+    """
+    qparams = load_json(path, QParams)
+    check_qparams(qparams, where=path)
+    return qparams
+
+
+def save_qparams(qparams: QParams, path: Path) -> None:
+    """Write `qparams.json` (to a path inside a folder that is itself replaced atomically)."""
+    path.write_bytes(encode_json(qparams))
+
+
+def check_qparams(qparams: QParams, *, where: object = "qparams") -> None:
+    """Raise FormatError if versions, scales or references between parts do not hold."""
+    if qparams.format_version > FORMAT_VERSION:
+        raise FormatError(
+            f"format version {qparams.format_version} is newer than {FORMAT_VERSION}", where=where, hint="Update edgeyolo"
+        )
+    scales = {f"group {k}": (g.scale,) for k, g in qparams.groups.items()}
+    scales |= {f"weight {k}": w.scales for k, w in qparams.weights.items()}
+    for name, values in scales.items():
+        if not values or not all(0.0 < v < float("inf") for v in values):
+            raise FormatError(f"{name} has a scale that is not a positive finite number", where=where)
+    for name, layer in qparams.layers.items():
+        if layer.precision == "int8" and (layer.group not in qparams.groups or layer.weight not in qparams.weights):
+            raise FormatError(f"layer {name} is int8 but its group or weight is not listed", where=where)

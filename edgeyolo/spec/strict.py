@@ -1,0 +1,73 @@
+"""TOML and JSON into typed structs, strictly: an unknown key is an error that names the nearest valid one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from edgeyolo.spec.errors import FormatError, nearest_name
+
+S = TypeVar("S")
+
+_UNKNOWN_FIELD = re.compile(r"unknown field `(?P<field>[^`]*)`")
+
+
+def decode_json(raw: bytes, kind: type[S], *, where: object) -> S:
+    """Parse JSON bytes as `kind`.
+
+    Raises:
+        FormatError: not JSON, a missing or unknown key, or a value of another type; names `where`.
+    """
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _format_error(error, kind, where) from None
+
+
+def decode_toml(raw: bytes, kind: type[S], *, where: object) -> S:
+    """Parse TOML bytes as `kind`; errors as in `decode_json`."""
+    try:
+        return msgspec.toml.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise _format_error(error, kind, where) from None
+
+
+def load_json(path: Path, kind: type[S]) -> S:
+    """Read a JSON file as `kind`; errors as in `decode_json`, also for a file that cannot be read."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise FormatError(f"cannot be read ({error.strerror})", where=path) from None
+    return decode_json(raw, kind, where=path)
+
+
+def encode_json(value: Any) -> bytes:
+    """A struct as indented JSON with a final newline."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def _format_error(error: Exception, kind: type, where: object) -> FormatError:
+    found = _UNKNOWN_FIELD.search(str(error))
+    hint = ""
+    if found:
+        near = nearest_name(found["field"], _field_names(kind))
+        hint = f"Did you mean '{near}'?" if near else f"Valid keys: {', '.join(sorted(_field_names(kind)))}"
+    return FormatError(str(error), where=where, hint=hint)
+
+
+def _field_names(kind: Any) -> set[str]:
+    """All key names in a struct type and the struct types inside it."""
+    names: set[str] = set()
+    pending, seen = [kind], set()
+    while pending:
+        current = pending.pop()
+        if get_origin(current) is not None:
+            pending.extend(get_args(current))
+        elif isinstance(current, type) and issubclass(current, msgspec.Struct) and current not in seen:
+            seen.add(current)
+            names.update(current.__struct_encode_fields__)
+            pending.extend(get_type_hints(current).values())
+    return names

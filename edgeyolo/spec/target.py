@@ -1,0 +1,60 @@
+"""A board as data: `targets/<name>.toml`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from edgeyolo.spec.shelf import list_shelf, load_from_shelf
+
+Precision = Literal["int8", "fp16", "bf16", "fp32"]
+Option = bool | int | float | str
+
+
+class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a board can run and how its engine is set up.
+
+    Attributes:
+        title: for people, such as "Raspberry Pi 5 (4 x Cortex-A76)".
+        engine: name of a module in `edgeyolo.backends`.
+        engine_versions: accepted versions, PEP 440 specifier such as ">=1.0.20240102".
+        precisions: allowed, preferred first.
+        machine: architecture as `platform.machine()` gives it there, "" for any.
+        cpu_features: as Linux names them, such as "asimddp"; decides what the int8 writer may rely on.
+        threads: engine threads, 0 for the engine's own default.
+        memory_mib: memory of the board, 0 where it depends.
+        gpu_compute_capability: such as "8.7", "" without a GPU.
+        dla_cores: number of DLA cores.
+        postprocess: where boxes are decoded: on the host, or inside the graph.
+        engine_options: passed to the engine, recorded in the manifest, used again by the runtime.
+        sources: for each number, where it is from.
+    """
+
+    title: str
+    engine: str
+    precisions: tuple[Precision, ...]
+    engine_versions: str = ""
+    machine: str = ""
+    cpu_features: tuple[str, ...] = ()
+    threads: int = 0
+    memory_mib: int = 0
+    gpu_compute_capability: str = ""
+    dla_cores: int = 0
+    postprocess: Literal["host", "graph"] = "host"
+    engine_options: dict[str, Option] = {}
+    sources: dict[str, str] = {}
+
+
+def list_targets() -> list[str]:
+    """Names of the boards known."""
+    return list_shelf("targets")
+
+
+def load_target(name: str) -> Target:
+    """Read a target by name, or from a path ending in `.toml`.
+
+    Raises:
+        UnknownNameError: no such target. FormatError: its file is not valid.
+    """
+    return load_from_shelf("targets", "target", name, Target)

@@ -1,0 +1,58 @@
+"""Package metadata and extras; the shelves `targets/` and `calib/` travel inside the wheel."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "edgeyolo" / "__init__.py").read_text())[1]
+
+ONNX = ["onnx>=1.16"]
+NCNN = ["ncnn>=1.0.20240102"]
+ONNXRUNTIME = ["onnxruntime>=1.17", *ONNX]
+REPORT = ["matplotlib>=3.8", "jinja2>=3.1"]
+TRAIN = [
+    "torch>=2.4",
+    "nvidia-modelopt>=0.47",
+    "huggingface_hub",  # modelopt imports it without declaring it
+    "safetensors>=0.4",
+    "onnxslim>=0.1.40",
+    "pnnx>=20240102",
+    "pycocotools>=2.0.8",
+    *ONNXRUNTIME,
+    *NCNN,
+    *REPORT,
+]
+
+setup(
+    name="edgeyolo",
+    version=VERSION,
+    description="From a labelled data set to an INT8 detector on a board, measured on what ships",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["edgeyolo", "edgeyolo.*"]), "edgeyolo._targets", "edgeyolo._calib"],
+    package_dir={"edgeyolo": "edgeyolo", "edgeyolo._targets": "targets", "edgeyolo._calib": "calib"},
+    package_data={"edgeyolo": ["py.typed"], "edgeyolo._targets": ["*.toml"], "edgeyolo._calib": ["*.toml"]},
+    install_requires=[
+        "numpy>=1.24",
+        "opencv-python-headless>=4.8",
+        "msgspec>=0.18",
+        "tomli>=2; python_version < '3.11'",
+        "typer>=0.12",
+        "rich>=13",
+    ],
+    extras_require={
+        "train": TRAIN,
+        "ncnn": NCNN,
+        "onnxruntime": ONNXRUNTIME,
+        "evaluate": ["pycocotools>=2.0.8"],
+        "report": REPORT,
+        "dev": [*TRAIN, "pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],
+    },
+    entry_points={"console_scripts": ["edgeyolo=edgeyolo.cli.app:main"]},
+)
