@@ -26,7 +26,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
-            os.replace(temporary, path)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -56,8 +56,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             yield temporary
             old = Path(f"{temporary}.old")
             if path.exists():
-                os.replace(path, old)
-            os.replace(temporary, path)
+                path.replace(old)
+            temporary.replace(path)
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

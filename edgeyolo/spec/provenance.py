@@ -7,7 +7,17 @@ import importlib.metadata
 import platform
 from pathlib import Path
 
-_PACKAGES = ("torch", "onnx", "onnxruntime", "onnxslim", "ncnn", "pnnx", "nvidia-modelopt", "numpy", "opencv-python-headless")
+_PACKAGES = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxslim",
+    "ncnn",
+    "pnnx",
+    "nvidia-modelopt",
+    "numpy",
+    "opencv-python-headless",
+)
 
 
 def sha256_of(path: Path) -> str:

@@ -71,7 +71,13 @@ class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
 
 class QParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file. Keys of `layers` are module paths; of `weights`, initializer names; of `groups`, "g0", "g1" ..."""
+    """The whole file.
+
+    Attributes:
+        groups: "g0", "g1" ... -> tensors with one scale.
+        weights: initializer name -> its scales.
+        layers: module path of each convolution or linear layer -> how it runs.
+    """
 
     format_version: int = FORMAT_VERSION
     onnx_sha256: str
@@ -101,9 +107,11 @@ def check_qparams(qparams: QParams, *, where: object = "qparams") -> None:
     """Raise FormatError if versions, scales or references between parts do not hold."""
     if qparams.format_version > FORMAT_VERSION:
         raise FormatError(
-            f"format version {qparams.format_version} is newer than {FORMAT_VERSION}", where=where, hint="Update edgeyolo"
+            f"format version {qparams.format_version} is newer than {FORMAT_VERSION}",
+            where=where,
+            hint="Update edgeyolo",
         )
-    scales = {f"group {k}": (g.scale,) for k, g in qparams.groups.items()}
+    scales: dict[str, tuple[float, ...]] = {f"group {k}": (g.scale,) for k, g in qparams.groups.items()}
     scales |= {f"weight {k}": w.scales for k, w in qparams.weights.items()}
     for name, values in scales.items():
         if not values or not all(0.0 < v < float("inf") for v in values):
