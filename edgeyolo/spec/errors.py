@@ -64,6 +64,10 @@ class CheckpointError(EdgeYoloError):
     """A checkpoint that is broken, or belongs to another model."""
 
 
+class TrainingError(EdgeYoloError):
+    """A training run that cannot go on, such as a loss that is not a number."""
+
+
 class QuantizationError(EdgeYoloError):
     """Calibration or quantization that cannot give a usable result."""
 

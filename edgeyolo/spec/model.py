@@ -39,6 +39,11 @@ class AnchorDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
     strides: tuple[int, ...]
     anchors_wh: tuple[tuple[tuple[float, float], ...], ...]
 
+    @property
+    def output_count(self) -> int:
+        """How many raw maps the network gives."""
+        return len(self.strides)
+
 
 class DflDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dfl"):
     """Distribution heads (PP-YOLOE): per level class logits (B, K, H/s, W/s), then box logits (B, 4 x bins, H/s, W/s).
@@ -50,6 +55,11 @@ class DflDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
     strides: tuple[int, ...]
     bins: int
+
+    @property
+    def output_count(self) -> int:
+        """How many raw maps the network gives."""
+        return 2 * len(self.strides)
 
 
 Decode = AnchorDecode | DflDecode
@@ -69,6 +79,11 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     class_names: tuple[str, ...]
     input: InputSpec
     decode: Decode
+
+    @property
+    def output_count(self) -> int:
+        """How many raw maps the network gives."""
+        return self.decode.output_count
 
 
 class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -1,0 +1,46 @@
+"""Scores of anything that gives raw maps, taken through the runtime that ships."""
+
+from __future__ import annotations
+
+from edgeyolo.data.dataset import Dataset
+from edgeyolo.evaluation.coco_map import evaluate
+from edgeyolo.runtime.detector import Detector
+
+from edgeyolo.backends import Session
+from edgeyolo.spec.errors import UsageError
+from edgeyolo.spec.model import ModelSpec, Score
+from edgeyolo.spec.progress import SILENT, Progress
+
+SCORE_THRESHOLD = 0.001
+IOU_THRESHOLD = 0.65
+MAX_DETECTIONS = 300
+
+
+def measure_session(
+    session: Session, spec: ModelSpec, dataset: Dataset, *, artefact: str, progress: Progress = SILENT
+) -> Score:
+    """COCO mAP of a session on a split, with the thresholds that are usual for mAP: every class of every box counts.
+
+    Raises:
+        UsageError: the data set's classes are not the model's.
+    """
+    check_classes(spec, dataset)
+    detector = Detector(
+        session,
+        spec,
+        score_threshold=SCORE_THRESHOLD,
+        iou_threshold=IOU_THRESHOLD,
+        max_detections=MAX_DETECTIONS,
+        multi_label=True,
+    )
+    return evaluate(detector.detect, dataset, artefact=artefact, progress=progress)
+
+
+def check_classes(spec: ModelSpec, dataset: Dataset) -> None:
+    """Raise UsageError where the data set's class names are not the model's, in order."""
+    if spec.class_names != dataset.class_names:
+        raise UsageError(
+            f"the data set has classes {', '.join(dataset.class_names)}; the model {', '.join(spec.class_names)}",
+            where=dataset.name,
+            hint="Evaluate on the data set that the model was trained for",
+        )

@@ -1,0 +1,200 @@
+"""Checkpoints: one safetensors file with the weights and, in its header, the record of how they were made.
+
+Keys: `model.*` are the averaged weights, which is what everything downstream uses. A `last` checkpoint also
+holds `trained.*` and `optimizer.*`, so that a run can go on where it stopped. Nothing in it is code.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from edgeyolo import models
+from edgeyolo.spec.atomic import replacing_file, write_file
+from edgeyolo.spec.errors import CheckpointError
+from edgeyolo.spec.model import ModelSpec, Score
+from edgeyolo.spec.provenance import sha256_of, tool_versions
+from edgeyolo.spec.strict import decode_json, encode_json
+from edgeyolo.training.config import TrainConfig
+
+FORMAT_VERSION = 1
+_HEADER_KEY = "edgeyolo"
+
+
+class EpochRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One line of the log. Losses are means over the epoch; AP in percent, None where not evaluated."""
+
+    epoch: int
+    losses: dict[str, float]
+    learning_rate: float
+    seconds: float
+    ap: float | None = None
+    ap50: float | None = None
+
+
+class CheckpointRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the weights were made.
+
+    Attributes:
+        epoch: epochs finished.
+        score: of these weights on the validation split, None if not evaluated.
+        best_ap: best AP of the run so far, percent.
+        history: one row per finished epoch.
+        ema_steps: steps averaged.
+    """
+
+    format_version: int = FORMAT_VERSION
+    model: ModelSpec
+    config: TrainConfig
+    data: str
+    epoch: int
+    score: Score | None = None
+    best_ap: float = -1.0
+    best_epoch: int = 0
+    history: tuple[EpochRow, ...] = ()
+    ema_steps: int = 0
+    tools: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read: the model in training form with averaged weights, in eval mode."""
+
+    model: nn.Module
+    record: CheckpointRecord
+    sha256: str
+    path: Path
+
+
+def checkpoint_path(path: Path) -> Path:
+    """The file meant by `runs/cells/best.safetensors`, `runs/cells/best` or `runs/cells`.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    for candidate in (path, Path(f"{path}.safetensors"), path / "best.safetensors", path / "last.safetensors"):
+        if candidate.is_file() and candidate.suffix == ".safetensors":
+            return candidate
+    raise CheckpointError(
+        "there is no checkpoint", where=path, hint="Give a folder or file that `edgeyolo train` wrote"
+    )
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], record: CheckpointRecord) -> None:
+    """Write `tensors` and `record` to `path` atomically, and the record as JSON beside it for people.
+
+    Raises:
+        OutputError: the path cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    record = msgspec.structs.replace(record, tools=tool_versions())
+    header = {_HEADER_KEY: msgspec.json.encode(record).decode()}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing_file(path) as temporary:
+        save_file(contiguous, temporary, metadata=header)
+    write_file(path.with_suffix(".json"), encode_json(record))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
+    """Every tensor of a checkpoint and its record.
+
+    Raises:
+        CheckpointError: broken, not written by edgeyolo, or of a newer version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as reader:
+            header = (reader.metadata() or {}).get(_HEADER_KEY)
+            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, json.JSONDecodeError, struct.error) as error:
+        raise CheckpointError(f"cannot be read ({error})", where=path, hint="The file is broken; train again") from None
+    if header is None:
+        raise CheckpointError(
+            "has no edgeyolo record in its header", where=path, hint="It was written by something else"
+        )
+    record = decode_json(header.encode(), CheckpointRecord, where=path)
+    if record.format_version > FORMAT_VERSION:
+        raise CheckpointError(f"format version {record.format_version} is too new", where=path, hint="Update edgeyolo")
+    return tensors, record
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint as a model with its averaged weights.
+
+    Raises:
+        CheckpointError: as `read_tensors`, or the weights do not fit the model that the record names.
+    """
+    path = checkpoint_path(path)
+    tensors, record = read_tensors(path)
+    model = models.create(record.model.name, len(record.model.class_names), activation=record.model.activation)
+    load_weights(model, strip_prefix(tensors, "model."), where=path)
+    return Checkpoint(model.eval(), record, sha256_of(path), path)
+
+
+def strip_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those tensors whose name starts with `prefix`, named without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], *, where: object) -> None:
+    """Load weights that must all fit.
+
+    Raises:
+        CheckpointError: names or shapes differ; says which, the first few of each kind.
+    """
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in weights]
+    extra = [name for name in weights if name not in expected]
+    shapes = [n for n in expected if n in weights and expected[n].shape != weights[n].shape]
+    if missing or extra or shapes:
+        parts = [f"{len(v)} {k} ({', '.join(v[:3])})" for k, v in _kinds(missing, extra, shapes).items() if v]
+        raise CheckpointError(f"does not fit the model: {'; '.join(parts)}", where=where, hint="It is of another model")
+    model.load_state_dict(weights)
+
+
+def load_matching_weights(model: nn.Module, weights: dict[str, Tensor], *, where: object) -> list[str]:
+    """Load every tensor whose name and shape fit, for fine-tuning; returns the names that kept their fresh values.
+
+    Raises:
+        CheckpointError: fewer than half of the model's tensors fit, so it is of another model.
+    """
+    expected = model.state_dict()
+    fitting = {n: t for n, t in weights.items() if n in expected and expected[n].shape == t.shape}
+    if 2 * len(fitting) < len(expected):
+        raise CheckpointError(
+            f"only {len(fitting)} of {len(expected)} tensors fit", where=where, hint="It is of another model"
+        )
+    model.load_state_dict(fitting, strict=False)
+    return [name for name in expected if name not in fitting]
+
+
+def _kinds(missing: list[str], extra: list[str], shapes: list[str]) -> dict[str, list[str]]:
+    return {"missing": missing, "unknown": extra, "of another shape": shapes}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimizer as named tensors: `optimizer.<parameter>.<name>`."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{name}": torch.as_tensor(value)
+        for index, entries in state.items()
+        for name, value in entries.items()
+        if value is not None
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`; `tensors` as read from a checkpoint."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in strip_prefix(tensors, "optimizer.").items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

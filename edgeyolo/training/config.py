@@ -1,0 +1,118 @@
+"""Everything that decides how a run goes; saved beside its output and inside its checkpoints."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from edgeyolo.spec.errors import UnknownNameError, UsageError
+from edgeyolo.training.loader import AugmentConfig
+
+
+class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One training run.
+
+    Attributes:
+        model: name as in `edgeyolo models`.
+        activation: of the hidden layers, None for the model's own.
+        epochs: passes over the training split.
+        image_size: side of the square network input, pixels, a multiple of the coarsest stride.
+        batch: pictures per step.
+        optimizer: AdamW suits small data sets and short runs; SGD with Nesterov momentum long ones.
+        learning_rate: peak, None for the optimizer's default (AdamW 0.001, SGD 0.05).
+        final_learning_rate_factor: learning rate at the end / peak.
+        momentum: SGD momentum, or beta 1 of AdamW.
+        weight_decay: of convolution weights; None for the optimizer's default (AdamW 0.02, SGD 0.0005).
+        warmup_epochs: linear from 0 to the peak; at most a tenth of all steps.
+        ema_decay: of the moving average of weights, which is what is evaluated and saved.
+        clip_norm: largest gradient norm.
+        close_mosaic_epochs: last epochs without mosaic and mixup, at most a sixth of all.
+        patience: stop after this many epochs without a better AP, 0 for never.
+        evaluate_every: epochs between evaluations; the last epoch is always evaluated.
+        precision: of the forward pass; auto is bf16 where the processor or GPU has it, else fp32.
+        device: auto is CUDA where there is one.
+        seed: of weights, order and augmentation.
+        workers: loader processes.
+        cache_mib: memory for decoded pictures.
+        augment: ranges of the augmentations.
+    """
+
+    model: str
+    activation: str | None = None
+    epochs: int = 60
+    image_size: int = 640
+    batch: int = 16
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float | None = None
+    final_learning_rate_factor: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float | None = None
+    warmup_epochs: float = 3.0
+    ema_decay: float = 0.9998
+    clip_norm: float = 10.0
+    close_mosaic_epochs: int = 10
+    patience: int = 0
+    evaluate_every: int = 1
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    seed: int = 0
+    workers: int = 1
+    cache_mib: int = 2048
+    augment: AugmentConfig = AugmentConfig()
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate after warm-up."""
+        return self.learning_rate if self.learning_rate is not None else {"adamw": 1e-3, "sgd": 5e-2}[self.optimizer]
+
+    @property
+    def decay(self) -> float:
+        """The weight decay in force."""
+        return self.weight_decay if self.weight_decay is not None else {"adamw": 2e-2, "sgd": 5e-4}[self.optimizer]
+
+    @property
+    def last_mosaic_epoch(self) -> int:
+        """Epochs from this one on are trained without mosaic and mixup."""
+        return self.epochs - min(self.close_mosaic_epochs, self.epochs // 6)
+
+
+def check_config(config: TrainConfig) -> None:
+    """Raise UsageError for a value that no run can use; the message names the field."""
+    smallest = {
+        "epochs": 1,
+        "image_size": 32,
+        "batch": 1,
+        "workers": 0,
+        "patience": 0,
+        "cache_mib": 0,
+        "evaluate_every": 1,
+    }
+    for field, least in smallest.items():
+        if getattr(config, field) < least:
+            raise UsageError(f"{field} is {getattr(config, field)}", hint=f"It must be at least {least}")
+    positive = {"learning rate": config.peak_learning_rate, "clip_norm": config.clip_norm}
+    for field, value in positive.items():
+        if not value > 0:
+            raise UsageError(f"{field} is {value}", hint="It must be positive")
+    if not 0 <= config.ema_decay < 1:
+        raise UsageError(f"ema_decay is {config.ema_decay}", hint="It must be in [0, 1)")
+
+
+def override_config(config: TrainConfig, overrides: dict[str, str]) -> TrainConfig:
+    """Set fields by name from text, such as {"ema_decay": "0.999", "augment.mosaic": "0"}.
+
+    Raises:
+        UsageError: no such field (suggests the nearest), or text that is not a value of its type.
+    """
+    values = msgspec.to_builtins(config)
+    for key, text in overrides.items():
+        section, _, field = key.rpartition(".")
+        owner = values.get(section) if section else values
+        if not isinstance(owner, dict) or field not in owner:
+            raise UnknownNameError("setting", key, [*values, *(f"augment.{name}" for name in values["augment"])])
+        owner[field] = None if text.lower() == "none" else text
+    try:
+        return msgspec.convert(values, TrainConfig, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"a setting has a value of another type: {error}", where=", ".join(overrides)) from None

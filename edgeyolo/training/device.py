@@ -1,0 +1,38 @@
+"""Which processor trains, and in which precision its forward pass runs."""
+
+from __future__ import annotations
+
+import torch
+
+from edgeyolo.spec.errors import UsageError
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UsageError: the device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"device '{name}' cannot be used ({str(error).splitlines()[0]})", hint="Try auto or cpu"
+        ) from None
+    return device
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type that autocast uses for convolutions, None for plain float32."""
+    if precision == "bf16" or (precision == "auto" and _has_fast_bf16(device)):
+        return torch.bfloat16
+    return None
+
+
+def _has_fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported())

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+from edgeyolo.spec.errors import UnknownNameError, UsageError
+from edgeyolo.training.config import TrainConfig, check_config, override_config
+
+
+def test_overrides_reach_fields_and_sections() -> None:
+    config = override_config(TrainConfig(model="m"), {"ema_decay": "0.9", "augment.mosaic": "0", "learning_rate": "0.1"})
+    assert (config.ema_decay, config.augment.mosaic, config.peak_learning_rate) == (0.9, 0.0, 0.1)
+
+
+def test_an_unknown_setting_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'augment.mosaic'"):
+        override_config(TrainConfig(model="m"), {"augment.mosiac": "1"})
+
+
+def test_a_value_of_another_type_is_refused() -> None:
+    with pytest.raises(UsageError, match="epochs"):
+        override_config(TrainConfig(model="m"), {"epochs": "many"})
+
+
+@pytest.mark.parametrize(
+    "change", [{"epochs": 0}, {"batch": 0}, {"image_size": 16}, {"learning_rate": -1.0}, {"ema_decay": 1.0}]
+)
+def test_unusable_values_name_the_field(change: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(change)).split("_")[0]):
+        check_config(TrainConfig(model="m", **change))

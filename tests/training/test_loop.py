@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from edgeyolo.data.dataset import open_dataset
+from edgeyolo.data.drawn import draw_dataset
+from edgeyolo.spec.errors import CheckpointError, TrainingError, UsageError
+from edgeyolo.training.checkpoint import load_checkpoint, read_tensors
+from edgeyolo.training.config import TrainConfig
+from edgeyolo.training.loop import TrainResult, start_run, train, train_step
+
+CONFIG = TrainConfig(
+    model="yolov7-nano", epochs=4, image_size=64, batch=4, workers=0, precision="fp32", device="cpu", close_mosaic_epochs=0
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    draw_dataset(folder, train=12, val=4, test=2, seed=1)
+    return folder
+
+
+def run(config: TrainConfig, data: Path, out: Path, **settings: object) -> TrainResult:
+    return train(config, open_dataset(data, "train"), open_dataset(data, "val"), out, **settings)
+
+
+def test_a_run_writes_checkpoints_log_and_curves(data: Path, tmp_path: Path) -> None:
+    result = run(CONFIG, data, tmp_path / "run")
+    assert result.epochs == 4
+    assert result.score is not None and result.score.images == 4
+    rows = list(csv.DictReader((tmp_path / "run" / "log.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert float(rows[-1]["loss_total"]) < float(rows[0]["loss_total"])
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert load_checkpoint(result.best).record.score == result.score
+    with pytest.raises(UsageError, match="Add --resume"):
+        run(CONFIG, data, tmp_path / "run")
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_does_not(data: Path, tmp_path: Path) -> None:
+    def losses(name: str, seed: int) -> list[dict[str, float]]:
+        result = run(msgspec.structs.replace(CONFIG, epochs=2, seed=seed), data, tmp_path / name)
+        return [row.losses for row in read_tensors(result.last)[1].history]
+
+    assert losses("a", 0) == losses("b", 0) != losses("c", 1)
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(data: Path, tmp_path: Path) -> None:
+    class Interrupt:
+        def step(self, stage: str, done: int, total: int, text: str = "") -> None:
+            if stage.startswith("epoch 3"):
+                raise KeyboardInterrupt
+
+    whole = run(CONFIG, data, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(CONFIG, data, tmp_path / "parts", progress=Interrupt())
+    parts = run(CONFIG, data, tmp_path / "parts", resume=True)
+    assert parts.epochs == whole.epochs
+    mine, theirs = (read_tensors(result.last)[0] for result in (parts, whole))
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        assert torch.equal(mine[name], theirs[name]), name
+
+
+def test_kill_and_resume_ends_with_the_same_number_of_epochs(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "edgeyolo", "train", "--model", "yolov7-nano", "--data", str(data), "--out", str(out)]
+    command += ["--epochs", "6", "--image-size", "64", "--batch", "4", "--workers", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (out / "last.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    stopped_at = load_checkpoint(out / "last.safetensors").record.epoch
+    assert 1 <= stopped_at < 6
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    assert load_checkpoint(out / "last.safetensors").record.epoch == 6
+    assert load_checkpoint(out).model is not None
+
+
+def test_patience_stops_a_run_that_does_not_improve(data: Path, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(CONFIG, epochs=10, patience=1, learning_rate=1e-12)
+    assert run(config, data, tmp_path / "run").epochs < 10
+
+
+def test_resume_needs_a_run_of_the_same_classes(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        run(CONFIG, data, tmp_path / "none", resume=True)
+
+
+def test_a_loss_that_is_not_a_number_stops_and_names_the_pictures(data: Path, tmp_path: Path) -> None:
+    from edgeyolo.training.loader import make_loader
+
+    dataset = open_dataset(data, "train")
+    state = start_run(CONFIG, dataset, tmp_path, weights=None, resume=False)
+    with torch.no_grad():
+        next(state.model.parameters()).fill_(float("nan"))
+    loader = make_loader(dataset, image_size=64, batch=2, augment=None, seed=0, workers=0)
+    batch = next(iter(loader))
+    with pytest.raises(TrainingError, match=batch.image_ids[0]):
+        train_step(state, batch)
