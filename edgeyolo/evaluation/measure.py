@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from edgeyolo.backends import Session
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.evaluation.coco_map import evaluate
 from edgeyolo.runtime.detector import Detector
-
-from edgeyolo.backends import Session
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress

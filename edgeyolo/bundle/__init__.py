@@ -1,0 +1,9 @@
+"""In: a manifest and the artefact files it names. Out: one `.eyb` archive, and on the board a folder of verified files.
+
+Verb: `write_bundle`, `open_bundle`, `rewrite_manifest`.
+"""
+
+from edgeyolo.bundle.reader import Bundle, open_bundle, read_manifest
+from edgeyolo.bundle.writer import rewrite_manifest, write_bundle
+
+__all__ = ["Bundle", "open_bundle", "read_manifest", "rewrite_manifest", "write_bundle"]

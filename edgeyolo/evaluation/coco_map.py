@@ -1,0 +1,146 @@
+"""Mean average precision by the COCO definitions, counted by pycocotools.
+
+Source: https://cocodataset.org/#detection-eval
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from edgeyolo.spec.detections import Detections, Float32, Image, Int64
+from edgeyolo.spec.errors import DataError, MissingPackageError
+from edgeyolo.spec.model import Score
+from edgeyolo.spec.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from edgeyolo.data.dataset import Dataset
+    from edgeyolo.data.sample import Sample
+
+_Row: TypeAlias = dict[str, Any]
+_UNDEFINED = -1.0
+
+
+def evaluate(
+    detect: Callable[[Image], Detections], dataset: Dataset, *, artefact: str, progress: Progress = SILENT
+) -> Score:
+    """COCO mAP of `detect` on every picture of a split.
+
+    Args:
+        detect: for a true mAP it should report down to a score of about 0.001, and every class of each box.
+        artefact: what is measured, for the record, such as "ncnn int8".
+
+    Returns:
+        AP in percent, -1 where there is nothing to find. At most 100 detections per picture and class count, the area
+        of an object is that of its box, and a detection on a crowd or a difficult object is neither right nor wrong.
+
+    Raises:
+        DataError: no pictures, or `detect` reports a class that the data set does not have.
+        MissingPackageError: pycocotools is not installed.
+    """
+    coco, coco_eval = _load_pycocotools()
+    if len(dataset) == 0:
+        raise DataError("has no pictures to evaluate on", where=f"{dataset.name}, split {dataset.split}")
+    truth: list[_Row] = []
+    ignored: list[_Row] = []
+    found: list[_Row] = []
+    for i in range(len(dataset)):
+        sample = dataset[i]
+        detections = detect(sample.image)
+        _check_classes(detections, sample, len(dataset.class_names))
+        record = dataset.records[i]
+        truth += _annotations(i + 1, sample.boxes_xyxy, sample.class_ids)
+        ignored += _annotations(i + 1, record.ignored_boxes_xyxy, record.ignored_class_ids, iscrowd=1)
+        found += _annotations(i + 1, detections.boxes_xyxy, detections.class_ids, scores=detections.scores)
+        progress.step("evaluate", i + 1, len(dataset))
+    images, classes = range(1, len(dataset) + 1), range(1, len(dataset.class_names) + 1)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+        run = coco_eval(_index(coco, truth + ignored, images, classes), _index(coco, found, images, classes), "bbox")
+        run.evaluate()
+        run.accumulate()
+    overall, per_class = _average(run.eval["precision"])
+    return Score(
+        artefact=artefact,
+        data=dataset.name,
+        split=dataset.split,
+        images=len(dataset),
+        boxes=len(truth),
+        ap=overall[0],
+        ap50=overall[1],
+        ap75=overall[2],
+        ap_small=overall[3],
+        ap_medium=overall[4],
+        ap_large=overall[5],
+        per_class=dict(zip(dataset.class_names, per_class, strict=True)),
+    )
+
+
+def _load_pycocotools() -> tuple[Any, Any]:
+    """Its classes COCO and COCOeval."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError:
+        raise MissingPackageError(
+            "pycocotools", needed_for="measuring mAP", install="pip install 'edgeyolo[evaluate]'"
+        ) from None
+    return COCO, COCOeval
+
+
+def _check_classes(detections: Detections, sample: Sample, num_classes: int) -> None:
+    if len(detections) and int(detections.class_ids.max()) >= num_classes:
+        raise DataError(
+            f"the detector reports class {int(detections.class_ids.max())} and the data set has {num_classes} classes",
+            where=sample.image_id,
+            hint="Evaluate on the data set that the model was trained for",
+        )
+
+
+def _annotations(
+    image: int, boxes_xyxy: Float32, class_ids: Int64, *, scores: Float32 | None = None, iscrowd: int = 0
+) -> list[_Row]:
+    """Objects of one picture as COCO writes them, without ids; with scores if they are detections."""
+    boxes = boxes_xyxy.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]  # x, y, width, height
+    columns = zip(boxes.tolist(), class_ids.tolist(), strict=True)
+    rows = [
+        {"image_id": image, "category_id": c + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": iscrowd}
+        for box, c in columns
+    ]
+    if scores is None:
+        return rows
+    return [{**row, "score": score} for row, score in zip(rows, scores.tolist(), strict=True)]
+
+
+def _index(coco: Any, rows: list[_Row], images: Iterable[int], classes: Iterable[int]) -> Any:
+    """A COCO index made from rows; also for detections, because `COCO.loadRes` refuses an empty list."""
+    index = coco()
+    index.dataset = {
+        "images": [{"id": image} for image in images],
+        "categories": [{"id": category} for category in classes],
+        "annotations": [{**row, "id": i} for i, row in enumerate(rows, start=1)],
+    }
+    index.createIndex()
+    return index
+
+
+def _average(precision: Any) -> tuple[list[float], list[float]]:
+    """AP, AP50, AP75, small, medium, large; and AP of each class; in percent.
+
+    Args:
+        precision: (10 IoU thresholds 0.50 ... 0.95, 101 recalls, K, 4 areas: all small medium large, 3 limits).
+    """
+    precision = precision[..., -1]
+    all_areas = precision[..., 0]
+    overall = [all_areas, all_areas[0], all_areas[5], precision[..., 1], precision[..., 2], precision[..., 3]]
+    return [_percent(p) for p in overall], [_percent(all_areas[..., k]) for k in range(all_areas.shape[-1])]
+
+
+def _percent(precision: Any) -> float:
+    """Mean over what is defined (pycocotools marks the rest -1), 0-100."""
+    defined = precision[precision > -1]
+    return round(100.0 * float(defined.mean()), 4) if defined.size else _UNDEFINED

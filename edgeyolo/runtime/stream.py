@@ -1,0 +1,120 @@
+"""Frames from a picture, a folder, a pattern, a video or a camera, all as (name, picture) pairs."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edgeyolo.spec.detections import Image
+from edgeyolo.spec.errors import DataError, ImageError
+
+logger = logging.getLogger(__name__)
+
+PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+
+
+def open_stream(source: str | Path | int) -> Iterator[tuple[str, Image]]:
+    """Open a source of frames.
+
+    Args:
+        source: a picture; a folder, whose pictures come sorted by name; a pattern such as "shots/*.jpg"; a video;
+            or a camera, by its number (also as text, "0").
+
+    Returns:
+        (name, (H, W, 3) uint8 BGR) pairs. A picture's name is its file name; frames of a video or camera are
+        "<stem>-000000", "<stem>-000001" ... Of several pictures, one that cannot be read is logged and left out.
+
+    Raises:
+        DataError: nothing there that can be read. ImageError: the only picture cannot be read.
+    """
+    text = str(source)
+    if text.isdecimal():
+        return _camera_frames(int(text))
+    path = Path(text)
+    if path.is_dir():
+        return _several_pictures(path, sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES))
+    if path.is_file():
+        return _video_frames(path) if path.suffix.lower() in VIDEO_SUFFIXES else iter([_picture(path)])
+    if any(_is_pattern(part) for part in path.parts):
+        return _several_pictures(path, sorted(p for p in _expand(path) if p.suffix.lower() in PICTURE_SUFFIXES))
+    raise DataError("does not exist", where=path, hint="Give a picture, folder, pattern, video or camera number")
+
+
+def _is_pattern(part: str) -> bool:
+    return any(character in part for character in "*?[")
+
+
+def _expand(pattern: Path) -> Iterator[Path]:
+    """The paths that a pattern matches, below its last part that is a plain name."""
+    plain = list(itertools.takewhile(lambda part: not _is_pattern(part), pattern.parts))
+    return Path(*plain).glob(str(Path(*pattern.parts[len(plain) :])))
+
+
+def _picture(path: Path) -> tuple[str, Image]:
+    from edgeyolo.data.image_file import read_image
+
+    return path.name, read_image(path)
+
+
+def _several_pictures(where: Path, paths: list[Path]) -> Iterator[tuple[str, Image]]:
+    if not paths:
+        raise DataError("has no pictures", where=where, hint=f"Pictures end in {', '.join(sorted(PICTURE_SUFFIXES))}")
+    return _readable_pictures(where, paths)
+
+
+def _readable_pictures(where: Path, paths: list[Path]) -> Iterator[tuple[str, Image]]:
+    unreadable = 0
+    for path in paths:
+        try:
+            frame = _picture(path)
+        except ImageError as error:
+            logger.warning("left out: %s", error)
+            unreadable += 1
+        else:
+            yield frame
+    if unreadable == len(paths):
+        raise DataError(f"none of its {len(paths)} pictures can be read", where=where, hint="Look at the files")
+
+
+def _video_frames(path: Path) -> Iterator[tuple[str, Image]]:
+    capture = cv2.VideoCapture(str(path))
+    return _captured_frames(
+        capture,
+        path.stem,
+        DataError("is no video that OpenCV can read", where=path, hint="Convert it, to H.264 MP4 say"),
+    )
+
+
+def _camera_frames(index: int) -> Iterator[tuple[str, Image]]:
+    capture = cv2.VideoCapture(index)
+    problem = DataError("does not open or gives no frame", where=f"camera {index}", hint="Is it plugged in and free?")
+    return _captured_frames(capture, f"camera{index}", problem)
+
+
+def _captured_frames(capture: cv2.VideoCapture, stem: str, problem: DataError) -> Iterator[tuple[str, Image]]:
+    """Read the first frame at once, so that a bad source fails where it is opened."""
+    readable, first = capture.read()
+    if not readable:
+        capture.release()
+        raise problem
+    return _remaining_frames(capture, stem, np.asarray(first, np.uint8))
+
+
+def _remaining_frames(capture: cv2.VideoCapture, stem: str, first: Image) -> Iterator[tuple[str, Image]]:
+    try:
+        yield f"{stem}-{0:06d}", first
+        index = 1
+        while True:
+            readable, frame = capture.read()
+            if not readable:
+                return
+            yield f"{stem}-{index:06d}", np.asarray(frame, np.uint8)
+            index += 1
+    finally:
+        capture.release()
