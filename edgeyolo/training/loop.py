@@ -170,7 +170,7 @@ def start_run(config: TrainConfig, data: Dataset, out: Path, *, weights: Path | 
         data=data.name,
         out=out,
         model=model,
-        criterion=model.make_criterion().to(device),
+        criterion=model.make_criterion(epochs=config.epochs).to(device),
         optimizer=make_optimizer(model, config),
         ema=EmaModel(model, config.ema_decay),
         device=device,

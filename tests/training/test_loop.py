@@ -20,7 +20,14 @@ from edgeyolo.training.config import TrainConfig
 from edgeyolo.training.loop import TrainResult, start_run, train, train_step
 
 CONFIG = TrainConfig(
-    model="yolov7-nano", epochs=4, image_size=64, batch=4, workers=0, precision="fp32", device="cpu", close_mosaic_epochs=0
+    model="yolov7-nano",
+    epochs=4,
+    image_size=64,
+    batch=4,
+    workers=0,
+    precision="fp32",
+    device="cpu",
+    close_mosaic_epochs=0,
 )
 
 
@@ -75,7 +82,18 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(data: Path,
 
 def test_kill_and_resume_ends_with_the_same_number_of_epochs(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "edgeyolo", "train", "--model", "yolov7-nano", "--data", str(data), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "edgeyolo",
+        "train",
+        "--model",
+        "yolov7-nano",
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+    ]
     command += ["--epochs", "6", "--image-size", "64", "--batch", "4", "--workers", "0"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120

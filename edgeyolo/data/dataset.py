@@ -1,0 +1,213 @@
+"""A split of a data set, and the door to all formats."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+
+import edgeyolo.data
+from edgeyolo.data.image_file import read_image
+from edgeyolo.data.report import Problem, ProblemLog, Report
+from edgeyolo.data.sample import Sample
+from edgeyolo.spec.detections import Float32, Image, Int64
+from edgeyolo.spec.errors import DataError, ImageError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture as its annotations describe it; the picture itself is read when a sample is asked for.
+
+    Attributes:
+        image_path: where the picture is.
+        image_id: unique within its split.
+        image_hw: height and width in pixels.
+        boxes_xyxy: (M, 4) float32 in pixels, inside the picture, with area.
+        class_ids: (M,) int64 in [0, K).
+        ignored_boxes_xyxy: (I, 4) crowds (COCO) and difficult objects (VOC): a detection there is not wrong.
+        ignored_class_ids: (I,).
+    """
+
+    image_path: Path
+    image_id: str
+    image_hw: tuple[int, int]
+    boxes_xyxy: Float32
+    class_ids: Int64
+    ignored_boxes_xyxy: Float32 = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    ignored_class_ids: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split, checked: every record can be trained on once its picture has been read.
+
+    Attributes:
+        name: of the folder or file that was opened.
+        class_names: K names; class id is the position.
+        report: what was found when it was opened.
+    """
+
+    name: str
+    split: str
+    class_names: tuple[str, ...]
+    records: list[Record]
+    report: Report
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one picture.
+
+        Raises:
+            ImageError: it is unreadable, or not of the size that its annotation gives.
+        """
+        record = self.records[index]
+        image = read_image(record.image_path)
+        if image.shape[:2] != record.image_hw:
+            raise ImageError(
+                _size_difference(image, record),
+                where=record.image_path,
+                hint="The annotation belongs to another version of the picture (resized, or turned by its EXIF tag)",
+            )
+        return Sample(image, record.boxes_xyxy, record.class_ids, record.image_id)
+
+
+class Reader(Protocol):
+    """What a module of this folder has to offer to be a format."""
+
+    LOOKS_LIKE: str
+
+    def is_recognised(self, path: Path) -> bool:
+        """Whether `path` is of this format; cheap, raises nothing."""
+
+    def list_splits(self, path: Path) -> list[str]:
+        """Names of the splits, in the order of the format."""
+
+    def read_split(self, path: Path, split: str) -> Dataset:
+        """Read one of `list_splits`."""
+
+
+def open_dataset(path: Path | str, split: str) -> Dataset:
+    """Open one split of a YOLO, COCO or VOC data set; no picture is decoded.
+
+    Args:
+        path: a `data.yaml`, a COCO JSON, or the folder of a data set.
+        split: one of `list_splits`.
+
+    Raises:
+        DataError: no known format, a broken index file, or a split without pictures or without any object.
+        UnknownNameError: no such split.
+    """
+    dataset = _read(Path(path), split)
+    if not dataset.report.boxes:
+        found = ", ".join(f"{kind} {count}" for kind, count in dataset.report.problems.items()) or "no problems"
+        raise DataError(
+            f"split '{split}' has {len(dataset)} usable pictures and no usable object in any of them ({found})",
+            where=path,
+            hint="Labels are needed: check that label files stand where the format wants them",
+        )
+    return dataset
+
+
+def list_splits(path: Path | str) -> list[str]:
+    """Names of the splits of a data set.
+
+    Raises:
+        DataError: no known format, or a broken index file.
+    """
+    return _find_reader(Path(path)).list_splits(Path(path))
+
+
+def check_dataset(path: Path | str) -> dict[str, Report]:
+    """Read every split and decode every picture; reports also what would stop `open_dataset`.
+
+    Raises:
+        DataError: no known format, or an index file so broken that a split cannot be read at all.
+    """
+    datasets = {split: _read(Path(path), split) for split in list_splits(path)}
+    names = next((dataset.class_names for dataset in datasets.values()), ())
+    return {split: _check_pictures(dataset, names) for split, dataset in datasets.items()}
+
+
+def make_report(
+    name: str, split: str, class_names: Sequence[str], records: Sequence[Record], log: ProblemLog
+) -> Report:
+    """Count what is in `records`, beside what `log` has found."""
+    class_ids = np.concatenate([np.zeros(0, np.int64), *(record.class_ids for record in records)])
+    counts = np.bincount(class_ids, minlength=len(class_names)).tolist()
+    return Report(
+        data=name,
+        split=split,
+        pictures=len(records),
+        backgrounds=sum(not len(record.class_ids) for record in records),
+        boxes=len(class_ids),
+        ignored_boxes=sum(len(record.ignored_class_ids) for record in records),
+        classes=dict(zip(class_names, counts, strict=True)),
+        problems=log.counts,
+        examples=log.examples,
+    )
+
+
+def _check_pictures(dataset: Dataset, expected_names: tuple[str, ...]) -> Report:
+    log = ProblemLog(dataset.report)
+    if dataset.class_names != expected_names:
+        log.add("class names differ", dataset.name, f"{dataset.class_names} here, {expected_names} in the first split")
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        findings = list(pool.map(_find_problem, dataset.records))
+    for finding in filter(None, findings):
+        log.add(finding.kind, finding.where, finding.what)
+    readable = [record for record, finding in zip(dataset.records, findings, strict=True) if not finding]
+    return make_report(dataset.name, dataset.split, dataset.class_names, readable, log)
+
+
+def _find_problem(record: Record) -> Problem | None:
+    try:
+        image = read_image(record.image_path)
+    except ImageError as error:
+        return Problem("unreadable picture", error.where, error.what)
+    if image.shape[:2] != record.image_hw:
+        return Problem("wrong picture size", str(record.image_path), _size_difference(image, record))
+    return None
+
+
+def _size_difference(image: Image, record: Record) -> str:
+    return "is {1}x{0} and its annotation is for {3}x{2}".format(*image.shape[:2], *record.image_hw)
+
+
+def _read(path: Path, split: str) -> Dataset:
+    reader = _find_reader(path)
+    splits = reader.list_splits(path)
+    if split not in splits:
+        raise UnknownNameError("split", split, splits, where=path)
+    return reader.read_split(path, split)
+
+
+def _readers() -> list[Reader]:
+    """Every module of this folder that reads a format."""
+    modules = [
+        importlib.import_module(f"{edgeyolo.data.__name__}.{found.name}")
+        for found in pkgutil.iter_modules(edgeyolo.data.__path__)
+    ]
+    return [cast(Reader, module) for module in modules if hasattr(module, "read_split")]
+
+
+def _find_reader(path: Path) -> Reader:
+    if not path.exists():
+        raise DataError("does not exist", where=path, hint="Give the folder or the index file of a data set")
+    readers = _readers()
+    found = [reader for reader in readers if reader.is_recognised(path)]
+    if len(found) == 1:
+        return found[0]
+    looked_for = "; ".join(reader.LOOKS_LIKE for reader in found or readers)
+    if found:
+        raise DataError(f"is of more than one format ({looked_for})", where=path, hint="Give the index file itself")
+    raise DataError("is no data set of a known format", where=path, hint=f"Looked for: {looked_for}")

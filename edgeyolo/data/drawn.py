@@ -1,0 +1,282 @@
+"""A data set that is drawn: textured shapes on clutter, in YOLO layout, for trying the whole way without any download.
+
+Hard on purpose: objects span a factor of twenty in size, hide each other and leave the picture, shapes of no class
+stand among them, and blur, noise and light vary from picture to picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edgeyolo.spec.atomic import replacing_folder
+from edgeyolo.spec.detections import Float32, Image
+from edgeyolo.spec.errors import OutputError
+from edgeyolo.spec.progress import SILENT, Progress
+
+CLASS_NAMES = ("disc", "square", "triangle", "star", "ring", "cross")
+
+_DISTRACTORS = ("half-disc", "bar", "hook")
+_SIZES_PX = (8.0, 160.0)  # at 320 pixels
+_LEAST_VISIBLE = 0.4  # of an object's area; what shows less is not labelled
+_LEAST_SIDE_PX = 4
+_SUBPIXEL_BITS = 4
+
+Contours = list[Float32]
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class DrawnPicture:
+    """One picture and what is on it.
+
+    Attributes:
+        image: (H, W, 3) uint8 BGR.
+        boxes_xyxy: (M, 4) float32 pixels, around the part of each object that shows.
+        class_ids: (M,) int64, positions in `CLASS_NAMES`.
+    """
+
+    image: Image
+    boxes_xyxy: Float32
+    class_ids: npt.NDArray[np.int64]
+
+
+def draw_dataset(
+    folder: Path,
+    *,
+    train: int = 480,
+    val: int = 96,
+    test: int = 96,
+    image_hw: tuple[int, int] = (320, 320),
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Path:
+    """Draw a data set; the same arguments give the same pictures.
+
+    Args:
+        folder: replaced if it exists.
+        train, val, test: pictures in each split.
+
+    Returns:
+        The `data.yaml` that was written.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    counts = {"train": train, "val": val, "test": test}
+    done = 0
+    with replacing_folder(folder) as work:
+        for split_index, (split, count) in enumerate(counts.items()):
+            (work / "images" / split).mkdir(parents=True)
+            (work / "labels" / split).mkdir(parents=True)
+            for i in range(count):
+                picture = draw_picture(np.random.default_rng((seed, split_index, i)), image_hw)
+                _save_picture(picture, work, split, f"{i:04d}")
+                done += 1
+                progress.step("draw", done, sum(counts.values()))
+        names = "".join(f"  {i}: {name}\n" for i, name in enumerate(CLASS_NAMES))
+        splits = "".join(f"{split}: images/{split}\n" for split in counts)
+        (work / "data.yaml").write_text(f"path: .\n{splits}names:\n{names}", encoding="utf-8")
+    return folder / "data.yaml"
+
+
+def draw_picture(rng: Rng, image_hw: tuple[int, int]) -> DrawnPicture:
+    """Draw one picture of `image_hw` pixels."""
+    canvas = _draw_background(rng, image_hw)
+    owners = np.full(image_hw, -1, np.int32)  # which object shows at each pixel
+    class_ids: list[int] = []
+    areas_px: list[float] = []
+    count = 0 if rng.random() < 0.04 else 1 + int(rng.poisson(6.0))
+    for _ in range(count):
+        if rng.random() < 0.2:
+            contours = _place(rng, _outline(rng, str(rng.choice(_DISTRACTORS))), image_hw)
+            _paint(rng, canvas, owners, contours, owner=-1)
+            continue
+        class_id = int(rng.integers(len(CLASS_NAMES)))
+        contours = _place(rng, _outline(rng, CLASS_NAMES[class_id]), image_hw)
+        _paint(rng, canvas, owners, contours, owner=len(class_ids))
+        class_ids.append(class_id)
+        areas_px.append(_area(contours))
+    boxes_xyxy, kept = _visible_boxes(owners, areas_px)
+    return DrawnPicture(_photograph(rng, canvas), boxes_xyxy, np.asarray(class_ids, np.int64)[kept])
+
+
+def _save_picture(picture: DrawnPicture, folder: Path, split: str, name: str) -> None:
+    path = folder / "images" / split / f"{name}.jpg"
+    if not cv2.imwrite(str(path), picture.image, (cv2.IMWRITE_JPEG_QUALITY, 92)):
+        raise OutputError("the picture cannot be written", where=path, hint="Check the free space")
+    height, width = picture.image.shape[:2]
+    lines = []
+    for (x1, y1, x2, y2), class_id in zip(picture.boxes_xyxy.tolist(), picture.class_ids.tolist(), strict=True):
+        cx, cy, w, h = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
+        lines.append(f"{class_id} {cx:.6f} {cy:.6f} {w:.6f} {h:.6f}\n")
+    (folder / "labels" / split / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def _visible_boxes(owners: npt.NDArray[np.int32], areas_px: list[float]) -> tuple[Float32, npt.NDArray[np.int64]]:
+    """Boxes (M, 4) around what shows of each object, and which objects show enough to be labelled."""
+    boxes, kept = [], []
+    for owner, area_px in enumerate(areas_px):
+        ys, xs = np.nonzero(owners == owner)
+        if len(xs) < _LEAST_VISIBLE * area_px or len(xs) == 0:
+            continue
+        box = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        if min(box[2] - box[0], box[3] - box[1]) >= _LEAST_SIDE_PX:
+            boxes.append(box)
+            kept.append(owner)
+    return np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(kept, np.int64)
+
+
+def _circle(radius: float, start: float = 0.0, turn: float = 2 * np.pi) -> Float32:
+    angles = start + np.linspace(0.0, turn, 48, endpoint=turn < 2 * np.pi)
+    return (radius * np.stack((np.cos(angles), np.sin(angles)), axis=1)).astype(np.float32)
+
+
+def _star(rng: Rng) -> Contours:
+    radii = np.where(np.arange(10) % 2 == 0, 1.0, rng.uniform(0.36, 0.48))
+    return [(_polygon(10) * radii[:, None]).astype(np.float32)]
+
+
+def _polygon(corners: int) -> Float32:
+    angles = 2 * np.pi * np.arange(corners) / corners
+    return np.stack((np.cos(angles), np.sin(angles)), axis=1).astype(np.float32)
+
+
+def _cross(rng: Rng) -> Contours:
+    a = rng.uniform(0.24, 0.38)
+    arm = np.asarray([(1.0, -a), (1.0, a), (a, a)])
+    quarter_turn = np.asarray([(0.0, 1.0), (-1.0, 0.0)])  # of row vectors
+    arms = [arm @ np.linalg.matrix_power(quarter_turn, turns) for turns in range(4)]
+    return [np.concatenate(arms).astype(np.float32)]
+
+
+def _bar(rng: Rng) -> Contours:
+    a = rng.uniform(0.08, 0.2)
+    return [np.asarray([(-1, -a), (1, -a), (1, a), (-1, a)], np.float32)]
+
+
+def _hook(rng: Rng) -> Contours:
+    a = rng.uniform(-0.6, -0.3)
+    return [np.asarray([(-1, -1), (1, -1), (1, a), (a, a), (a, 1), (-1, 1)], np.float32)]
+
+
+_OUTLINES: dict[str, Callable[[Rng], Contours]] = {
+    "disc": lambda rng: [_circle(1.0)],
+    "square": lambda rng: [_polygon(4)],
+    "triangle": lambda rng: [_polygon(3)],
+    "star": _star,
+    "ring": lambda rng: [_circle(1.0), _circle(rng.uniform(0.45, 0.7))],
+    "cross": _cross,
+    "half-disc": lambda rng: [_circle(1.0, turn=np.pi)],
+    "bar": _bar,
+    "hook": _hook,
+}
+
+
+def _outline(rng: Rng, kind: str) -> Contours:
+    """Contours of a shape within the unit circle or square; a second contour is a hole."""
+    return _OUTLINES[kind](rng)
+
+
+def _place(rng: Rng, contours: Contours, image_hw: tuple[int, int]) -> Contours:
+    """Turn, stretch and put a shape somewhere in the picture, its centre inside; vertices (P, 2) in pixels."""
+    scale = min(image_hw) / 320.0
+    size_px = scale * float(np.exp(rng.uniform(np.log(_SIZES_PX[0]), np.log(_SIZES_PX[1]))))
+    angle, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.25)
+    turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = turn @ np.diag((stretch, 1 / stretch)) * (size_px / 2)
+    centre_xy = rng.uniform((0, 0), (image_hw[1], image_hw[0]))
+    return [(points @ matrix.T + centre_xy).astype(np.float32) for points in contours]
+
+
+def _area(contours: Contours) -> float:
+    outer, *holes = (float(cv2.contourArea(points)) for points in contours)
+    return outer - sum(holes)
+
+
+def _paint(rng: Rng, canvas: Float32, owners: npt.NDArray[np.int32], contours: Contours, *, owner: int) -> None:
+    """Fill a shape with a texture that stands out from what is under it; (H, W, 3) float32 and (H, W), in place."""
+    height, width = owners.shape
+    corners = np.concatenate(contours)
+    x1, y1 = np.clip(np.floor(corners.min(axis=0)).astype(int) - 1, 0, (width, height))
+    x2, y2 = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 2, 0, (width, height))
+    if x2 - x1 < 1 or y2 - y1 < 1:
+        return
+    mask = np.zeros((y2 - y1, x2 - x1), np.uint8)
+    fixed = [np.round((points - (x1, y1)) * 2**_SUBPIXEL_BITS).astype(np.int32) for points in contours]
+    cv2.fillPoly(mask, fixed, (255,), cv2.LINE_AA, _SUBPIXEL_BITS)
+    patch = canvas[y1:y2, x1:x2]
+    texture = _make_texture(rng, mask.shape, patch.mean(axis=(0, 1)))
+    opacity = mask[..., None].astype(np.float32) / 255
+    patch += opacity * (texture - patch)
+    owners[y1:y2, x1:x2][mask > 127] = owner
+
+
+def _make_texture(rng: Rng, patch_hw: tuple[int, ...], under_bgr: Float32) -> Float32:
+    """(h, w, 3) float32: plain, shaded, striped or spotted in two colours, both away from the colour under it."""
+    first, second = _contrasting_colour(rng, under_bgr), _contrasting_colour(rng, under_bgr)
+    ys, xs = np.mgrid[0 : patch_hw[0], 0 : patch_hw[1]].astype(np.float32)
+    angle = rng.uniform(0, np.pi)
+    along = xs * np.cos(angle) + ys * np.sin(angle)
+    kind = rng.choice(("plain", "shaded", "striped", "spotted"))
+    if kind == "plain":
+        share = np.zeros(patch_hw, np.float32)
+    elif kind == "shaded":
+        share = (along - along.min()) / max(float(np.ptp(along)), 1.0)
+    elif kind == "striped":
+        share = 0.5 + 0.5 * np.sign(np.sin(along * (2 * np.pi / rng.uniform(4, 14))))
+    else:
+        share = _smooth_noise(rng, patch_hw, cell_px=float(rng.uniform(3, 9)))
+    return np.asarray(first + share[..., None] * (second - first), np.float32)
+
+
+def _contrasting_colour(rng: Rng, under_bgr: Float32) -> Float32:
+    least = rng.uniform(25, 90)
+    for _ in range(20):
+        colour = rng.uniform(0, 255, 3).astype(np.float32)
+        if np.abs(colour - under_bgr).mean() >= least:
+            break
+    return colour
+
+
+def _smooth_noise(rng: Rng, image_hw: tuple[int, ...], *, cell_px: float) -> Float32:
+    """(H, W) float32 in [0, 1], with features of about `cell_px`."""
+    height, width = image_hw
+    coarse_hw = (int(height / cell_px) + 2, int(width / cell_px) + 2)
+    coarse = rng.random(coarse_hw, dtype=np.float32)
+    fine = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(np.asarray(fine, np.float32), 0.0, 1.0)
+
+
+def _draw_background(rng: Rng, image_hw: tuple[int, int]) -> Float32:
+    """(H, W, 3) float32: two colours blended by gradient and clouds, then thin strokes."""
+    height, width = image_hw
+    first, second = rng.uniform(20, 235, (2, 3))
+    ys, xs = np.mgrid[0:height, 0:width].astype(np.float32)
+    angle = rng.uniform(0, 2 * np.pi)
+    gradient = 0.5 + 0.5 * ((xs / width - 0.5) * np.cos(angle) + (ys / height - 0.5) * np.sin(angle))
+    clouds = _smooth_noise(rng, image_hw, cell_px=float(rng.uniform(6, 60)))
+    share = rng.uniform(0.3, 0.9)
+    blend = (share * gradient + (1 - share) * clouds)[..., None]
+    canvas = np.ascontiguousarray(first + blend * (second - first), dtype=np.float32)
+    for _ in range(int(rng.integers(0, 25))):
+        points = rng.uniform((0, 0), (width, height), (2, 2))
+        ends = np.round(points[0] + np.asarray([(0, 0), (points[1] - points[0]) * rng.uniform(0.1, 0.6)])).astype(int)
+        colour = tuple(float(c) for c in rng.uniform(0, 255, 3))
+        cv2.line(canvas, ends[0].tolist(), ends[1].tolist(), colour, int(rng.integers(1, 4)), cv2.LINE_AA)
+    return canvas
+
+
+def _photograph(rng: Rng, canvas: Float32) -> Image:
+    """Blur, light and noise of a camera; (H, W, 3) float32 -> uint8."""
+    blur_px = float(rng.uniform(0.0, 1.6))
+    if blur_px > 0.3:
+        canvas = np.asarray(cv2.GaussianBlur(canvas, (0, 0), blur_px), np.float32)
+    canvas = (canvas - 128) * rng.uniform(0.45, 1.15) + 128 + rng.uniform(-45, 45)
+    noise = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(1, 18))
+    return np.clip(np.round(canvas + noise), 0, 255).astype(np.uint8)

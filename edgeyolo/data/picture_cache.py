@@ -1,0 +1,64 @@
+"""Decoded and resized pictures, kept in memory that worker processes share."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgeyolo.spec.detections import Image
+
+_EMPTY, _FULL, _BROKEN = 0, 1, 2
+
+
+class PictureCache:
+    """A slot of fixed place and size for each of the first pictures that fit; each is filled when first met.
+
+    The memory is an anonymous shared mapping: processes forked from this one fill and read the same slots, nobody
+    decodes ahead, and a page costs nothing before it is written. Two that fill one slot at once write the same
+    bytes. A copy sent to a process that was not forked starts empty and on its own.
+
+    Args:
+        sizes_hw: of each picture as it will be stored.
+        limit_mib: pictures are given slots until this is used up, in the order of their indices.
+    """
+
+    def __init__(self, sizes_hw: Sequence[tuple[int, int]], limit_mib: int) -> None:
+        self._arguments = (tuple(sizes_hw), limit_mib)
+        self._sizes_hw = sizes_hw
+        count = len(sizes_hw)
+        ends = np.cumsum([height * width * 3 for height, width in sizes_hw])
+        self._slots = int(np.searchsorted(ends, limit_mib << 20, side="right"))
+        self._starts = [count + int(start) for start in (0, *ends[: self._slots])]
+        memory = mmap.mmap(-1, max(1, self._starts[-1]))
+        self._bytes = np.frombuffer(memory, np.uint8)
+        self._states = self._bytes[:count]
+
+    def __reduce__(self) -> tuple[type[PictureCache], tuple[tuple[tuple[int, int], ...], int]]:
+        return PictureCache, self._arguments
+
+    def find(self, index: int) -> Image | None:
+        """The stored picture, not to be written to; None where there is none."""
+        if index >= self._slots or self._states[index] != _FULL:
+            return None
+        return self._slot(index)
+
+    def store(self, index: int, image: Image) -> None:
+        """Keep a picture, if it has a slot."""
+        if index < self._slots:
+            self._slot(index)[:] = image
+            self._states[index] = _FULL  # last: a reader in another process must not see half a picture
+
+    def mark_broken(self, index: int) -> bool:
+        """Remember that a picture cannot be used; True the first time."""
+        is_new = self._states[index] != _BROKEN
+        self._states[index] = _BROKEN
+        return bool(is_new)
+
+    def is_broken(self, index: int) -> bool:
+        """Whether `mark_broken` was called for a picture, in any process."""
+        return bool(self._states[index] == _BROKEN)
+
+    def _slot(self, index: int) -> Image:
+        return self._bytes[self._starts[index] : self._starts[index + 1]].reshape(*self._sizes_hw[index], 3)

@@ -1,0 +1,71 @@
+"""The drawn data set: labels are where the shapes are, and the same seed gives the same pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edgeyolo.data.drawn import CLASS_NAMES, draw_dataset, draw_picture
+
+
+def test_same_seed_same_pictures(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two", "other")]
+    for folder, seed in zip(folders, (5, 5, 6), strict=True):
+        draw_dataset(folder, train=3, val=1, test=1, image_hw=(96, 128), seed=seed)
+    contents = [{str(p.relative_to(f)): p.read_bytes() for p in f.rglob("*.*")} for f in folders]
+    assert contents[0] == contents[1]
+    assert contents[0].keys() == contents[2].keys()
+    assert contents[0] != contents[2]
+
+
+def test_splits_do_not_share_pictures(tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "data", train=4, val=4, test=4, image_hw=(64, 64))
+    pictures = [path.read_bytes() for path in (tmp_path / "data/images").rglob("*.jpg")]
+    assert len(set(pictures)) == 12
+
+
+def test_files_say_what_was_drawn(tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "data", train=6, val=1, test=1, image_hw=(96, 128), seed=3)
+    for i in range(6):
+        picture = draw_picture(np.random.default_rng((3, 0, i)), (96, 128))
+        stored = cv2.imread(str(tmp_path / f"data/images/train/{i:04d}.jpg"))
+        assert stored.shape == (96, 128, 3)
+        assert np.abs(stored.astype(float) - picture.image).mean() < 12  # JPEG of a noisy picture
+        text = (tmp_path / f"data/labels/train/{i:04d}.txt").read_text()
+        rows = np.array([line.split() for line in text.splitlines()], float).reshape(-1, 5)
+        np.testing.assert_array_equal(rows[:, 0], picture.class_ids)
+        centre_px, size_px = rows[:, 1:3] * (128, 96), rows[:, 3:] * (128, 96)
+        boxes_xyxy = np.concatenate((centre_px - size_px / 2, centre_px + size_px / 2), axis=1)
+        np.testing.assert_allclose(boxes_xyxy, picture.boxes_xyxy, atol=2e-4)
+
+
+def test_objects_are_inside_varied_and_of_every_class() -> None:
+    pictures = [draw_picture(np.random.default_rng(i), (320, 320)) for i in range(60)]
+    boxes_xyxy = np.concatenate([p.boxes_xyxy for p in pictures])
+    class_ids = np.concatenate([p.class_ids for p in pictures])
+    sides_px = np.sqrt(np.prod(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], axis=1))
+    assert (boxes_xyxy >= 0).all()
+    assert (boxes_xyxy <= 320).all()
+    assert sides_px.min() < 12
+    assert sides_px.max() > 120
+    assert set(class_ids.tolist()) == set(range(len(CLASS_NAMES)))
+    assert min(len(p.class_ids) for p in pictures) == 0
+    assert {p.image.dtype for p in pictures} == {np.dtype(np.uint8)}
+
+
+def test_box_edges_are_where_the_picture_changes() -> None:
+    """Inside a labelled box the picture differs more from its surroundings than a box moved elsewhere does."""
+    inside, across = [], []
+    for i in range(40):
+        picture = draw_picture(np.random.default_rng(i), (320, 320))
+        grey = cv2.GaussianBlur(picture.image, (0, 0), 2).astype(float)
+        for x1, y1, x2, y2 in picture.boxes_xyxy.astype(int):
+            if min(x2 - x1, y2 - y1) < 24 or min(x1, y1) < 12 or max(x2, y2) > 308:
+                continue
+            middle = (y1 + y2) // 2
+            inside.append(np.abs(grey[middle, x1 - 10] - grey[middle, x1 - 5]).mean())
+            across.append(np.abs(grey[middle, x1 - 5] - grey[middle, (x1 + x2) // 2]).mean())
+    assert len(across) > 30
+    assert np.median(across) > 2 * np.median(inside)

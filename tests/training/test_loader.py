@@ -1,0 +1,188 @@
+"""The loader: the same batches whatever loads them, and no crash on what is broken."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from edgeyolo.data.dataset import Dataset, Record, make_report, open_dataset
+from edgeyolo.data.report import ProblemLog
+from edgeyolo.data.sample import Sample
+from edgeyolo.geometry.letterbox import letterbox_image, make_letterbox
+from edgeyolo.spec.errors import DataError, TrainingError, UsageError
+from edgeyolo.training.loader import AugmentConfig, Batch, make_loader
+
+FULL = AugmentConfig(degrees=10, shear=5, flip_ud=0.3, mosaic=0.7, mixup=0.5)
+COUNT = 10
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """Ten pictures of noise, each with two boxes."""
+    rng = np.random.default_rng(0)
+    records = []
+    for i in range(COUNT):
+        hw = (int(rng.integers(40, 120)), int(rng.integers(40, 120)))
+        path = tmp_path / f"{i}.png"
+        cv2.imwrite(str(path), rng.integers(0, 256, (*hw, 3), np.uint8))
+        boxes = np.array([[2, 3, 30, 35], [10, 10, 38, 38]], np.float32)
+        records.append(Record(path, f"id{i}", hw, boxes, np.array([0, 1])))
+    return Dataset(
+        "noise", "train", ("a", "b"), records, make_report("noise", "train", ("a", "b"), records, ProblemLog())
+    )
+
+
+def batches(dataset: Dataset, *, epoch: int = 0, mosaic: bool = True, **options) -> list[Batch]:
+    options = {"image_size": 64, "batch": 4, "augment": FULL} | options
+    loader = make_loader(dataset, **options)
+    loader.start_epoch(epoch, mosaic=mosaic)
+    found = list(loader)
+    assert len(found) == len(loader)
+    return found
+
+
+def assert_same(one: list[Batch], other: list[Batch]) -> None:
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        assert torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets) and a.image_ids == b.image_ids
+
+
+def test_shapes_types_and_ranges(dataset: Dataset) -> None:
+    found = batches(dataset, image_size=(64, 96))
+    assert len(found) == 2  # the last two pictures make no batch
+    for batch in found:
+        assert batch.images.shape == (4, 3, 64, 96) and batch.images.dtype == torch.uint8
+        assert batch.targets.shape[1] == 6 and batch.targets.dtype == torch.float32
+        index, class_id, x1, y1, x2, y2 = batch.targets.T
+        assert set(index.tolist()) <= {0, 1, 2, 3} and set(class_id.tolist()) <= {0, 1}
+        assert (x1 >= 0).all() and (y1 >= 0).all() and (x2 <= 96).all() and (y2 <= 64).all()
+        assert (x2 - x1 >= 2).all() and (y2 - y1 >= 2).all()
+    assert len({i for batch in found for i in batch.image_ids}) == 8
+
+
+def test_without_augmentation_it_is_the_letterbox(dataset: Dataset) -> None:
+    for batch in batches(dataset, augment=None):
+        for i, image_id in enumerate(batch.image_ids):
+            sample = next(sample for sample in dataset if sample.image_id == image_id)
+            letterbox = make_letterbox(sample.image.shape[:2], (64, 64))
+            expected = letterbox_image(sample.image, letterbox)[..., ::-1].transpose(2, 0, 1)
+            assert (batch.images[i].numpy() == expected).all()
+            rows = batch.targets[batch.targets[:, 0] == i]
+            assert rows[:, 1].tolist() == sample.class_ids.tolist()
+            np.testing.assert_allclose(rows[:, 2:].numpy(), letterbox.apply(sample.boxes_xyxy), atol=1e-4)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_and_cache_do_not_change_anything(dataset: Dataset, workers: int) -> None:
+    expected = [batches(dataset, epoch=epoch) for epoch in (0, 1)]
+    loader = make_loader(dataset, image_size=64, batch=4, augment=FULL, workers=workers)
+    for epoch in (1, 0, 1):
+        loader.start_epoch(epoch)
+        assert_same(list(loader), expected[epoch])
+    assert_same(batches(dataset, cache_mib=0, workers=workers), expected[0])
+
+
+def test_epoch_and_seed_decide(dataset: Dataset) -> None:
+    first = batches(dataset)
+    assert_same(first, batches(dataset))
+    for other in (batches(dataset, epoch=1), batches(dataset, seed=1)):
+        assert not torch.equal(first[0].images, other[0].images)
+        assert [batch.image_ids for batch in first] != [batch.image_ids for batch in other]
+
+
+def test_mosaic_closes_with_living_workers(dataset: Dataset) -> None:
+    only_mosaic = AugmentConfig(0, 0, 0, 0, 0, 0, 0, 0, 0, mosaic=1, mixup=0)
+    loader = make_loader(dataset, image_size=64, batch=COUNT, augment=only_mosaic, workers=1)
+    for mosaic in (True, False, True):
+        loader.start_epoch(3, mosaic=mosaic)
+        (batch,) = loader
+        (plain,) = batches(dataset, augment=None, batch=COUNT, epoch=3)
+        assert batch.image_ids == plain.image_ids
+        if mosaic:
+            assert len(batch.targets) > len(plain.targets)
+        else:  # half a pixel where the padding is odd
+            np.testing.assert_allclose(batch.targets, plain.targets, atol=0.501)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_pictures_are_replaced_and_logged_once(
+    dataset: Dataset, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in (3, 4):
+        path = dataset.records[i].image_path
+        path.write_bytes(path.read_bytes()[:100])
+    with caplog.at_level(logging.WARNING):
+        loader = make_loader(dataset, image_size=64, batch=5, augment=None, workers=workers)
+        for epoch in (0, 1):
+            loader.start_epoch(epoch)
+            ids = [image_id for batch in loader for image_id in batch.image_ids]
+            assert sorted(ids) == sorted(["id0", "id1", "id2", "id5", "id5", "id5", "id6", "id7", "id8", "id9"])
+    if workers == 0:
+        assert sorted("3.png" in r.message for r in caplog.records) == [False, True]
+    assert_same(batches(dataset, workers=workers), batches(dataset))
+
+
+def test_no_readable_picture_at_all(dataset: Dataset) -> None:
+    for record in dataset.records:
+        record.image_path.write_bytes(b"")
+    for workers in (0, 1):
+        with pytest.raises(DataError, match="no picture can be read"):
+            batches(dataset, workers=workers)
+
+
+class Deadly(Dataset):
+    """Kills the process that reads its sixth picture."""
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_killed_worker_has_a_message(dataset: Dataset) -> None:
+    deadly = Deadly(dataset.name, dataset.split, dataset.class_names, dataset.records, dataset.report)
+    with pytest.raises(TrainingError, match="loader process died"):
+        list(make_loader(deadly, image_size=64, batch=1, augment=None, workers=1))
+
+
+class Faulty(Dataset):
+    """Has a bug."""
+
+    def __getitem__(self, index: int) -> Sample:
+        raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bug_is_not_called_a_death(dataset: Dataset, workers: int) -> None:
+    faulty = Faulty(dataset.name, dataset.split, dataset.class_names, dataset.records, dataset.report)
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(make_loader(faulty, image_size=64, batch=1, augment=None, workers=workers))
+
+
+def test_few_pictures_make_one_short_batch(dataset: Dataset) -> None:
+    assert [len(batch.images) for batch in batches(dataset, batch=64)] == [COUNT]
+
+
+def test_bad_arguments(dataset: Dataset) -> None:
+    for field, value in {"mosaic": 1.5, "scale": 1.0, "hsv_h": -0.1, "degrees": float("nan")}.items():
+        with pytest.raises(UsageError, match=f"augment.{field}"):
+            make_loader(dataset, image_size=64, batch=4, augment=AugmentConfig(**{field: value}))
+    empty = Dataset("e", "train", ("a",), [], dataset.report)
+    with pytest.raises(DataError, match="no pictures"):
+        make_loader(empty, image_size=64, batch=4, augment=None)
+
+
+def test_bccd_through_two_workers() -> None:
+    bccd = Path(__file__).parents[2] / ".." / "shared/data/bccd"
+    if not bccd.is_dir():
+        pytest.skip("the bccd data set is not beside the repository")
+    found = batches(open_dataset(bccd, "val"), image_size=128, batch=16, workers=2, augment=AugmentConfig())
+    assert len(found) == 5
+    assert all(len(batch.targets) > 16 for batch in found)
