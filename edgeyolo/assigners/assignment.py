@@ -1,0 +1,205 @@
+"""What every assigner takes and gives: points, padded objects, claims on points, and who wins a point.
+
+An object *claims* a few points (C of them); a point claimed twice goes to the better claim. Only claims are kept, so
+that memory grows with the objects and not with objects x points; the dense part is done some objects at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_CHUNK_ELEMENTS = 1 << 22  # of one (B, chunk, A) temporary: 16 MiB in float32
+_INFINITY_BITS = 0x7F800000
+_LOW_WORD = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class PointGrid:
+    """The points predictions stand on, all levels after each other, finest first.
+
+    Attributes:
+        points_xy: (A, 2) float32, cell centres in input pixels.
+        strides: (A,) float32, width of each point's cell in input pixels.
+        level_sizes: points per level; they sum to A.
+    """
+
+    points_xy: Tensor
+    strides: Tensor
+    level_sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of a batch, padded to the same number M >= 1 for each picture.
+
+    Attributes:
+        labels: (B, M) int64 class ids, 0 where padded.
+        boxes_xyxy: (B, M, 4) float32 input pixels, 0 where padded.
+        present: (B, M) bool, False where padded.
+    """
+
+    labels: Tensor
+    boxes_xyxy: Tensor
+    present: Tensor
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which object each of A predictions answers for.
+
+    Attributes:
+        labels: (B, A) int64 class ids, K for background.
+        boxes_xyxy: (B, A, 4) float32 input pixels, 0 for background.
+        scores: (B, A, K) float32 in 0-1, the quality asked of the assigned class, 0 elsewhere.
+        positive: (B, A) bool.
+    """
+
+    labels: Tensor
+    boxes_xyxy: Tensor
+    scores: Tensor
+    positive: Tensor
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The points each object asks for.
+
+    Attributes:
+        points: (B, M, C) int64 in 0 ... A-1, distinct for one object.
+        made: (B, M, C) bool, False where the entry is no claim.
+        iou: (B, M, C) float32 of the object and the point's box.
+    """
+
+    points: Tensor
+    made: Tensor
+    iou: Tensor
+
+
+def make_point_grid(level_hw: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device) -> PointGrid:
+    """Centres of all cells of all levels, in rows from the top left."""
+    points, cells = [], []
+    for (height, width), stride in zip(level_hw, strides, strict=True):
+        y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
+        points.append((torch.stack((x, y), dim=-1).reshape(-1, 2).float() + 0.5) * stride)
+        cells.append(torch.full((height * width,), float(stride), device=device))
+    return PointGrid(torch.cat(points), torch.cat(cells), tuple(h * w for h, w in level_hw))
+
+
+def pad_objects(targets: Tensor, batch_size: int) -> Objects:
+    """Rows (N, 6) of image index, class id, x1, y1, x2, y2, in any order of pictures -> padded objects."""
+    rows = targets.float()
+    image = rows[:, 0].long()
+    order = torch.argsort(image, stable=True)
+    rows, image = rows[order], image[order]
+    counts = torch.zeros(batch_size, dtype=torch.int64, device=rows.device).index_add_(0, image, torch.ones_like(image))
+    place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[image]
+    most = max(1, int(counts.max())) if len(rows) else 1
+    padded = rows.new_zeros(batch_size, most, 6)
+    padded[image, place] = rows
+    present = torch.arange(most, device=rows.device) < counts[:, None]
+    return Objects(padded[..., 1].long(), padded[..., 2:].contiguous(), present)
+
+
+def object_chunks(objects: Objects, num_points: int) -> Iterator[Objects]:
+    """The same objects some at a time, so that a (B, chunk, A) tensor stays small."""
+    batch_size, most = objects.labels.shape
+    size = max(1, _CHUNK_ELEMENTS // max(1, batch_size * num_points))
+    for start in range(0, most, size):
+        part = slice(start, start + size)
+        yield Objects(objects.labels[:, part], objects.boxes_xyxy[:, part], objects.present[:, part])
+
+
+def paired_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """IoU of two broadcastable (..., 4) tensors of boxes -> (...), 0-1; 0 where a box has no area."""
+    ax1, ay1, ax2, ay2 = a_xyxy.unbind(-1)
+    bx1, by1, bx2, by2 = b_xyxy.unbind(-1)
+    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp_(min=0)
+    overlap = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp_(min=0).mul_(width)
+    area_a = (ax2 - ax1).clamp(min=0) * (ay2 - ay1).clamp(min=0)
+    area_b = (bx2 - bx1).clamp(min=0) * (by2 - by1).clamp(min=0)
+    return overlap / (area_a + area_b - overlap).clamp_(min=1e-9)
+
+
+def is_inside(points_xy: Tensor, boxes_xyxy: Tensor) -> Tensor:
+    """Whether points (..., 2) lie strictly inside of boxes (..., 4), broadcast -> (...) bool."""
+    x, y = points_xy.unbind(-1)
+    x1, y1, x2, y2 = boxes_xyxy.unbind(-1)
+    return (x > x1) & (x < x2) & (y > y1) & (y < y2)
+
+
+def order_key(values: Tensor, index: Tensor, *, largest: bool) -> Tensor:
+    """int64 keys that sort best first, equal values by lower index; `index_of_key` gives the index back.
+
+    The bits of a float32 >= 0 sort as the number does, so value and index fit in one integer and no tie is left to
+    chance.
+
+    Args:
+        values: float32, each >= 0, infinity allowed.
+        index: int64 below 2^32, broadcastable to `values`.
+    """
+    bits = values.contiguous().view(torch.int32).long()
+    return ((_INFINITY_BITS - bits if largest else bits) << 32) | index
+
+
+def index_of_key(key: Tensor) -> Tensor:
+    """The index within a key of `order_key`."""
+    return key & _LOW_WORD
+
+
+def best_points(values: Tensor, count: int, *, largest: bool) -> Tensor:
+    """Indices of the `count` best along the last dimension, (..., A) >= 0 -> (..., min(count, A)), best first."""
+    num_points = values.shape[-1]
+    key = order_key(values, torch.arange(num_points, device=values.device), largest=largest)
+    return index_of_key(key.topk(min(count, num_points), dim=-1, largest=False, sorted=True).values)
+
+
+def settle_claims(claims: Claims, num_points: int, priority: Tensor, *, largest: bool) -> Tensor:
+    """Give each point to the claim of best priority, the first object on a tie.
+
+    Args:
+        priority: (B, M, C) float32 >= 0 of each claim.
+        largest: whether a larger priority is better.
+
+    Returns:
+        (B, A) int64, index of the owner among M, -1 for background.
+    """
+    batch_size, most, _ = claims.points.shape
+    nobody = torch.iinfo(torch.int64).max
+    objects = torch.arange(most, device=priority.device)[:, None]
+    key = order_key(priority, objects, largest=largest).masked_fill_(~claims.made, nobody)
+    best = torch.full((batch_size, num_points), nobody, dtype=torch.int64, device=priority.device)
+    best.scatter_reduce_(1, claims.points.flatten(1), key.flatten(1), reduce="amin")
+    return torch.where(best == nobody, -1, index_of_key(best))
+
+
+def won_claims(claims: Claims, owner: Tensor) -> Tensor:
+    """Which claims got their point, given the owner (B, A) of each -> (B, M, C) bool."""
+    objects = torch.arange(claims.points.shape[1], device=owner.device)[:, None]
+    return claims.made & (owner.gather(1, claims.points.flatten(1)).view_as(claims.points) == objects)
+
+
+def make_assignment(objects: Objects, claims: Claims, owner: Tensor, quality: Tensor, num_classes: int) -> Assignment:
+    """The assignment in which each point serves its owner with the quality (B, M, C), 0-1, of the claim that won it."""
+    positive = owner >= 0
+    index = owner.clamp(min=0)
+    labels = torch.where(positive, objects.labels.gather(1, index), num_classes)
+    boxes_xyxy = objects.boxes_xyxy.gather(1, index[..., None].expand(-1, -1, 4)) * positive[..., None]
+    won = quality * won_claims(claims, owner)
+    asked = torch.zeros(owner.shape, dtype=quality.dtype, device=owner.device)
+    asked.scatter_reduce_(1, claims.points.flatten(1), won.flatten(1), reduce="amax")
+    scores = torch.zeros((*owner.shape, num_classes + 1), dtype=quality.dtype, device=owner.device)
+    scores.scatter_(2, labels[..., None], asked[..., None])
+    return Assignment(labels, boxes_xyxy, scores[..., :num_classes], positive)
+
+
+def join_claims(parts: Sequence[Claims]) -> Claims:
+    """Claims of chunks of objects after each other."""
+    return Claims(
+        torch.cat([part.points for part in parts], dim=1),
+        torch.cat([part.made for part in parts], dim=1),
+        torch.cat([part.iou for part in parts], dim=1),
+    )

@@ -1,0 +1,235 @@
+"""Which anchors answer for which object in YOLOv7: optimal-transport assignment, approximated, on shape-fitting cells.
+
+For each object, the cells around its centre whose anchor has about its shape are candidates. In each picture, each
+object takes the k candidates that predict it at the lowest cost, k the sum of its best overlaps; a candidate that
+several objects take goes to the object it is cheapest for.
+
+Source: YOLOX, arXiv 2107.08430, section 2.1 (SimOTA, after OTA, arXiv 2103.14259); YOLOv7, arXiv 2207.02696.
+Differs: a cell and anchor that fit several objects are one candidate, not several; an object that fits no anchor, or
+has no area, takes part in nothing, where it would be forced on some other object's candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgeyolo.losses.iou import iou, pairwise_iou
+from edgeyolo.spec.model import AnchorDecode
+
+_CHUNK_ELEMENTS = 1 << 22
+_OVERLAP_FLOOR = 1e-8
+_LOG_CERTAIN = -1e-7
+
+
+@dataclass(frozen=True)
+class OtaRules:
+    """Numbers of the assignment.
+
+    Attributes:
+        shape_ratio: an anchor fits if no side of the object is this many times larger or smaller.
+        reach: cells; a neighbour is a candidate if the centre moved this far to its side falls into it.
+        top: overlaps summed for k, which is at most this.
+        overlap_weight: of -log IoU against the class cost.
+    """
+
+    shape_ratio: float = 4.0
+    reach: float = 0.5
+    top: int = 10
+    overlap_weight: float = 3.0
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Predictions by position, each attribute (P,) int64: level, picture in the batch, anchor, row and column."""
+
+    level: Tensor
+    picture: Tensor
+    anchor: Tensor
+    row: Tensor
+    column: Tensor
+
+    def select(self, chosen: Tensor) -> Cells:
+        """Those that an index or a mask chooses."""
+        fields = (self.level, self.picture, self.anchor, self.row, self.column)
+        return Cells(*(field[chosen] for field in fields))
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Predictions that answer for an object; `target` (P,) int64 is its row in the targets."""
+
+    cells: Cells
+    target: Tensor
+
+
+@torch.no_grad()
+def assign_ota(maps: Sequence[Tensor], targets: Tensor, decode: AnchorDecode, rules: OtaRules) -> Matches:
+    """Match predictions to objects.
+
+    Args:
+        maps: per level (B, anchors, 5 + K, H/s, W/s) raw; finite.
+        targets: (N, 6) [picture, class, x1, y1, x2, y2 in input pixels].
+
+    Returns:
+        Each prediction at most once.
+    """
+    cells, fits = _list_candidates(maps, targets, decode, rules)
+    objects = fits.nonzero()[:, 0]
+    if objects.numel() == 0:
+        return Matches(cells, objects)
+    field = _CostField(read_cells(maps, cells), cells, targets, decode, maps[0].shape[0])
+    rows, slots = _claim(field, objects, rules)
+    rows, slots = _settle(field, objects, rows, slots, rules)
+    return Matches(cells.select(field.candidate_at(rows, slots)), rows)
+
+
+def read_cells(maps: Sequence[Tensor], cells: Cells) -> Tensor:
+    """Raw values (P, 5 + K) float32 at some cells of (B, anchors, 5 + K, H/s, W/s) maps."""
+    values = maps[0].new_empty((cells.level.shape[0], maps[0].shape[2]), dtype=torch.float32)
+    for level, raw in enumerate(maps):
+        here = (cells.level == level).nonzero()[:, 0]
+        part = cells.select(here)
+        values = values.index_copy(0, here, raw[part.picture, part.anchor, :, part.row, part.column].float())
+    return values
+
+
+def anchor_boxes(raw: Tensor, cells: Cells, decode: AnchorDecode) -> Tensor:
+    """Boxes (P, 4) xyxy in input pixels of raw values (P, 5 + K) at these cells; as `AnchorDecode` says."""
+    stride = torch.tensor(decode.strides, device=raw.device, dtype=raw.dtype)[cells.level, None]
+    anchor_wh = torch.tensor(decode.anchors_wh, device=raw.device, dtype=raw.dtype)[cells.level, cells.anchor]
+    share = raw[:, :4].sigmoid()
+    centre_xy = (2 * share[:, :2] - 0.5 + torch.stack([cells.column, cells.row], dim=1)) * stride
+    half_wh = (2 * share[:, 2:]).square() * anchor_wh / 2
+    return torch.cat([centre_xy - half_wh, centre_xy + half_wh], dim=1)
+
+
+def _list_candidates(
+    maps: Sequence[Tensor], targets: Tensor, decode: AnchorDecode, rules: OtaRules
+) -> tuple[Cells, Tensor]:
+    """Candidate cells of a batch, each once, ordered by picture; and which objects have any, (N,) bool."""
+    fits = torch.zeros(targets.shape[0], dtype=torch.bool, device=targets.device)
+    found = []
+    for level, raw in enumerate(maps):
+        fitting = _fitting_anchors(targets, decode.anchors_wh[level], rules.shape_ratio)
+        fits |= fitting.any(dim=1)
+        found.append(_cells_of_level(level, raw, targets, fitting, decode.strides[level], rules.reach))
+    joined = torch.cat(found)
+    cells = Cells(*joined[joined[:, 1].argsort(stable=True)].unbind(dim=1))
+    return cells, fits
+
+
+def _fitting_anchors(targets: Tensor, anchors_wh: Sequence[Sequence[float]], ratio: float) -> Tensor:
+    """(N, anchors) bool: the anchor has about the shape of the object."""
+    size_wh = (targets[:, 4:] - targets[:, 2:4])[:, None]
+    relative = size_wh / torch.tensor(anchors_wh, device=targets.device, dtype=targets.dtype)
+    return (relative < ratio).all(dim=2) & (relative > 1 / ratio).all(dim=2)
+
+
+def _cells_of_level(level: int, raw: Tensor, targets: Tensor, fitting: Tensor, stride: int, reach: float) -> Tensor:
+    """Unique (P, 5) [level, picture, anchor, row, column] of the candidates on one level."""
+    _, anchors, _, height, width = raw.shape
+    owner, anchor = fitting.nonzero().unbind(dim=1)
+    centre_xy = (targets[owner, 2:4] + targets[owner, 4:]) / (2 * stride)
+    limit_xy = torch.tensor([width, height], device=targets.device)
+    back_xy = limit_xy - centre_xy
+    before = (centre_xy % 1 < reach) & (centre_xy > 1)
+    after = (back_xy % 1 < reach) & (back_xy > 1)
+    every = torch.ones_like(owner, dtype=torch.bool)
+    chosen = torch.stack([every, before[:, 0], before[:, 1], after[:, 0], after[:, 1]])
+    moves = torch.tensor([[0, 0], [-1, 0], [0, -1], [1, 0], [0, 1]], device=targets.device) * reach
+    which, index = chosen.nonzero().unbind(dim=1)
+    cell_xy = (centre_xy[index] + moves[which]).floor().long()
+    column, row = cell_xy[:, 0].clamp(0, width - 1), cell_xy[:, 1].clamp(0, height - 1)
+    picture = targets[owner[index], 0].long()
+    flat = ((picture * anchors + anchor[index]) * height + row) * width + column
+    flat = torch.unique(flat)
+    row_of_anchor = flat // width
+    picture_anchor = row_of_anchor // height
+    parts = (picture_anchor // anchors, picture_anchor % anchors, row_of_anchor % height, flat % width)
+    return torch.stack([torch.full_like(flat, level), *parts], dim=1)
+
+
+class _CostField:
+    """What each object would pay for each candidate of its picture; slots are candidates, padded per picture to S.
+
+    Class cost is the cross-entropy of sqrt(class x objectness) against the one-hot class, summed over classes: a sum
+    of "not this class" per candidate, corrected at the one class, so that no (objects, candidates, K) tensor is needed.
+    """
+
+    def __init__(self, raw: Tensor, cells: Cells, targets: Tensor, decode: AnchorDecode, pictures: int) -> None:
+        counts = torch.bincount(cells.picture, minlength=pictures)
+        self.starts = counts.cumsum(0) - counts
+        self.slots = int(counts.max())
+        self.picture = targets[:, 0].long()
+        self.label = targets[:, 1].long()
+        self.boxes_xyxy = targets[:, 2:]
+        slot = torch.arange(len(cells.picture), device=raw.device) - self.starts[cells.picture]
+        log_yes = (F.logsigmoid(raw[:, 5:]) + F.logsigmoid(raw[:, 4:5])) / 2
+        log_yes = log_yes.clamp(max=_LOG_CERTAIN)
+        log_no = torch.log(-torch.expm1(log_yes))
+        self.candidates_xyxy = raw.new_zeros(pictures, self.slots, 4)
+        self.candidates_xyxy[cells.picture, slot] = anchor_boxes(raw, cells, decode)
+        self.base = raw.new_full((pictures, self.slots), torch.inf)  # padding is never cheap
+        self.base[cells.picture, slot] = -log_no.sum(dim=1)
+        self.correction = raw.new_zeros(pictures, raw.shape[1] - 5, self.slots)
+        self.correction[cells.picture, :, slot] = log_no - log_yes
+
+    def candidate_at(self, rows: Tensor, slots: Tensor) -> Tensor:
+        """Index among the candidates of a slot in the picture of an object."""
+        return self.starts[self.picture[rows]] + slots
+
+    def of_objects(self, rows: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """Overlap and cost, each (R, S), of some objects with every slot of their picture."""
+        picture = self.picture[rows]
+        overlap = pairwise_iou(self.boxes_xyxy[rows, None], self.candidates_xyxy[picture])[:, 0]
+        entropy = self.base[picture] + self.correction[picture, self.label[rows]]
+        return overlap, entropy - weight * torch.log(overlap + _OVERLAP_FLOOR)
+
+    def of_pairs(self, rows: Tensor, slots: Tensor, weight: float) -> Tensor:
+        """Cost of each pair, rows and slots of one shape."""
+        picture = self.picture[rows]
+        overlap = iou(self.boxes_xyxy[rows], self.candidates_xyxy[picture, slots])
+        entropy = self.base[picture, slots] + self.correction[picture, self.label[rows], slots]
+        return entropy - weight * torch.log(overlap + _OVERLAP_FLOOR)
+
+
+def _claim(field: _CostField, objects: Tensor, rules: OtaRules) -> tuple[Tensor, Tensor]:
+    """Each object's k cheapest slots: pairs (object, slot)."""
+    top = min(rules.top, field.slots)
+    rows, slots = [], []
+    for part in torch.split(objects, max(1, _CHUNK_ELEMENTS // field.slots)):
+        overlap, cost = field.of_objects(part, rules.overlap_weight)
+        quota = overlap.topk(top, dim=1).values.sum(dim=1).int().clamp(min=1)
+        cheapest = cost.topk(top, dim=1, largest=False)
+        claimed = torch.arange(top, device=cost.device) < quota[:, None]
+        claimed &= cheapest.values.isfinite()
+        rows.append(part[:, None].expand(-1, top)[claimed])
+        slots.append(cheapest.indices[claimed])
+    return torch.cat(rows), torch.cat(slots)
+
+
+def _settle(field: _CostField, objects: Tensor, rows: Tensor, slots: Tensor, rules: OtaRules) -> tuple[Tensor, Tensor]:
+    """Give each slot that was claimed more than once to the object of its picture that pays least for it."""
+    place = field.picture[rows] * field.slots + slots
+    times = torch.bincount(place)
+    single = times[place] == 1
+    contested = (times > 1).nonzero()[:, 0]
+    present = torch.bincount(field.picture[objects])
+    order = torch.arange(int(present.max()), device=rows.device)
+    by_picture = objects[field.picture[objects].argsort(stable=True)]
+    first = present.cumsum(0) - present
+    winners = [rows[single]]
+    for part in torch.split(contested, max(1, _CHUNK_ELEMENTS // len(order))):
+        picture = (part // field.slots)[:, None]
+        absent = order >= present[picture]
+        rivals = by_picture[(first[picture] + order).clamp(max=len(by_picture) - 1)]
+        rivals = torch.where(absent, by_picture[first[picture]], rivals)
+        cost = field.of_pairs(rivals, (part % field.slots)[:, None].expand_as(rivals), rules.overlap_weight)
+        cheapest = cost.masked_fill(absent, torch.inf).argmin(dim=1, keepdim=True)
+        winners.append(rivals.gather(1, cheapest)[:, 0])
+    return torch.cat(winners), torch.cat([slots[single], contested % field.slots])

@@ -1,0 +1,106 @@
+"""Overlap of boxes and the penalised overlaps that box regression is trained on. A loss is 1 minus the value.
+
+Aligned forms take two (N, 4) xyxy tensors of one unit, x1 <= x2 and y1 <= y2, and give (N,). All are finite, with
+finite gradients, for boxes without area.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_EPSILON = 1e-7
+_SIOU_SHAPE_POWER = 4
+
+
+def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """Overlap of every box with every other: (..., M, 4) and (..., N, 4) -> (..., M, N), in 0-1; 0 for empty boxes."""
+    return _overlap(first_xyxy[..., :, None, :], second_xyxy[..., None, :, :])
+
+
+def iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """Intersection over union, in 0-1."""
+    return _overlap(first_xyxy, second_xyxy)
+
+
+def giou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """Generalised IoU, in (-1, 1]: minus the share of the enclosing box that neither box covers.
+
+    Source: arXiv 1902.09630, algorithm 1.
+    """
+    inter, union = _intersection_and_union(first_xyxy, second_xyxy)
+    enclosing_wh = _enclosing_wh(first_xyxy, second_xyxy)
+    enclosing = enclosing_wh.prod(dim=-1)
+    return inter / (union + _EPSILON) - (enclosing - union) / (enclosing + _EPSILON)
+
+
+def diou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """Distance IoU, in (-1, 1]: minus the squared distance of the centres over that of the enclosing box's corners.
+
+    Source: arXiv 1911.08287, equation 7.
+    """
+    return _overlap(first_xyxy, second_xyxy) - _centre_penalty(first_xyxy, second_xyxy)
+
+
+def ciou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """Complete IoU: `diou` minus a weighted penalty on the difference of aspect ratios.
+
+    Source: arXiv 1911.08287, equations 8 to 11; the weight is a constant for the gradient, as there.
+    """
+    overlap = _overlap(first_xyxy, second_xyxy)
+    first_w, first_h = _size_wh(first_xyxy).unbind(dim=-1)
+    second_w, second_h = _size_wh(second_xyxy).unbind(dim=-1)
+    turn = torch.atan(first_w / (first_h + _EPSILON)) - torch.atan(second_w / (second_h + _EPSILON))
+    aspect = (4 / math.pi**2) * turn.square()
+    weight = (aspect / (1 - overlap + aspect + _EPSILON)).detach()
+    return overlap - _centre_penalty(first_xyxy, second_xyxy) - weight * aspect
+
+
+def siou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """IoU minus half of the distance cost (steered by the angle between the centres) and of the shape cost.
+
+    Source: arXiv 2205.12740, equations 1 to 7, theta = 4. The angle cost 1 - 2 sin^2(arcsin(x) - pi/4) equals
+    sin(2 arcsin x), written here without inverse functions; it is the same whichever axis the angle is taken from.
+    """
+    offset = _centre_xy(first_xyxy) - _centre_xy(second_xyxy)
+    angle = 2 * offset.abs().prod(dim=-1) / (offset.square().sum(dim=-1) + _EPSILON)
+    rho = (offset / (_enclosing_wh(first_xyxy, second_xyxy) + _EPSILON)).square()
+    distance = (1 - torch.exp((angle[..., None] - 2) * rho)).sum(dim=-1)
+    first_wh, second_wh = _size_wh(first_xyxy), _size_wh(second_xyxy)
+    omega = (first_wh - second_wh).abs() / (torch.maximum(first_wh, second_wh) + _EPSILON)
+    shape = (1 - torch.exp(-omega)).pow(_SIOU_SHAPE_POWER).sum(dim=-1)
+    return _overlap(first_xyxy, second_xyxy) - (distance + shape) / 2
+
+
+def _size_wh(boxes_xyxy: Tensor) -> Tensor:
+    return boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
+
+
+def _centre_xy(boxes_xyxy: Tensor) -> Tensor:
+    return (boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2
+
+
+def _enclosing_wh(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    lowest = torch.minimum(first_xyxy[..., :2], second_xyxy[..., :2])
+    return torch.maximum(first_xyxy[..., 2:], second_xyxy[..., 2:]) - lowest
+
+
+def _intersection_and_union(first_xyxy: Tensor, second_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    x1 = torch.maximum(first_xyxy[..., 0], second_xyxy[..., 0])
+    y1 = torch.maximum(first_xyxy[..., 1], second_xyxy[..., 1])
+    x2 = torch.minimum(first_xyxy[..., 2], second_xyxy[..., 2])
+    y2 = torch.minimum(first_xyxy[..., 3], second_xyxy[..., 3])
+    inter = (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0)
+    return inter, _size_wh(first_xyxy).prod(dim=-1) + _size_wh(second_xyxy).prod(dim=-1) - inter
+
+
+def _overlap(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    inter, union = _intersection_and_union(first_xyxy, second_xyxy)
+    return inter / (union + _EPSILON)
+
+
+def _centre_penalty(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    distance = (_centre_xy(first_xyxy) - _centre_xy(second_xyxy)).square().sum(dim=-1)
+    return distance / (_enclosing_wh(first_xyxy, second_xyxy).square().sum(dim=-1) + _EPSILON)

@@ -1,0 +1,118 @@
+"""In: a name and a number of classes. Out: a detector, (B, 3, H, W) -> raw per-level maps. Verb: `models.create`.
+
+The folder is the registry: every module here without a leading underscore is a family, with `VARIANTS`, name -> frozen
+config dataclass (`name`, `num_classes`, `activation`, `image_size` among its fields), and `Network(config)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from edgeyolo.nn.fold import fold_model
+from edgeyolo.spec.errors import UnknownNameError, UsageError
+
+__all__ = ["ModelInfo", "create", "list_models", "model_names"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """A model of the registry with 80 classes, measured by building it.
+
+    Attributes:
+        image_size: side in pixels of the square input it is meant for, and that `gflops` is for.
+        parameters_training: trainable parameters, auxiliary heads included.
+        parameters_deploy: parameters once folded.
+        gflops: of the folded network's convolutions, in 1e9, a multiplication and an addition counted as two.
+    """
+
+    name: str
+    family: str
+    image_size: int
+    parameters_training: int
+    parameters_deploy: int
+    gflops: float
+
+
+def create(name: str, num_classes: int, *, activation: str | None = None) -> nn.Module:
+    """A detector with random weights, in training form.
+
+    Args:
+        name: as `model_names` lists them.
+        num_classes: K, at least 1.
+        activation: of the hidden layers, a name `nn.activation` knows; None for the model's own.
+
+    Raises:
+        UnknownNameError: no such model or activation. UsageError: fewer than one class.
+    """
+    if num_classes < 1:
+        raise UsageError(f"{num_classes} classes", where=name, hint="A detector needs at least one class")
+    families = _families()
+    if name not in families:
+        raise UnknownNameError("model", name, families)
+    module = importlib.import_module(f"{__name__}.{families[name]}")
+    config = dataclasses.replace(module.VARIANTS[name], num_classes=num_classes)
+    if activation is not None:
+        config = dataclasses.replace(config, activation=activation)
+    network: nn.Module = module.Network(config)
+    return network
+
+
+def model_names() -> list[str]:
+    """Names of the models known, family by family, each in its family's order."""
+    return list(_families())
+
+
+def list_models() -> list[ModelInfo]:
+    """Every model with its size and cost; the networks are built without memory for weights."""
+    return [_measure(name) for name in model_names()]
+
+
+@functools.cache
+def _families() -> dict[str, str]:
+    """Model name -> name of the module it is defined in."""
+    modules = sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    return {name: module for module in modules for name in _variants(module)}
+
+
+def _variants(module_name: str) -> list[str]:
+    module: ModuleType = importlib.import_module(f"{__name__}.{module_name}")
+    return list(module.VARIANTS)
+
+
+@functools.cache
+def _measure(name: str) -> ModelInfo:
+    with torch.device("meta"):
+        model = create(name, num_classes=80)
+    image_size = int(importlib.import_module(f"{__name__}.{_families()[name]}").VARIANTS[name].image_size)
+    deploy = fold_model(model)
+    return ModelInfo(
+        name=name,
+        family=_families()[name],
+        image_size=image_size,
+        parameters_training=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        parameters_deploy=sum(p.numel() for p in deploy.parameters()),
+        gflops=_convolution_flops(deploy, image_size) / 1e9,
+    )
+
+
+def _convolution_flops(model: nn.Module, image_size: int) -> int:
+    flops = 0
+
+    def count(conv: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal flops
+        assert isinstance(conv, nn.Conv2d)
+        flops += 2 * output.shape[2] * output.shape[3] * conv.weight.numel()
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        model(torch.empty(1, 3, image_size, image_size, device="meta"))
+    return flops

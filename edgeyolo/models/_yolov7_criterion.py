@@ -1,0 +1,115 @@
+"""The YOLOv7 loss: optimal-transport assignment, CIoU boxes, CIoU as objectness, binary cross-entropy for classes.
+
+Source: YOLOv7, arXiv 2207.02696, section 4.2 (auxiliary heads); weights and level balance as published by the authors.
+Differs: a mean per picture, where the authors multiply by the number of pictures; classes are trained also when there
+is one, because the decode always multiplies objectness by a class score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgeyolo.assigners.ota import Matches, OtaRules, anchor_boxes, assign_ota, read_cells
+from edgeyolo.losses.bce import smoothed_one_hot
+from edgeyolo.losses.criterion import Criterion, Loss
+from edgeyolo.losses.iou import ciou
+from edgeyolo.spec.model import AnchorDecode
+
+_LEVEL_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
+_AUXILIARY_SHARE = 0.25
+_RULES = OtaRules()
+_LEAD_RULES = OtaRules(top=20)  # of a lead head beside an auxiliary one
+_AUXILIARY_RULES = OtaRules(top=20, reach=1.0)
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the parts.
+
+    Attributes:
+        box: of 1 - CIoU.
+        objectness: at 640 x 640 and three levels; grows with the area of the input, falls with levels.
+        classes: with 80 classes and three levels; grows with the classes, falls with levels.
+        smoothing: of class labels, 0-1.
+    """
+
+    box: float = 0.05
+    objectness: float = 0.7
+    classes: float = 0.3
+    smoothing: float = 0.0
+
+
+class OtaCriterion(Criterion):
+    """Loss of an anchor head, with auxiliary maps or without.
+
+    Auxiliary maps are matched more generously, but by what the *lead* maps predict, and weigh a quarter.
+    """
+
+    def __init__(self, decode: AnchorDecode, num_classes: int, weights: LossWeights) -> None:
+        super().__init__()
+        self.decode = decode
+        self.num_classes = num_classes
+        self.weights = weights
+
+    def forward(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> Loss:
+        """Loss of a batch; parts `box`, `objectness`, `classes`."""
+        levels = len(self.decode.strides)
+        split = [self._split_anchors(raw) for raw in maps]
+        lead, auxiliary = split[:levels], split[levels:]
+        targets = targets.to(lead[0].device, torch.float32)
+        parts = self._parts(lead, targets, _LEAD_RULES if auxiliary else _RULES, lead)
+        if auxiliary:
+            parts = parts + _AUXILIARY_SHARE * self._parts(auxiliary, targets, _AUXILIARY_RULES, lead)
+        parts = parts * parts.new_tensor(self._scales(image_hw))
+        names = ("box", "objectness", "classes")
+        return Loss(parts.sum(), dict(zip(names, parts.detach().unbind(), strict=True)))
+
+    def _parts(self, maps: list[Tensor], targets: Tensor, rules: OtaRules, judge: list[Tensor]) -> Tensor:
+        """(3,) box, objectness and class loss of maps, matched by what the maps `judge` predict; not yet weighted."""
+        matches = assign_ota(judge, targets, self.decode, rules)
+        raw = read_cells(maps, matches.cells)
+        overlap = ciou(anchor_boxes(raw, matches.cells, self.decode), targets[matches.target, 2:])
+        labels = smoothed_one_hot(targets[matches.target, 1].long(), self.num_classes, smoothing=self.weights.smoothing)
+        entropy = F.binary_cross_entropy_with_logits(raw[:, 5:], labels, reduction="none").mean(dim=1)
+        level = matches.cells.level
+        box = _sum_of_level_means(1 - overlap, level, len(maps))
+        classes = _sum_of_level_means(entropy, level, len(maps))
+        return torch.stack([box, _objectness_loss(maps, matches, overlap.detach().clamp(min=0)), classes])
+
+    def _scales(self, image_hw: tuple[int, int]) -> tuple[float, float, float]:
+        per_level = 3 / len(self.decode.strides)
+        area = image_hw[0] * image_hw[1] / 640**2
+        return (
+            self.weights.box * per_level,
+            self.weights.objectness * area * per_level,
+            self.weights.classes * self.num_classes / 80 * per_level,
+        )
+
+    def _split_anchors(self, raw: Tensor) -> Tensor:
+        """(B, anchors x (5 + K), h, w) -> (B, anchors, 5 + K, h, w)."""
+        batch, _, height, width = raw.shape
+        return raw.view(batch, len(self.decode.anchors_wh[0]), 5 + self.num_classes, height, width)
+
+
+def _sum_of_level_means(values: Tensor, level: Tensor, levels: int) -> Tensor:
+    """Mean of (P,) values on each level, summed over levels; a level without any counts 0."""
+    sums = values.new_zeros(levels).index_add(0, level, values)
+    counts = torch.bincount(level, minlength=levels).clamp(min=1)
+    return (sums / counts).sum()
+
+
+def _objectness_loss(maps: list[Tensor], matches: Matches, quality: Tensor) -> Tensor:
+    """Cross-entropy of objectness, (P,) `quality` where matched and 0 elsewhere; balanced over levels."""
+    total = quality.new_zeros(())
+    for level, (raw, balance) in enumerate(zip(maps, _LEVEL_BALANCE[len(maps)], strict=True)):
+        logits = raw[:, :, 4].float()
+        here = (matches.cells.level == level).nonzero()[:, 0]
+        cells = matches.cells.select(here)
+        wanted = torch.zeros_like(logits)
+        wanted[cells.picture, cells.anchor, cells.row, cells.column] = quality[here]
+        total = total + balance * F.binary_cross_entropy_with_logits(logits, wanted)
+    return total

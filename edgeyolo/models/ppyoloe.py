@@ -1,0 +1,315 @@
+"""PP-YOLOE and PP-YOLOE+: anchor-free detectors, one point per cell, boxes as distributions.
+
+Paper: PP-YOLOE, arXiv 2203.16250. Backbone CSPRepResNet (large stem, RepResBlocks, effective SE), neck CSP-PAN with
+SPP, efficient task-aligned head, ATSS then task-aligned assignment. PP-YOLOE+ adds a learned factor to the 1x1 branch
+of every backbone block, takes pixel / 255 without mean and std, and is meant for a short schedule from a pretrained
+start.
+
+Differs: the class convolution starts from N(0, 0.01) in place of zero, so that features have a gradient from the first
+step. A picture is letterboxed; the official pipeline stretches it to the square.
+Could not be determined: what the published GFLOPs count beside convolutions (they are 0.1 to 0.6 % more than ours), and
+how ATSS epochs shrink with the schedule (100 of 300 and 30 of 80 are the published pairs).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+from edgeyolo.assigners.assignment import Assignment, PointGrid, make_point_grid, pad_objects
+from edgeyolo.assigners.atss import AtssAssigner
+from edgeyolo.assigners.tal import TaskAlignedAssigner
+from edgeyolo.losses.criterion import Criterion, Loss
+from edgeyolo.losses.dfl import distribution_focal_loss
+from edgeyolo.losses.iou import giou
+from edgeyolo.losses.varifocal import varifocal_loss
+from edgeyolo.models._image_size import check_image_hw
+from edgeyolo.nn.conv import ConvBnAct
+from edgeyolo.nn.csp import CspPanStage, CspResStage
+from edgeyolo.nn.dfl import DistanceIntegral, boxes_from_distances, distances_from_boxes, flatten_levels
+from edgeyolo.nn.ese import EseAttention
+from edgeyolo.spec.errors import UsageError
+from edgeyolo.spec.model import DflDecode, InputSpec
+
+_STRIDES = (8, 16, 32)
+_BACKBONE_CHS = (64, 128, 256, 512, 1024)
+_BACKBONE_BLOCKS = (3, 6, 6, 3)
+_NECK_CHS = (192, 384, 768)
+_NECK_BLOCKS = 3
+_CLASS_PRIOR = 0.01
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class PpYoloeConfig:
+    """One model of the family.
+
+    Attributes:
+        depth, width: multipliers of the numbers of blocks and channels of size l.
+        bins: of each distance, 0 to bins - 1 strides.
+        alpha: a learned factor on the 1x1 branch of backbone blocks.
+        mean, std: of the input, RGB, in units of pixel / 255.
+        schedule_epochs: of the paper's training.
+        static_assigner_epochs: of these, how many are assigned by ATSS before task alignment.
+        class_weight, iou_weight, dfl_weight: of the three losses.
+    """
+
+    name: str
+    depth: float
+    width: float
+    num_classes: int = 80
+    activation: str = "silu"
+    image_size: int = 640
+    bins: int = 17
+    alpha: bool = False
+    mean: tuple[float, float, float] = _IMAGENET_MEAN
+    std: tuple[float, float, float] = _IMAGENET_STD
+    schedule_epochs: int = 300
+    static_assigner_epochs: int = 100
+    class_weight: float = 1.0
+    iou_weight: float = 2.5
+    dfl_weight: float = 0.5
+
+    def chs(self, base: int) -> int:
+        """Channels at this width."""
+        return max(1, round(base * self.width))
+
+    def blocks(self, base: int) -> int:
+        """Blocks at this depth."""
+        return max(1, round(base * self.depth))
+
+
+def _plus(name: str, depth: float, width: float) -> PpYoloeConfig:
+    return PpYoloeConfig(
+        name,
+        depth,
+        width,
+        alpha=True,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        schedule_epochs=80,
+        static_assigner_epochs=30,
+    )
+
+
+_CONFIGS = (
+    PpYoloeConfig("ppyoloe-s", 0.33, 0.50),
+    PpYoloeConfig("ppyoloe-m", 0.67, 0.75),
+    PpYoloeConfig("ppyoloe-l", 1.0, 1.0),
+    PpYoloeConfig("ppyoloe-x", 1.33, 1.25),
+    _plus("ppyoloe-plus-s", 0.33, 0.50),
+    _plus("ppyoloe-plus-m", 0.67, 0.75),
+    _plus("ppyoloe-plus-l", 1.0, 1.0),
+    _plus("ppyoloe-plus-x", 1.33, 1.25),
+)
+VARIANTS: dict[str, PpYoloeConfig] = {config.name: config for config in _CONFIGS}
+
+
+class Backbone(nn.Module):
+    """CSPRepResNet: a stem of three 3x3 convolutions, then four stages that halve the picture each."""
+
+    def __init__(self, config: PpYoloeConfig) -> None:
+        super().__init__()
+        activation = config.activation
+        stem_chs, *chs = (config.chs(base) for base in _BACKBONE_CHS)
+        counts = [config.blocks(base) for base in _BACKBONE_BLOCKS]
+        self.stem = nn.Sequential(
+            ConvBnAct(3, stem_chs // 2, 3, 2, activation=activation),
+            ConvBnAct(stem_chs // 2, stem_chs // 2, 3, activation=activation),
+            ConvBnAct(stem_chs // 2, stem_chs, 3, activation=activation),
+        )
+        self.stage_4 = CspResStage(stem_chs, chs[0], counts[0], activation=activation, alpha=config.alpha)
+        self.stage_8 = CspResStage(chs[0], chs[1], counts[1], activation=activation, alpha=config.alpha)
+        self.stage_16 = CspResStage(chs[1], chs[2], counts[2], activation=activation, alpha=config.alpha)
+        self.stage_32 = CspResStage(chs[2], chs[3], counts[3], activation=activation, alpha=config.alpha)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, H, W) -> features of strides 8, 16 and 32."""
+        at_8 = self.stage_8(self.stage_4(self.stem(images)))
+        at_16 = self.stage_16(at_8)
+        return at_8, at_16, self.stage_32(at_16)
+
+
+class Neck(nn.Module):
+    """CSP-PAN: coarse features flow down to the finest level, then back up; the coarsest is pooled in a pyramid."""
+
+    def __init__(self, config: PpYoloeConfig) -> None:
+        super().__init__()
+        activation, count = config.activation, config.blocks(_NECK_BLOCKS)
+        in_8, in_16, in_32 = (config.chs(base) for base in _BACKBONE_CHS[2:])
+        out_8, out_16, out_32 = (config.chs(base) for base in _NECK_CHS)
+        self.top_32 = CspPanStage(in_32, out_32, count, activation=activation, pyramid=True)
+        self.lateral_32 = ConvBnAct(out_32, out_32 // 2, activation=activation)
+        self.top_16 = CspPanStage(in_16 + out_32 // 2, out_16, count, activation=activation)
+        self.lateral_16 = ConvBnAct(out_16, out_16 // 2, activation=activation)
+        self.top_8 = CspPanStage(in_8 + out_16 // 2, out_8, count, activation=activation)
+        self.down_8 = ConvBnAct(out_8, out_8, 3, 2, activation=activation)
+        self.bottom_16 = CspPanStage(out_8 + out_16, out_16, count, activation=activation)
+        self.down_16 = ConvBnAct(out_16, out_16, 3, 2, activation=activation)
+        self.bottom_32 = CspPanStage(out_16 + out_32, out_32, count, activation=activation)
+        self.upsample = nn.Upsample(scale_factor=2.0, mode="nearest")
+
+    def forward(self, features: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Features of strides 8, 16 and 32 -> the same, mixed."""
+        at_8, at_16, at_32 = features
+        top_32 = self.top_32(at_32)
+        top_16 = self.top_16(torch.cat((self.upsample(self.lateral_32(top_32)), at_16), dim=1))
+        out_8 = self.top_8(torch.cat((self.upsample(self.lateral_16(top_16)), at_8), dim=1))
+        out_16 = self.bottom_16(torch.cat((self.down_8(out_8), top_16), dim=1))
+        out_32 = self.bottom_32(torch.cat((self.down_16(out_16), top_32), dim=1))
+        return out_8, out_16, out_32
+
+
+class LevelHead(nn.Module):
+    """ET-head of one level: attention by the level's mean, then one convolution for classes and one for boxes."""
+
+    def __init__(self, chs: int, config: PpYoloeConfig) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.class_attention = EseAttention(chs, activation=config.activation)
+        self.box_attention = EseAttention(chs, activation=config.activation)
+        self.class_logits = nn.Conv2d(chs, config.num_classes, 3, padding=1)
+        self.box_logits = nn.Conv2d(chs, 4 * config.bins, 3, padding=1)
+        nn.init.normal_(self.class_logits.weight, std=0.01)
+        nn.init.constant_(_bias_of(self.class_logits), -math.log((1 - _CLASS_PRIOR) / _CLASS_PRIOR))
+        nn.init.zeros_(self.box_logits.weight)
+        nn.init.ones_(_bias_of(self.box_logits))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, h, w) -> class logits (B, K, h, w), box logits (B, 4 x bins, h, w)."""
+        mean = self.pool(x)
+        return self.class_logits(self.class_attention(x, mean) + x), self.box_logits(self.box_attention(x, mean))
+
+
+class Network(nn.Module):
+    """(B, 3, H, W) -> per level, finest first: class logits (B, K, h, w), then box logits (B, 4 x bins, h, w)."""
+
+    strides: ClassVar[tuple[int, ...]] = _STRIDES
+
+    def __init__(self, config: PpYoloeConfig) -> None:
+        super().__init__()
+        if config.num_classes < 1:
+            raise UsageError(
+                f"{config.num_classes} classes", where=config.name, hint="A detector needs at least one class"
+            )
+        self.config = config
+        self.backbone = Backbone(config)
+        self.neck = Neck(config)
+        self.head_8, self.head_16, self.head_32 = (LevelHead(config.chs(base), config) for base in _NECK_CHS)
+
+    @property
+    def decode(self) -> DflDecode:
+        """How the maps become boxes."""
+        return DflDecode(strides=_STRIDES, bins=self.config.bins)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> six maps; H and W multiples of 32."""
+        out_8, out_16, out_32 = self.neck(self.backbone(images))
+        return [*self.head_8(out_8), *self.head_16(out_16), *self.head_32(out_32)]
+
+    def make_input_spec(self, image_hw: tuple[int, int]) -> InputSpec:
+        """The input this network was designed for, at this size.
+
+        Raises:
+            UsageError: a side is not a positive multiple of 32.
+        """
+        check_image_hw(image_hw, self.strides[-1])
+        return InputSpec(image_hw=image_hw, mean=self.config.mean, std=self.config.std)
+
+    def make_criterion(self, *, epochs: int | None = None) -> PpYoloeCriterion:
+        """Its loss.
+
+        Args:
+            epochs: of the training it is for; ATSS takes the share of them that it takes of the paper's schedule. None
+                for the paper's schedule.
+        """
+        config = self.config
+        static = config.static_assigner_epochs
+        return PpYoloeCriterion(config, static if epochs is None else round(static * epochs / config.schedule_epochs))
+
+
+class PpYoloeCriterion(Criterion):
+    """Varifocal class loss, GIoU and distribution focal box losses, all divided by the sum of the scores asked for.
+
+    That sum is averaged over processes when training is distributed, and is at least 1.
+
+    Args:
+        static_assigner_epochs: epochs of ATSS before task alignment.
+
+    Source: PP-YOLOE, arXiv 2203.16250, section 2.2.
+    """
+
+    def __init__(self, config: PpYoloeConfig, static_assigner_epochs: int) -> None:
+        super().__init__()
+        self.config = config
+        self.static_assigner_epochs = static_assigner_epochs
+        self.epoch = 0
+        self.static_assigner = AtssAssigner()
+        self.aligned_assigner = TaskAlignedAssigner()
+        self.integral = DistanceIntegral(config.bins)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Chooses the assigner by `epoch`, counted from 0."""
+        self.epoch = epoch
+
+    def make_grid(self, maps: list[Tensor]) -> PointGrid:
+        """The points these maps predict at."""
+        level_hw = [(level.shape[2], level.shape[3]) for level in maps[0::2]]
+        return make_point_grid(level_hw, _STRIDES, maps[0].device)
+
+    def forward(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> Loss:
+        """The loss of one batch; arguments as `Criterion.forward` has them."""
+        with torch.autocast(maps[0].device.type, enabled=False):
+            class_logits = flatten_levels(maps[0::2])  # (B, A, K)
+            box_logits = flatten_levels(maps[1::2])
+            box_logits = box_logits.view(*box_logits.shape[:2], 4, self.config.bins)  # (B, A, 4, bins)
+            grid = self.make_grid(maps)
+            boxes_xyxy = boxes_from_distances(grid.points_xy / grid.strides[:, None], self.integral(box_logits))
+            assignment = self._assign(class_logits.detach(), boxes_xyxy.detach(), grid, targets)
+            return self._loss(class_logits, box_logits, boxes_xyxy, grid, assignment)
+
+    def _assign(self, class_logits: Tensor, boxes_xyxy: Tensor, grid: PointGrid, targets: Tensor) -> Assignment:
+        """Boxes here are in strides."""
+        objects = pad_objects(targets, len(class_logits))
+        boxes_px = boxes_xyxy * grid.strides[:, None]
+        if self.epoch < self.static_assigner_epochs:
+            return self.static_assigner.assign(boxes_px, grid, objects, self.config.num_classes)
+        return self.aligned_assigner.assign(class_logits.sigmoid(), boxes_px, grid, objects)
+
+    def _loss(
+        self, class_logits: Tensor, box_logits: Tensor, boxes_xyxy: Tensor, grid: PointGrid, assignment: Assignment
+    ) -> Loss:
+        """Boxes and distances are compared in strides of their level."""
+        positive, scores = assignment.positive, assignment.scores
+        points_xy = (grid.points_xy / grid.strides[:, None]).expand(len(scores), -1, -1)[positive]  # (P, 2)
+        asked_xyxy = (assignment.boxes_xyxy / grid.strides[:, None])[positive]  # (P, 4)
+        weight = scores.sum(dim=-1)[positive]  # (P,)
+        iou_loss = 1 - giou(boxes_xyxy[positive], asked_xyxy)
+        dfl_loss = distribution_focal_loss(box_logits[positive], distances_from_boxes(points_xy, asked_xyxy))
+        total_score = _mean_over_processes(scores.sum()).clamp(min=1)
+        parts = {
+            "class": self.config.class_weight * varifocal_loss(class_logits, scores) / total_score,
+            "iou": self.config.iou_weight * (iou_loss * weight).sum() / total_score,
+            "dfl": self.config.dfl_weight * (dfl_loss * weight).sum() / total_score,
+        }
+        total = parts["class"] + parts["iou"] + parts["dfl"]
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
+
+
+def _mean_over_processes(value: Tensor) -> Tensor:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return value
+    total = value.clone()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()
+
+
+def _bias_of(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias

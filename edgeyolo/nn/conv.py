@@ -1,0 +1,94 @@
+"""Convolution + batch norm + activation, its deploy form, and the arithmetic of folding a batch norm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from edgeyolo.nn.activation import make_activation
+
+
+class ConvAct(nn.Module):
+    """Convolution with bias, then an activation: the deploy form that convolutional blocks fold into."""
+
+    def __init__(self, conv: nn.Conv2d, activation: str | None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.act = make_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out_chs, H/s, W/s)."""
+        out: Tensor = self.act(self.conv(x))
+        return out
+
+
+class ConvBnAct(nn.Module):
+    """Convolution without bias, batch norm, activation; padded so that stride 1 keeps H and W.
+
+    Args:
+        kernel_size: odd.
+        activation: a name `make_activation` knows; None for none.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        activation: str | None = "silu",
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(out_chs)
+        self.act = make_activation(activation, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out_chs, H/s, W/s)."""
+        out: Tensor = self.act(self.bn(self.conv(x)))
+        return out
+
+    def fold(self) -> ConvAct:
+        """The same function in eval mode, batch norm inside the convolution."""
+        return ConvAct(conv_like(self.conv, *fold_batch_norm(self.conv, self.bn)), self.activation)
+
+
+def fold_batch_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Float64 weight (out, in/groups, kh, kw) and bias (out,) of the convolution equal to `bn(conv(x))` in eval."""
+    mean, variance = bn.running_mean, bn.running_var
+    if mean is None or variance is None:
+        raise ValueError("a batch norm without running statistics cannot be folded")
+    scale = bn.weight.detach().double() / torch.sqrt(variance.double() + bn.eps)
+    weight = conv.weight.detach().double() * scale[:, None, None, None]
+    shift = bn.bias.detach().double() - mean.double() * scale
+    if conv.bias is not None:
+        shift = shift + conv.bias.detach().double() * scale
+    return weight, shift
+
+
+def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """A convolution like `conv` (stride, groups, device, number type) with these weights; kernel as in `weight`."""
+    kernel_hw = (weight.shape[2], weight.shape[3])
+    folded = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        kernel_hw,
+        (conv.stride[0], conv.stride[1]),
+        (kernel_hw[0] // 2, kernel_hw[1] // 2),
+        groups=conv.groups,
+        device="meta",
+    )
+    folded.weight = nn.Parameter(weight.to(conv.weight))
+    folded.bias = nn.Parameter(bias.to(conv.weight))
+    return folded.eval()
+
+
+def set_batch_norm(module: nn.Module, *, eps: float, momentum: float) -> None:
+    """Give every batch norm inside `module` this epsilon and momentum (torch's convention: weight of the new batch)."""
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            child.eps = eps
+            child.momentum = momentum

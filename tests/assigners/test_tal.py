@@ -1,0 +1,106 @@
+"""The batched task-aligned assigner against a plain loop written from the paper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgeyolo.assigners import assignment as assignment_module
+from edgeyolo.assigners.assignment import PointGrid, make_point_grid, pad_objects
+from edgeyolo.assigners.tal import TaskAlignedAssigner
+
+TOP_K, ALPHA, BETA = 13, 1.0, 6.0
+
+
+def iou_of(a: list[float], b: list[float]) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+    return width * height / union
+
+
+def reference(scene: Any, picture: int) -> dict[int, tuple[int, list[float], float]]:
+    """Point -> (class, box, quality) of the positives of one picture."""
+    points = scene.grid.points_xy.tolist()
+    boxes, scores = scene.boxes_xyxy[picture].double().tolist(), scene.scores[picture].double().tolist()
+    claims: dict[int, list[tuple[float, int, float]]] = {}
+    objects = scene.objects_of(picture)
+    for m, (label, box) in enumerate(objects):
+        ranked = []
+        for a, (x, y) in enumerate(points):
+            if box[0] < x < box[2] and box[1] < y < box[3]:
+                iou = iou_of(box, boxes[a])
+                ranked.append((-(scores[a][label] ** ALPHA * iou**BETA), a, iou))
+        for negative, a, iou in sorted(ranked)[:TOP_K]:
+            if np.float32(negative) < 0:  # what underflows in float32 is no alignment
+                claims.setdefault(a, []).append((-iou, m, -negative))
+    won = {a: min(claimants) for a, claimants in claims.items()}
+    result = {}
+    for a, (negative_iou, m, t) in won.items():
+        mine = [(other_t, -other_iou) for other_iou, other_m, other_t in won.values() if other_m == m]
+        quality = t / max(t for t, _ in mine) * max(iou for _, iou in mine)
+        assert negative_iou <= 0
+        result[a] = (objects[m][0], objects[m][1], quality)
+    return result
+
+
+def assert_matches(scene: Any, top_k: int = TOP_K) -> None:
+    objects = pad_objects(scene.targets, len(scene.scores))
+    found = TaskAlignedAssigner(top_k, ALPHA, BETA).assign(scene.scores, scene.boxes_xyxy, scene.grid, objects)
+    classes = scene.scores.shape[-1]
+    assert found.labels.dtype == torch.int64
+    for picture in range(len(scene.scores)):
+        wanted = reference(scene, picture)
+        assert found.positive[picture].nonzero().flatten().tolist() == sorted(wanted)
+        scores = torch.zeros(scene.scores.shape[1:])
+        for a, (label, box, quality) in wanted.items():
+            assert found.labels[picture, a] == label
+            assert found.boxes_xyxy[picture, a].tolist() == pytest.approx(box, abs=1e-5)
+            scores[a, label] = quality
+        torch.testing.assert_close(found.scores[picture], scores, atol=1e-5, rtol=1e-4)
+        background = ~found.positive[picture]
+        assert (found.labels[picture][background] == classes).all()
+        assert (found.boxes_xyxy[picture][background] == 0).all()
+
+
+def test_matches_the_plain_loop(scene: Any) -> None:
+    assert_matches(scene)
+
+
+def test_chunks_of_objects_change_nothing(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assignment_module, "_CHUNK_ELEMENTS", 2000)  # seven objects at a time
+    assert_matches(scene)
+
+
+def test_the_best_point_of_an_object_is_asked_for_its_best_iou() -> None:
+    grid = make_point_grid([(4, 4)], [8], torch.device("cpu"))
+    boxes = torch.cat((grid.points_xy - 6, grid.points_xy + 6), dim=1)[None]
+    targets = torch.tensor([[0.0, 1, 4, 4, 28, 28]])
+    found = TaskAlignedAssigner().assign(torch.full((1, 16, 2), 0.5), boxes, grid, pad_objects(targets, 1))
+    assert found.scores.max().item() == pytest.approx(144 / 576)
+    assert int(found.positive.sum()) == 4  # centres 4 and 28 lie on the edge: 12 and 20 remain in each direction
+
+
+def test_three_hundred_objects_on_a_full_grid_keep_memory_small() -> None:
+    """The dense temporaries are some objects at a time: far below (B, M, A, 4) floats, 645 MB for two pictures."""
+    import resource
+
+    size = 640
+    grid: PointGrid = make_point_grid([(80, 80), (40, 40), (20, 20)], (8, 16, 32), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(600, 2, generator=generator) * 500
+    side = torch.rand(600, 2, generator=generator) * 120 + 8
+    rows = torch.cat((torch.arange(2.0).repeat_interleave(300)[:, None], torch.zeros(600, 1), corner, corner + side), 1)
+    boxes = torch.cat((grid.points_xy - 30, grid.points_xy + 30), dim=1).expand(2, -1, -1)
+    scores = torch.rand(2, len(boxes[0]), 3, generator=generator)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = TaskAlignedAssigner().assign(scores, boxes, grid, pad_objects(rows, 2))
+    grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert found.positive.any(dim=1).all()
+    assert found.boxes_xyxy.max() <= size
+    assert grown_mib < 400

@@ -1,0 +1,201 @@
+"""The YOLOv7 family against published sizes, and its loss against a plain transcription of the recipe."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from edgeyolo import models
+from edgeyolo.assigners.ota import OtaRules, assign_ota
+from edgeyolo.losses.iou import ciou
+from edgeyolo.nn.fold import fold_model
+
+# name: (training form, deploy form, GFLOPs). D6's published 806.8 GFLOPs are those of its training form.
+PUBLISHED = {
+    "yolov7-tiny": (6_228_762, 6_219_709, 13.8),
+    "yolov7": (37_622_682, 36_905_341, 104.7),
+    "yolov7x": (71_347_394, 71_311_741, 189.9),
+    "yolov7-w6": (82_312_436, 70_394_300, 360.0),
+    "yolov7-e6": (111_898_292, 97_202_940, 515.2),
+    "yolov7-d6": (154_709_364, 133_757_052, None),
+    "yolov7-e6e": (166_408_884, 151_687_420, 843.2),
+}
+TARGETS = torch.tensor([[0, 0, 10, 10, 60, 70], [0, 1, 40, 50, 120, 126], [1, 1, 64, 30, 100, 90.0]])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_sizes_are_the_published_ones(name):
+    info = next(info for info in models.list_models() if info.name == name)
+    training, deploy, gflops = PUBLISHED[name]
+    assert (info.parameters_training, info.parameters_deploy) == (training, deploy)
+    if gflops is not None:
+        assert info.gflops == pytest.approx(gflops, rel=0.01)
+
+
+def test_nano_is_small():
+    info = next(info for info in models.list_models() if info.name == "yolov7-nano")
+    assert 1.5e6 < info.parameters_deploy < 1.7e6
+
+
+def test_outputs_start_with_few_objects():
+    torch.manual_seed(0)
+    model = models.create("yolov7-nano", 20)
+    for output, stride in zip(model.head.outputs, model.strides, strict=True):
+        bias = output.conv.bias.view(3, 25)
+        expected = math.log(8 / (640 / stride) ** 2)
+        assert (bias[:, 4] - expected).abs().max() < 0.2  # the rest is the convolution's own start
+        assert (bias[:, 5:] - math.log(0.6 / (20 - 0.99))).abs().max() < 0.2
+        assert bias[:, :4].abs().max() < 0.2
+
+
+def test_module_paths_of_the_deploy_form():
+    names = set(fold_model(models.create("yolov7-nano", 2)).state_dict())
+    assert {"backbone.stem.0.conv.weight", "neck.spp.join.conv.bias", "head.outputs.2.weight"} <= names
+
+
+def plain_loss(model, maps, targets, image_hw, rules, judge):
+    """The recipe level by level: box, objectness, classes, without their common weights."""
+    levels, classes = len(model.strides), model.config.num_classes
+    box = objectness = entropy = 0.0
+    split = [m.reshape(m.shape[0], 3, 5 + classes, *m.shape[2:]) for m in maps]
+    judge = [m.reshape(m.shape[0], 3, 5 + classes, *m.shape[2:]) for m in judge]
+    cells, target = (matches := assign_ota(judge, targets, model.decode, rules)).cells, matches.target
+    balance = {3: [4.0, 1.0, 0.4], 4: [4.0, 1.0, 0.25, 0.06]}[levels]
+    for level in range(levels):
+        wanted = torch.zeros(split[level].shape[0], 3, *split[level].shape[3:])
+        boxes, classed = [], []
+        for i in (cells.level == level).nonzero()[:, 0].tolist():
+            b, a, y, x = (int(f[i]) for f in (cells.picture, cells.anchor, cells.row, cells.column))
+            raw, stride = split[level][b, a, :, y, x], model.strides[level]
+            s = raw.sigmoid()
+            centre = (2 * s[:2] - 0.5 + torch.tensor([x, y])) * stride
+            size = (2 * s[2:4]) ** 2 * torch.tensor(model.decode.anchors_wh[level][a])
+            overlap = ciou(torch.cat([centre - size / 2, centre + size / 2])[None], targets[target[i], 2:][None])[0]
+            boxes.append(1 - overlap)
+            wanted[b, a, y, x] = max(0.0, overlap.item())
+            one_hot = F.one_hot(targets[target[i], 1].long(), classes).float()
+            classed.append(F.binary_cross_entropy_with_logits(raw[5:], one_hot))
+        box += sum(boxes) / max(1, len(boxes))
+        entropy += sum(classed) / max(1, len(classed))
+        objectness += balance[level] * F.binary_cross_entropy_with_logits(split[level][:, :, 4], wanted)
+    return box, objectness, entropy
+
+
+def scaled_parts(model, image_hw, parts):
+    share = 3 / len(model.strides)
+    area = image_hw[0] * image_hw[1] / 640**2
+    weights = (0.05 * share, 0.7 * area * share, 0.3 * model.config.num_classes / 80 * share)
+    return [float(part * weight) for part, weight in zip(parts, weights, strict=True)]
+
+
+def test_loss_is_the_recipe():
+    torch.manual_seed(0)
+    model = models.create("yolov7-nano", 2)
+    maps = [torch.randn(2, 21, 128 // s, 160 // s) for s in model.strides]
+    loss = model.make_criterion()(maps, TARGETS, (128, 160))
+    expected = scaled_parts(model, (128, 160), plain_loss(model, maps, TARGETS, (128, 160), OtaRules(), maps))
+    assert [float(loss.parts[k]) for k in ("box", "objectness", "classes")] == pytest.approx(expected, rel=1e-4)
+    assert float(loss.total) == pytest.approx(sum(expected), rel=1e-4)
+
+
+def test_auxiliary_maps_are_judged_by_the_lead_and_weigh_a_quarter():
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        model = models.create("yolov7-w6", 2)
+    lead, auxiliary = ([torch.randn(2, 21, 128 // s, 128 // s) for s in model.strides] for _ in range(2))
+    loss = model.make_criterion()(lead + auxiliary, TARGETS, (128, 128))
+    first = plain_loss(model, lead, TARGETS, (128, 128), OtaRules(top=20), lead)
+    second = plain_loss(model, auxiliary, TARGETS, (128, 128), OtaRules(top=20, reach=1.0), lead)
+    expected = scaled_parts(model, (128, 128), [a + 0.25 * b for a, b in zip(first, second, strict=True)])
+    assert [float(loss.parts[k]) for k in ("box", "objectness", "classes")] == pytest.approx(expected, rel=1e-4)
+    alone = model.make_criterion()(lead, TARGETS, (128, 128))
+    assert float(alone.total) < float(loss.total)
+
+
+def test_loss_does_not_grow_with_the_batch():
+    torch.manual_seed(0)
+    model = models.create("yolov7-nano", 2)
+    maps = [torch.randn(2, 21, 128 // s, 128 // s) for s in model.strides]
+    again = torch.cat([TARGETS, TARGETS + torch.tensor([2.0, 0, 0, 0, 0, 0])])
+    criterion = model.make_criterion()
+    once, twice = (
+        criterion(maps, TARGETS, (128, 128)),
+        criterion([torch.cat([m, m]) for m in maps], again, (128, 128)),
+    )
+    torch.testing.assert_close(once.total, twice.total, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e4, -1e4])
+def test_extreme_maps_give_a_finite_loss_and_gradient(scale):
+    torch.manual_seed(0)
+    model = models.create("yolov7-nano", 2)
+    maps = [(torch.randn(2, 21, 128 // s, 128 // s) + scale).requires_grad_() for s in model.strides]
+    loss = model.make_criterion()(maps, TARGETS, (128, 128))
+    loss.total.backward()
+    assert loss.total.isfinite()
+    assert all(m.grad.isfinite().all() for m in maps)
+
+
+def test_no_objects_still_teach_every_parameter():
+    model = models.create("yolov7-nano", 2).train()
+    loss = model.make_criterion()(model(torch.rand(2, 3, 64, 64)), torch.zeros(0, 6), (64, 64))
+    loss.total.backward()
+    assert float(loss.parts["box"]) == float(loss.parts["classes"]) == 0.0
+    assert float(loss.parts["objectness"]) > 0.0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_half_precision_maps_are_judged_in_float32():
+    torch.manual_seed(0)
+    model = models.create("yolov7-nano", 2)
+    maps = [torch.randn(2, 21, 128 // s, 128 // s).bfloat16() for s in model.strides]
+    criterion = model.make_criterion()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = criterion(maps, TARGETS, (128, 128))
+    assert loss.total.dtype == torch.float32
+    torch.testing.assert_close(loss.total, criterion([m.float() for m in maps], TARGETS, (128, 128)).total)
+
+
+def test_one_class_is_trained_too():
+    model = models.create("yolov7-nano", 1)
+    maps = [torch.randn(2, 18, 128 // s, 128 // s) for s in model.strides]
+    targets = TARGETS * torch.tensor([1.0, 0, 1, 1, 1, 1])
+    assert float(model.make_criterion()(maps, targets, (128, 128)).parts["classes"]) > 0.0
+
+
+def test_tiny_learns_to_find_an_object():
+    """Thirty steps on one picture: the loss of boxes falls by half and the best box is where the object is."""
+    torch.manual_seed(0)
+    model = models.create("yolov7-nano", 2).train()
+    images = torch.zeros(2, 3, 64, 64)
+    images[:, :, 16:48, 20:44] = 1.0
+    targets = torch.tensor([[0, 1, 20, 16, 44, 48], [1, 1, 20, 16, 44, 48.0]])
+    criterion = model.make_criterion()
+    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(30):
+        loss = criterion(model(images), targets, (64, 64))
+        optimiser.zero_grad()
+        loss.total.backward()
+        optimiser.step()
+        losses.append(float(loss.parts["box"]))
+    assert losses[-1] < losses[0] / 2
+
+
+def test_onnx_of_the_deploy_form(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    torch.manual_seed(0)
+    folded = fold_model(models.create("yolov7-tiny", 3))
+    images = torch.rand(1, 3, 128, 128)
+    path = tmp_path / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter calls itself deprecated
+        torch.onnx.export(folded, (images,), str(path), dynamo=False, opset_version=17)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    for expected, output in zip(folded(images), outputs, strict=True):
+        torch.testing.assert_close(torch.from_numpy(output), expected, rtol=1e-3, atol=1e-4)
