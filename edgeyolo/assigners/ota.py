@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeyolo.losses.iou import iou, pairwise_iou
+from edgeyolo.assigners.assignment import paired_iou
 from edgeyolo.spec.model import AnchorDecode
 
 _CHUNK_ELEMENTS = 1 << 22
@@ -186,14 +186,14 @@ class _CostField:
     def of_objects(self, rows: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         """Overlap and cost, each (R, S), of some objects with every slot of their picture."""
         picture = self.picture[rows]
-        overlap = pairwise_iou(self.boxes_xyxy[rows, None], self.candidates_xyxy[picture])[:, 0]
+        overlap = paired_iou(self.boxes_xyxy[rows, None], self.candidates_xyxy[picture])
         entropy = self.base[picture] + self.correction[picture, self.label[rows]]
         return overlap, entropy - weight * torch.log(overlap + _OVERLAP_FLOOR)
 
     def of_pairs(self, rows: Tensor, slots: Tensor, weight: float) -> Tensor:
         """Cost of each pair, rows and slots of one shape."""
         picture = self.picture[rows]
-        overlap = iou(self.boxes_xyxy[rows], self.candidates_xyxy[picture, slots])
+        overlap = paired_iou(self.boxes_xyxy[rows], self.candidates_xyxy[picture, slots])
         entropy = self.base[picture, slots] + self.correction[picture, self.label[rows], slots]
         return entropy - weight * torch.log(overlap + _OVERLAP_FLOOR)
 

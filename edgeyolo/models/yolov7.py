@@ -2,8 +2,7 @@
 
 Source: YOLOv7, arXiv 2207.02696: architecture section 3 and figure 2, RepConv without identity and implicit vectors
 section 4.1, coarse-to-fine auxiliary heads section 4.2. Channel numbers and anchors as published by the authors.
-One shape serves all: a backbone whose stages are (down-sampling, ELAN), SPPCSPC, a neck of ELANs down and up again,
-one 3x3 and one 1x1 convolution per level.
+One shape serves all: a backbone of (down-sampling, ELAN), SPPCSPC, a neck of ELANs down and up, and a head.
 
 Differs:
     - SPPCSPC's pools are a chain of three (the same function, cheaper).
@@ -11,8 +10,8 @@ Differs:
     - E6E's auxiliary heads read the sums of the neck's ELAN pairs, as its lead heads do, where the authors'
       configuration reads one ELAN of each pair. The paper does not say which is meant; parameters are the same.
     - nano is tiny with half of the channels.
-Could not be determined: nothing. Parameter counts of both forms are the published ones. Of D6, the published GFLOPs
-(806.8) are those of the training form; the deploy form has 702.
+Could not be determined: nothing; parameter counts of both forms are the published ones.
+D6's published GFLOPs (806.8) are those of the training form; the deploy form has 702.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         temporary.write_bytes(b"half")
         raise RuntimeError
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
@@ -31,7 +30,7 @@ def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
         (temporary / "a.txt").write_text("third")
         raise RuntimeError
     assert (path / "a.txt").read_text() == "second"
-    assert os.listdir(tmp_path) == ["model"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.parametrize("writer", ["replacing_file", "replacing_folder"])

@@ -1,0 +1,102 @@
+"""What every engine module does in the same way: find its package, check its version, check what it is given."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from edgeyolo.spec.errors import BackendError, FormatError, MissingPackageError, UnknownNameError
+from edgeyolo.spec.manifest import Artefact
+from edgeyolo.spec.target import Option, Target
+
+logger = logging.getLogger(__name__)
+
+
+def import_package(package: str, *, needed_for: str, extra: str) -> ModuleType:
+    """Import a vendor package.
+
+    Raises:
+        MissingPackageError: not installed. BackendError: installed, and does not import.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise BackendError(f"'{package}' does not import ({error})", hint="Reinstall it") from None
+        raise MissingPackageError(package, needed_for=needed_for, install=install_command(extra)) from None
+    except ImportError as error:
+        raise BackendError(f"'{package}' does not import ({error})", hint="Reinstall it") from None
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra of this package."""
+    return f'pip install "edgeyolo[{extra}]"'
+
+
+def list_version_problems(package: str, version: str, target: Target) -> list[str]:
+    """Empty if `version` of the engine's package is one that the target accepts.
+
+    Raises:
+        FormatError: `target.engine_versions` is not a PEP 440 specifier.
+    """
+    if not target.engine_versions:
+        return []
+    try:
+        accepted = SpecifierSet(target.engine_versions)
+    except InvalidSpecifier:
+        raise FormatError(
+            f"engine_versions '{target.engine_versions}' is not a version range", where=target.title, hint="Write >=1.0"
+        ) from None
+    try:
+        fits = accepted.contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        fits = False
+    if fits:
+        return []
+    wanted = f"{package}{target.engine_versions}"
+    return [f'{package} {version} is installed and {target.title} needs {wanted}. Install it: pip install "{wanted}"']
+
+
+def check_version(package: str, version: str, target: Target) -> None:
+    """Raise BackendError if the target does not accept this version."""
+    for problem in list_version_problems(package, version, target):
+        raise BackendError(problem)
+
+
+def check_option_names(options: Mapping[str, Option], known: list[str], *, engine: str) -> None:
+    """Raise UnknownNameError, naming the nearest, for an option that the engine does not have."""
+    for name in options:
+        if name not in known:
+            raise UnknownNameError(f"{engine} option", name, known)
+
+
+def artefact_file(folder: Path, artefact: Artefact, role: str) -> Path:
+    """Path of one of the artefact's files.
+
+    Raises:
+        BackendError: the artefact has no such role, or the file is not there, or it is outside `folder`.
+    """
+    name = artefact.files.get(role, "")
+    path = folder / name
+    if not name or Path(name).name != name or not path.is_file():
+        raise BackendError(
+            f"the artefact's {role} file '{name}' is not there", where=folder, hint="Deploy again: edgeyolo deploy"
+        )
+    return path
+
+
+def check_images(images: npt.NDArray[np.float32], image_hw: tuple[int, int]) -> None:
+    """Raise BackendError unless `images` is (B, 3, H, W) float32 of that height and width."""
+    if images.ndim != 4 or images.shape[1:] != (3, *image_hw) or images.dtype != np.float32:
+        raise BackendError(
+            f"images are {images.shape} {images.dtype}, and the artefact takes (B, 3, {image_hw[0]}, {image_hw[1]}) "
+            "float32"
+        )

@@ -1,0 +1,155 @@
+"""ONNX Runtime: float and Q/DQ; the numeric reference on every host.
+
+int8 keeps the Q/DQ graph as it is. Convolutions read and multiply the same integers as on a board; the graph has no
+quantizer on a convolution's output, so ONNX Runtime computes them in float between the two, at float speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeyolo.backends._checks import (
+    artefact_file,
+    check_images,
+    check_option_names,
+    check_version,
+    import_package,
+    list_version_problems,
+)
+from edgeyolo.backends._qdq import insert_qdq, int8_layers, load_onnx, weighted_nodes
+from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
+from edgeyolo.spec.manifest import Artefact
+from edgeyolo.spec.qparams import QParams
+from edgeyolo.spec.target import Precision, Target
+from edgeyolo.spec.tensor import INPUT_NAME, output_names
+
+_FILE = "model.onnx"
+_OPTIONS: list[str] = []  # none of its options changes what an artefact is
+
+
+def probe(target: Target) -> list[str]:
+    """What is missing here to build for and run `target`."""
+    try:
+        return list_version_problems("onnxruntime", _import_engine().__version__, target)
+    except (MissingPackageError, BackendError) as error:
+        return [str(error)]
+
+
+def build(onnx_path: Path, qparams: QParams | None, target: Target, out: Path, *, precision: Precision) -> Artefact:
+    """Write `model.onnx`, with Q/DQ for int8; see `edgeyolo.backends.build`."""
+    engine = _import_engine()
+    check_version("onnxruntime", engine.__version__, target)
+    check_option_names(target.engine_options, _OPTIONS, engine="onnxruntime")
+    if precision not in ("int8", "fp32"):
+        raise UsageError(f"onnxruntime artefacts are int8 or fp32, not {precision}", where=target.title)
+    model = load_onnx(onnx_path)
+    nodes = weighted_nodes(model.graph)
+    total = sum(len(readers) for readers in nodes.values())
+    layers = {"float": total}
+    if qparams is not None:
+        int8 = sum(len(nodes[weight]) for weight in int8_layers(model.graph, qparams))
+        layers = {"int8": int8, "float": total - int8}
+        model = insert_qdq(model, qparams)
+    raw = model.SerializeToString()
+    with _explaining(onnx_path):
+        _make_session(raw, threads=1)
+    write_file(out / _FILE, raw)
+    return Artefact(
+        engine="onnxruntime",
+        engine_version=engine.__version__,
+        precision=precision,
+        files={"onnx": _FILE},
+        layers=layers,
+    )
+
+
+def open_artefact(
+    folder: Path, artefact: Artefact, *, output_count: int, image_hw: tuple[int, int], threads: int = 0
+) -> OnnxRuntimeSession:
+    """Load the graph; see `edgeyolo.backends.open_artefact`."""
+    _import_engine()
+    check_option_names(artefact.options, _OPTIONS, engine="onnxruntime")
+    path = artefact_file(folder, artefact, "onnx")
+    with _explaining(path):
+        # From memory, not from the path: a graph from elsewhere cannot then name other files as its weights.
+        session = _make_session(path.read_bytes(), threads=threads)
+    _check_signature(session, output_count, image_hw, where=path)
+    return OnnxRuntimeSession(session, output_names(output_count), image_hw)
+
+
+class OnnxRuntimeSession:
+    """Runs an ONNX graph; a graph of a fixed batch size is run once per that many pictures."""
+
+    def __init__(self, session: Any, names: list[str], image_hw: tuple[int, int]) -> None:
+        self._session: Any = session
+        self._names = names
+        self._image_hw = image_hw
+        batch = session.get_inputs()[0].shape[0]
+        self._fixed_batch = batch if isinstance(batch, int) else None
+
+    def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+        """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
+        if self._session is None:
+            raise BackendError("the session is closed", hint="Open the artefact again")
+        check_images(images, self._image_hw)
+        step = self._fixed_batch or max(len(images), 1)
+        if len(images) == 0 or len(images) % step:
+            raise BackendError(f"{len(images)} pictures given, and the graph takes {step} at a time")
+        with _explaining("onnxruntime"):
+            parts = [
+                self._session.run(self._names, {INPUT_NAME: images[start : start + step]})
+                for start in range(0, len(images), step)
+            ]
+        return parts[0] if len(parts) == 1 else [np.concatenate(maps) for maps in zip(*parts, strict=True)]
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self._session = None
+
+
+def _import_engine() -> Any:
+    return import_package("onnxruntime", needed_for="running ONNX artefacts", extra="onnxruntime")
+
+
+def _make_session(raw: bytes, *, threads: int) -> Any:
+    engine = _import_engine()
+    options = engine.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = engine.GraphOptimizationLevel.ORT_ENABLE_ALL
+    return engine.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
+
+
+def _check_signature(session: Any, output_count: int, image_hw: tuple[int, int], *, where: Path) -> None:
+    inputs = {entry.name: entry for entry in session.get_inputs()}
+    outputs = [entry.name for entry in session.get_outputs()]
+    wanted = output_names(output_count)
+    if set(inputs) != {INPUT_NAME} or set(outputs) != set(wanted):
+        raise BackendError(
+            f"takes {sorted(inputs)} and gives {outputs}, and ['{INPUT_NAME}'] and {wanted} were expected", where=where
+        )
+    shape = inputs[INPUT_NAME].shape
+    fixed = [(given, size) for given, size in zip(shape[1:], (3, *image_hw), strict=False) if isinstance(given, int)]
+    if len(shape) != 4 or any(given != size for given, size in fixed):
+        raise BackendError(f"takes images of shape {shape}, and the manifest says {image_hw}", where=where)
+
+
+@contextmanager
+def _explaining(where: object) -> Iterator[None]:
+    """Turn the engine's own exceptions, which share no base but Exception, into BackendError."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    kinds = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile)
+    more = (state.NotImplemented, state.RuntimeException, state.EPFail, state.NoModel)
+    try:
+        yield
+    except (*kinds, *more, OSError) as error:
+        raise BackendError(f"ONNX Runtime refuses it ({error})", where=where) from None

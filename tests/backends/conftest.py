@@ -1,0 +1,123 @@
+"""One-layer ONNX models with hand-made scales, and an integer reference in plain numpy."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeyolo.spec.qparams import CalibrationRecord, LayerPrecision, QParams, TensorGroup, WeightScales
+
+
+@dataclasses.dataclass
+class OneLayer:
+    """images -> one Conv "body.conv" -> map_0.
+
+    Attributes:
+        step: scale of the input.
+        bits: of the weights.
+    """
+
+    out_chs: int = 16
+    kernel: int = 3
+    stride: int = 1
+    groups: int = 1
+    step: float = 1 / 127
+    bits: int = 8
+    activation: str = ""
+    image_hw: tuple[int, int] = (12, 20)
+    opset: int = 17
+    seed: int = 0
+    weight: np.ndarray = dataclasses.field(init=False)
+    bias: np.ndarray = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        random = np.random.default_rng(self.seed)
+        shape = (self.out_chs, 3 // self.groups, self.kernel, self.kernel)
+        self.weight = random.normal(0, 0.3, shape).astype(np.float32)
+        self.bias = random.normal(0, 0.3, self.out_chs).astype(np.float32)
+
+    def images(self, count: int = 2) -> np.ndarray:
+        return np.random.default_rng(9).uniform(-0.2, 1.0, (count, 3, *self.image_hw)).astype(np.float32)
+
+    def write(self, folder: Path) -> tuple[Path, QParams]:
+        pad, body = self.kernel // 2, "raw" if self.activation else "map_0"
+        nodes = [
+            helper.make_node(
+                "Conv",
+                ["images", "body.conv.weight", "body.conv.bias"],
+                [body],
+                kernel_shape=[self.kernel] * 2,
+                strides=[self.stride] * 2,
+                pads=[pad] * 4,
+                group=self.groups,
+            )
+        ]
+        if self.activation:
+            nodes.append(helper.make_node(self.activation, ["raw"], ["map_0"]))
+        graph = helper.make_graph(
+            nodes,
+            "one",
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, *self.image_hw])],
+            [helper.make_tensor_value_info("map_0", TensorProto.FLOAT, [1, None, None, None])],
+            [
+                numpy_helper.from_array(self.weight, "body.conv.weight"),
+                numpy_helper.from_array(self.bias, "body.conv.bias"),
+            ],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=9)
+        path = folder / "model.onnx"
+        onnx.save(model, path)
+        return path, self.qparams(path)
+
+    def weight_steps(self) -> np.ndarray:
+        widest = np.abs(self.weight).max(axis=(1, 2, 3))
+        return np.where(widest > 0, widest / (2 ** (self.bits - 1) - 1), 1).astype(np.float32)
+
+    def qparams(self, path: Path) -> QParams:
+        scales = tuple(self.weight_steps().tolist())
+        return QParams(
+            onnx_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            groups={"g0": TensorGroup(tensors=("images",), scale=self.step, how="hand")},
+            weights={"body.conv.weight": WeightScales(scales=scales, bits=self.bits, how="hand")},
+            layers={"body.conv": LayerPrecision(precision="int8", weight="body.conv.weight", group="g0")},
+            calibration=CalibrationRecord(recipe="hand", method="ptq", count=0, seed=0, pictures={}),
+        )
+
+    def expected(self, images: np.ndarray) -> np.ndarray:
+        """Integers multiplied in int64, scaled once at the end."""
+        limit = 2 ** (self.bits - 1) - 1
+        steps = self.weight_steps().astype(np.float64)
+        inputs = np.clip(np.rint(images.astype(np.float64) / self.step), -127, 127).astype(np.int64)
+        weights = np.clip(np.rint(self.weight / steps[:, None, None, None]), -limit, limit).astype(np.int64)
+        pad, chs, per_group = self.kernel // 2, 3 // self.groups, self.out_chs // self.groups
+        padded = np.pad(inputs, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (self.kernel, self.kernel), axis=(2, 3))
+        windows = windows[:, :, :: self.stride, :: self.stride]
+        sums = np.concatenate(
+            [
+                np.einsum(
+                    "bchwij,ocij->bohw",
+                    windows[:, group * chs : (group + 1) * chs],
+                    weights[group * per_group : (group + 1) * per_group],
+                )
+                for group in range(self.groups)
+            ],
+            axis=1,
+        )
+        maps = sums * (steps * self.step)[:, None, None] + self.bias[:, None, None]
+        if self.activation == "Relu":
+            return np.maximum(maps, 0)
+        if self.activation == "LeakyRelu":
+            return np.where(maps > 0, maps, 0.01 * maps)
+        return maps
+
+
+@pytest.fixture
+def one_layer() -> type[OneLayer]:
+    return OneLayer
