@@ -1,0 +1,83 @@
+"""The door of this room: a trained model and pictures -> scales, and a model that computes as int8 engines do."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from edgeyolo.quantization.calibrate import Picture, calibrate, trace_deploy_form
+from edgeyolo.quantization.groups import Placement, find_placement
+from edgeyolo.quantization.quantizers import insert_quantizers
+from edgeyolo.quantization.scales import Scales
+from edgeyolo.spec.errors import QuantizationError
+from edgeyolo.spec.progress import SILENT, Progress
+from edgeyolo.spec.qparams import CalibrationRecord
+from edgeyolo.spec.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What quantization gives; `export.export_model` turns it into model.onnx and qparams.json.
+
+    Attributes:
+        fake_quant: deploy form with fake quantizers, (B, 3, H, W) -> raw maps: what an int8 engine computes.
+        float_deploy: deploy form without, what is exported; the same names of parameters.
+        placement: groups and precision of each layer.
+        scales: of `placement`.
+        calibration: where the scales come from.
+    """
+
+    fake_quant: fx.GraphModule
+    float_deploy: fx.GraphModule
+    placement: Placement
+    scales: Scales
+    calibration: CalibrationRecord
+
+
+def quantize(
+    model: nn.Module,
+    pictures: Iterable[Picture],
+    recipe: Recipe,
+    *,
+    recipe_name: str,
+    picture_hashes: dict[str, str],
+    progress: Progress = SILENT,
+) -> Quantized:
+    """Quantize a trained model after training. `model` is left as it is.
+
+    Args:
+        pictures: (B, 3, H, W) float32 network inputs of training pictures, as `calibration_pictures` gives them.
+        picture_hashes: image id -> sha256 of the file, for the record.
+        progress: told after each batch of pictures.
+
+    Raises:
+        QuantizationError: the model cannot be traced, nothing is left to quantize, no pictures, values not finite.
+        UnknownNameError: `recipe.float_layers` names a layer that does not exist.
+        UsageError: settings of the recipe that cannot be used.
+    """
+    deploy = trace_deploy_form(model)
+    placement = find_placement(deploy, recipe.float_layers)
+    _report(placement)
+    scales, seen = calibrate(deploy, placement, pictures, recipe, progress)
+    record = CalibrationRecord(
+        recipe=recipe_name, method="ptq", count=seen, seed=recipe.seed, pictures=dict(picture_hashes)
+    )
+    return Quantized(insert_quantizers(deploy, placement, scales), deploy, placement, scales, record)
+
+
+def _report(placement: Placement) -> None:
+    if not placement.int8_layers():
+        hint = "Keep fewer layers float in the recipe"
+        raise QuantizationError("no layer is left to quantize", where="float_layers", hint=hint)
+    for operator in placement.unsupported:
+        logger.warning("unsupported operator %s: the layers that read it stay float", operator)
+    whys = Counter(plan.why for plan in placement.layers.values() if plan.precision == "float")
+    kept = "; ".join(f"{count} float ({why})" for why, count in whys.items())
+    int8, groups = len(placement.int8_layers()), len(placement.groups)
+    logger.info("%d layers int8 in %d scale groups%s", int8, groups, f"; {kept}" if kept else "")

@@ -1,0 +1,112 @@
+"""The seam to the fake quantizers of NVIDIA ModelOpt: nothing else in this project knows them.
+
+Integers are symmetric with zero-point 0: 8 bits cover [-127, 127]. Gradients pass inside the range, not outside.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from edgeyolo.quantization.groups import Placement
+from edgeyolo.quantization.scales import Scales, integer_limit
+from edgeyolo.spec.errors import MissingPackageError, QuantizationError
+
+_FOLDER = "quantizers"
+
+
+def make_activation_quantizer(scale: float, bits: int = 8) -> nn.Module:
+    """A module (any shape) -> the same shape, each value rounded to `scale` times an integer."""
+    return _make_quantizer(torch.tensor(scale), bits, axis=None)
+
+
+def make_weight_quantizer(scales: Sequence[float], weight: Tensor, bits: int = 8) -> nn.Module:
+    """A module for tensors of the shape of `weight`, with one scale per index of axis 0."""
+    shape = (len(scales), *[1] * (weight.dim() - 1))
+    return _make_quantizer(torch.tensor(scales).view(shape).to(weight.device), bits, axis=0)
+
+
+def _make_quantizer(scale: Tensor, bits: int, axis: int | None) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # it uses torch.jit.script when imported
+            from modelopt.torch.quantization.config import QuantizerAttributeConfig
+            from modelopt.torch.quantization.nn import TensorQuantizer
+    except ImportError as error:
+        install = "pip install 'edgeyolo[train]'"
+        raise MissingPackageError(error.name or "modelopt", needed_for="quantization", install=install) from None
+    config = QuantizerAttributeConfig(num_bits=bits, axis=axis, narrow_range=True, pass_through_bwd=False)
+    quantizer: nn.Module = TensorQuantizer(config, amax=scale * integer_limit(bits))
+    return quantizer
+
+
+class QuantizedConv2d(nn.Conv2d):
+    """A convolution whose weight passes a quantizer; the parameters keep their names."""
+
+    weight_quantizer: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out_chs, H/s, W/s)."""
+        weight: Tensor = self.weight_quantizer(self.weight)
+        return F.conv2d(input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class QuantizedLinear(nn.Linear):
+    """A linear layer whose weight passes a quantizer; the parameters keep their names."""
+
+    weight_quantizer: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        weight: Tensor = self.weight_quantizer(self.weight)
+        return F.linear(input, weight, self.bias)
+
+
+_QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: QuantizedConv2d, nn.Linear: QuantizedLinear}
+
+
+def insert_quantizers(graph_module: fx.GraphModule, placement: Placement, scales: Scales) -> fx.GraphModule:
+    """A copy in which int8 layers read quantized tensors and use quantized weights; `graph_module` is left as it is.
+
+    One quantizer object per group, at `quantizers.<group>`; each tensor passes it once, whoever reads it. Parameters
+    keep their names, so weights go back and forth by `state_dict`.
+
+    Raises:
+        QuantizationError: a layer of a class that cannot be quantized. MissingPackageError: ModelOpt is not installed.
+    """
+    quantized = copy.deepcopy(graph_module)
+    quantized.add_submodule(_FOLDER, nn.Module())
+    for name in placement.groups:
+        quantized.add_submodule(f"{_FOLDER}.{name}", make_activation_quantizer(scales.groups[name]))
+    for path in placement.int8_layers():
+        _quantize_weight(quantized.get_submodule(path), path, scales)
+    _quantize_inputs(quantized, placement)
+    quantized.graph.lint()
+    quantized.recompile()
+    return quantized.to(next(graph_module.parameters()).device)
+
+
+def _quantize_weight(layer: nn.Module, path: str, scales: Scales) -> None:
+    if type(layer) not in _QUANTIZED or not isinstance(layer.weight, Tensor):
+        raise QuantizationError(f"{type(layer).__name__} cannot be quantized", where=path, hint="Keep it float")
+    layer.__class__ = _QUANTIZED[type(layer)]
+    layer.weight_quantizer = make_weight_quantizer(scales.weights[path], layer.weight, scales.weight_bits)
+
+
+def _quantize_inputs(quantized: fx.GraphModule, placement: Placement) -> None:
+    int8_layers, groups = set(placement.int8_layers()), placement.group_of_tensor()
+    quantized_nodes: dict[fx.Node, fx.Node] = {}
+    for call in list(quantized.graph.nodes):
+        if call.op != "call_module" or call.target not in int8_layers:
+            continue
+        tensor = call.all_input_nodes[0]
+        if tensor not in quantized_nodes:
+            with quantized.graph.inserting_before(call):
+                target = f"{_FOLDER}.{groups[tensor.name]}"
+                quantized_nodes[tensor] = quantized.graph.call_module(target, (tensor,))
+        call.replace_input_with(tensor, quantized_nodes[tensor])

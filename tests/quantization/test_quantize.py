@@ -1,0 +1,166 @@
+"""The door: good input, one picture, black pictures, and everything that must be refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeyolo.quantization import Quantized, quantize
+from edgeyolo.spec.errors import QuantizationError, UnknownNameError
+from edgeyolo.spec.recipe import Recipe, load_recipe
+
+MAX = Recipe(title="", observer="max", count=4)
+
+
+class Tiny(nn.Module):
+    """Three hidden layers and a head; the second and third read one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.left, self.right = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = F.leaky_relu(self.stem(x), 0.1)
+        return [self.head(torch.cat([F.leaky_relu(self.left(x), 0.1), F.leaky_relu(self.right(x), 0.1)], 1))]
+
+
+def pictures(count: int = 4) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.rand(1, 3, 32, 32, generator=generator) for _ in range(count)]
+
+
+def run(model: nn.Module, inputs: list[Tensor], recipe: Recipe = MAX) -> Quantized:
+    return quantize(model, inputs, recipe, recipe_name="test", picture_hashes={"a": "0" * 64})
+
+
+def test_scales_are_the_largest_magnitudes_over_all_pictures() -> None:
+    model, inputs = Tiny().eval(), pictures()
+    quantized = run(model, inputs)
+    with torch.no_grad():
+        stem = torch.cat([F.leaky_relu(model.stem(x), 0.1) for x in inputs])
+    expected = [float(torch.cat(inputs).abs().max()) / 127, float(stem.abs().max()) / 127]
+    assert list(quantized.scales.groups.values()) == pytest.approx(expected, rel=1e-5)
+    assert set(quantized.scales.weights) == {"stem", "left", "right"}
+    record = quantized.calibration
+    assert (record.recipe, record.method, record.count, record.pictures) == ("test", "ptq", 4, {"a": "0" * 64})
+
+
+def test_batches_and_arrays_are_the_same_as_single_pictures() -> None:
+    inputs, recipe = pictures(4), Recipe(title="", observer="mse", count=4)
+    single = run(Tiny(), inputs, recipe)
+    batched = run(Tiny(), [torch.cat(inputs[:3]), inputs[3]], recipe)
+    arrays = quantize(Tiny(), [x.numpy() for x in inputs], recipe, recipe_name="", picture_hashes={})
+    assert single.scales.groups == pytest.approx(batched.scales.groups, rel=1e-5)
+    assert single.scales == arrays.scales
+    assert batched.calibration.count == 4
+
+
+def test_each_tensor_is_seen_once_however_many_layers_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgeyolo.quantization import observers
+
+    seen: list[int] = []
+    collect: Callable[..., None] = observers.MaxObserver.collect
+    monkeypatch.setattr(
+        observers.MaxObserver, "collect", lambda self, x, largest: (seen.append(x.numel()), collect(self, x, largest))
+    )
+    run(Tiny(), pictures(1))
+    assert seen == [3 * 32 * 32, 8 * 16 * 16]
+
+
+@pytest.mark.parametrize("name", ["int8-max", "int8-mse"])
+def test_the_recipes_on_the_shelf_give_a_usable_model(name: str) -> None:
+    """The fake-quantized map stays near the float one: 5 % of its spread, on the mean."""
+    model, inputs = Tiny().eval(), pictures()
+    quantized = run(model, inputs, load_recipe(name))
+    with torch.no_grad():
+        found, expected = quantized.fake_quant(inputs[0])[0], model(inputs[0])[0]
+    spread = (expected - expected.mean((0, 2, 3), keepdim=True)).abs().mean()
+    assert 0.0 < float((found - expected).abs().mean() / spread) < 0.05
+
+
+def test_progress_is_told_in_pictures() -> None:
+    class Bar:
+        def __init__(self) -> None:
+            self.steps: list[tuple[str, int, int]] = []
+
+        def step(self, stage: str, done: int, total: int, text: str = "") -> None:
+            self.steps.append((stage, done, total))
+
+    bar = Bar()
+    quantize(Tiny(), pictures(3), MAX, recipe_name="", picture_hashes={}, progress=bar)
+    quantize(Tiny(), iter(pictures(2)), MAX, recipe_name="", picture_hashes={}, progress=bar)
+    assert bar.steps == [("calibrate", i, 3) for i in (1, 2, 3)] + [("calibrate", i, 4) for i in (1, 2)]
+
+
+def test_one_picture_is_enough_and_black_ones_warn(caplog: pytest.LogCaptureFixture) -> None:
+    assert run(Tiny(), pictures(1)).calibration.count == 1
+    with caplog.at_level(logging.WARNING):
+        black = run(Tiny(), [torch.zeros(1, 3, 32, 32)], load_recipe("int8-mse"))
+    assert "(g0)" in caplog.text
+    assert black.scales.groups["g0"] == pytest.approx(1 / 127)
+    assert np.isfinite(black.fake_quant(torch.rand(1, 3, 32, 32))[0].detach().numpy()).all()
+
+
+def test_no_pictures_and_wrong_shapes_are_refused() -> None:
+    with pytest.raises(QuantizationError, match="no pictures"):
+        run(Tiny(), [])
+    for wrong in (torch.rand(3, 32, 32), torch.rand(1, 1, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)):
+        with pytest.raises(QuantizationError, match="not \\(B, 3, H, W\\) float32"):
+            run(Tiny(), [wrong])
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_not_finite_name_the_layer(poison: float) -> None:
+    model = Tiny()
+    with torch.no_grad():
+        model.stem.bias[2] = poison
+    with pytest.raises(QuantizationError, match=r"left.*not finite"):
+        run(model, pictures(1))
+    spoilt = pictures(1)
+    spoilt[0][0, 1, 2, 3] = poison
+    with pytest.raises(QuantizationError, match="stem"):
+        run(Tiny(), spoilt)
+
+
+def test_a_dead_channel_gives_finite_scales_and_maps() -> None:
+    model = Tiny()
+    with torch.no_grad():
+        model.left.weight[3] = 0.0
+    quantized = run(model, pictures(1))
+    assert quantized.scales.weights["left"][3] == max(quantized.scales.weights["left"])
+    assert bool(torch.isfinite(quantized.fake_quant(pictures(1)[0])[0]).all())
+
+
+def test_float_layers_of_a_recipe() -> None:
+    kept = run(Tiny(), pictures(1), Recipe(title="", observer="max", float_layers=("le*",)))
+    assert kept.placement.int8_layers() == ["stem", "right"]
+    with pytest.raises(UnknownNameError, match=r"'lfet'.*Did you mean 'left'"):
+        run(Tiny(), pictures(1), Recipe(title="", observer="max", float_layers=("lfet",)))
+    with pytest.raises(QuantizationError, match="no layer is left"):
+        run(Tiny(), pictures(1), Recipe(title="", observer="max", float_layers=("*",)))
+
+
+def test_a_model_that_cannot_be_traced_is_refused() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(QuantizationError, match="cannot be traced"):
+        run(Branching(), pictures(1))
+
+
+def test_the_model_given_is_left_as_it_is() -> None:
+    model = Tiny().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run(model, pictures(1))
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
