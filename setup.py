@@ -42,6 +42,8 @@ setup(
         "numpy>=1.24",
         "opencv-python-headless>=4.8",
         "msgspec>=0.18",
+        "packaging>=23",
+        "pyyaml>=6",
         "tomli>=2; python_version < '3.11'",
         "typer>=0.12",
         "rich>=13",

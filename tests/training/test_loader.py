@@ -48,6 +48,16 @@ def batches(dataset: Dataset, *, epoch: int = 0, mosaic: bool = True, **options)
     return found
 
 
+def run_out(dataset: Dataset, workers: int) -> None:
+    """Iterate to the expected failure; an exception keeps the workers alive until it is collected, so end them here."""
+    loader = make_loader(dataset, image_size=64, batch=1, augment=None, workers=workers)
+    try:
+        list(loader)
+    finally:
+        if workers:
+            loader._batches._iterator._shutdown_workers()
+
+
 def assert_same(one: list[Batch], other: list[Batch]) -> None:
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
@@ -134,7 +144,7 @@ def test_no_readable_picture_at_all(dataset: Dataset) -> None:
         record.image_path.write_bytes(b"")
     for workers in (0, 1):
         with pytest.raises(DataError, match="no picture can be read"):
-            batches(dataset, workers=workers)
+            run_out(dataset, workers)
 
 
 class Deadly(Dataset):
@@ -149,7 +159,7 @@ class Deadly(Dataset):
 def test_a_killed_worker_has_a_message(dataset: Dataset) -> None:
     deadly = Deadly(dataset.name, dataset.split, dataset.class_names, dataset.records, dataset.report)
     with pytest.raises(TrainingError, match="loader process died"):
-        list(make_loader(deadly, image_size=64, batch=1, augment=None, workers=1))
+        run_out(deadly, workers=1)
 
 
 class Faulty(Dataset):
@@ -163,7 +173,7 @@ class Faulty(Dataset):
 def test_a_bug_is_not_called_a_death(dataset: Dataset, workers: int) -> None:
     faulty = Faulty(dataset.name, dataset.split, dataset.class_names, dataset.records, dataset.report)
     with pytest.raises(RuntimeError, match="a bug"):
-        list(make_loader(faulty, image_size=64, batch=1, augment=None, workers=workers))
+        run_out(faulty, workers)
 
 
 def test_few_pictures_make_one_short_batch(dataset: Dataset) -> None:

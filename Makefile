@@ -1,0 +1,38 @@
+# demo   the whole way on drawn pictures, about ten minutes
+# test   everything CI runs: lint, types, tests
+# check  lint and types only
+# bench  time a bundle on this computer: make bench BUNDLE=cells.eyb
+# clean  remove what the others made, but not .venv
+
+PYTHON ?= python3
+BUNDLE ?= demo/host-cpu-int8.eyb
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check bench clean
+
+demo: $(READY)
+	$(BIN)/edgeyolo demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(BUNDLE)
+	$(BIN)/edgeyolo bench $(BUNDLE)
+
+demo/host-cpu-int8.eyb: | $(READY)
+	$(BIN)/edgeyolo demo
+
+clean:
+	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools --editable '.[dev]'
+	touch $@

@@ -1,0 +1,193 @@
+"""`edgeyolo demo`: the whole way on pictures that it draws itself, in some ten minutes on two cores."""
+
+from __future__ import annotations
+
+import json as json_format
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeyolo.cli._report import Json, Report, ShownProgress, reporting
+from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.errors import OutputError
+
+if TYPE_CHECKING:
+    from edgeyolo.data.dataset import Dataset
+    from edgeyolo.runtime import Detector
+    from edgeyolo.spec.model import Score
+
+PLACE = (7, "The way to a board")
+
+_MODEL = "yolov7-nano"
+_IMAGE_SIZE = 256
+_RECIPE = "int8-mse"
+_SPLIT = "val"
+_MARK = "demo.json"  # says that a folder is a demo's, and with what settings
+_DRAWN_PICTURES = 12
+_TIMED_ROUNDS, _CALLS_PER_ROUND = 5, 10
+_WARMUP_CALLS = 3  # at the start of each round: other engines' threads may still be spinning
+_FLOAT_TORCH, _FAKE_QUANT = "float torch", "fake-quant torch"
+# Row -> target and precision of its bundle. The board's own bundle is checked here, not timed here.
+_BUNDLES = {
+    "host-onnx fp32": ("host-onnx", "fp32"),
+    "host-onnx int8": ("host-onnx", "int8"),
+    "host-cpu fp32": ("host-cpu", "fp32"),
+    "host-cpu int8": ("host-cpu", "int8"),
+    "raspberry-pi-5 int8": ("raspberry-pi-5", "int8"),
+}
+_ELSEWHERE = ("raspberry-pi-5 int8",)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One artefact of the table; None where a figure has no meaning.
+
+    Attributes:
+        ap, ap50: percent.
+        size_kib: of the file.
+        latency_ms: median of one `detect` call on this computer.
+    """
+
+    artefact: str
+    ap: float
+    ap50: float
+    size_kib: float | None
+    latency_ms: float | None
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the drawn pictures.")] = 70,
+    pictures: Annotated[int, typer.Option(min=16, help="Training pictures; val and test are a fifth each.")] = 480,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pictures and the training.")] = 0,
+    json: Json = False,
+) -> None:
+    """Draw a data set, train, quantize, deploy and measure what ships."""
+    with reporting(json=json) as report:
+        _prepare(out, {"epochs": epochs, "pictures": pictures, "seed": seed})
+        with report.show_progress() as progress:
+            rows = _run(out, epochs, pictures, seed, progress)
+        _write_report(out, rows, report)
+
+
+def _prepare(out: Path, settings: dict[str, int]) -> None:
+    """Make `out`, or empty that of an earlier demo.
+
+    Raises:
+        OutputError: `out` holds something else, which is left alone.
+    """
+    import shutil
+
+    if out.exists() and not (out / _MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError("is not empty and not a demo's", where=out, hint="Choose another --out")
+    for name in ("data", "train", "int8", "pictures"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    write_file(out / _MARK, json_format.dumps(settings).encode() + b"\n")
+
+
+def _run(out: Path, epochs: int, pictures: int, seed: int, progress: ShownProgress) -> list[Row]:
+    from edgeyolo import verbs
+    from edgeyolo.data.dataset import open_dataset
+    from edgeyolo.data.drawn import draw_dataset
+    from edgeyolo.training.config import TrainConfig
+
+    held_out = max(pictures // 5, 1)
+    data = draw_dataset(out / "data", train=pictures, val=held_out, test=held_out, seed=seed, progress=progress)
+    config = TrainConfig(model=_MODEL, epochs=epochs, image_size=_IMAGE_SIZE, batch=16, seed=seed, evaluate_every=5)
+    trained = verbs.train(config, data, out / "train", progress=progress)
+    quantized = verbs.quantize(trained.best, data, out / "int8", recipe=_RECIPE, progress=progress)
+    scores: dict[str, Score] = {score.artefact: score for score in quantized.scores}
+    files = {_FLOAT_TORCH: trained.best}
+    for name, (target, precision) in _BUNDLES.items():
+        source = quantized.folder if precision == "int8" else trained.best
+        files[name] = out / f"{target}-{precision}.eyb"
+        verbs.deploy(source, target, files[name], precision=precision, progress=progress)
+        scores[name] = verbs.evaluate(files[name], data, split=_SPLIT, record=True, progress=progress)
+    dataset = open_dataset(data, _SPLIT)
+    latency_ms = _time_interleaved(files, dataset, progress)
+    _draw_pictures(files["host-cpu int8"], dataset, out / "pictures")
+    return [_make_row(name, score, files.get(name), latency_ms.get(name)) for name, score in scores.items()]
+
+
+def _make_row(name: str, score: Score, file: Path | None, latency_ms: float | None) -> Row:
+    size_kib = file.stat().st_size / 1024 if file is not None else None
+    return Row(name, score.ap, score.ap50, size_kib, latency_ms)
+
+
+def _time_interleaved(files: dict[str, Path], dataset: Dataset, progress: ShownProgress) -> dict[str, float]:
+    """Median time of a `detect` call of each artefact, ms; taken in turns, so that a busy moment hits all alike."""
+    from edgeyolo.runtime import Detector
+    from edgeyolo.runtime.clock import Clock
+
+    with ExitStack() as stack:
+        detectors: dict[str, Detector] = {}
+        for name, file in files.items():
+            if name not in _ELSEWHERE:
+                opened = _open_float(file) if name == _FLOAT_TORCH else Detector.load(file)
+                detectors[name] = stack.enter_context(opened)
+        clocks = {name: Clock() for name in detectors}
+        images = [dataset[i % len(dataset)].image for i in range(_WARMUP_CALLS + _CALLS_PER_ROUND)]
+        for turn in range(_TIMED_ROUNDS):
+            for name, detector in detectors.items():
+                for call, image in enumerate(images):
+                    detector.detect(image)
+                    if call >= _WARMUP_CALLS:
+                        clocks[name].add(detector.timing)
+            progress.step("time", turn + 1, _TIMED_ROUNDS)
+    return {name: clock.spread()["total"].median_ms for name, clock in clocks.items()}
+
+
+def _open_float(checkpoint: Path) -> Detector:
+    """The trained model in torch, folded, behind the runtime that ships."""
+    from edgeyolo.nn.fold import fold_model
+    from edgeyolo.nn.session import TorchSession
+    from edgeyolo.runtime import Detector
+    from edgeyolo.training.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    return Detector(TorchSession(fold_model(loaded.model)), loaded.record.model)
+
+
+def _draw_pictures(bundle: Path, dataset: Dataset, folder: Path) -> None:
+    import cv2
+
+    from edgeyolo.runtime import Detector
+    from edgeyolo.runtime.draw import draw_detections
+
+    with Detector.load(bundle) as detector:
+        for i in range(min(_DRAWN_PICTURES, len(dataset))):
+            sample = dataset[i]
+            drawn = draw_detections(sample.image, detector.detect(sample.image), detector.class_names)
+            write_file(folder / f"{i:02d}.jpg", cv2.imencode(".jpg", drawn)[1].tobytes())
+
+
+def _write_report(out: Path, rows: list[Row], report: Report) -> None:
+    from edgeyolo.cli._machine import processor_name
+
+    columns = ["artefact", "AP", "AP50", "size KiB", "latency ms"]
+    cells = [[_figure(value) for value in asdict(row).values()] for row in rows]
+    table: dict[str, Any] = {
+        "model": _MODEL,
+        "image_size": _IMAGE_SIZE,
+        "recipe": _RECIPE,
+        "split": _SPLIT,
+        "device": processor_name(),
+        "rows": [asdict(row) for row in rows],
+    }
+    markdown = [columns, ["---", *["---:"] * (len(columns) - 1)], *cells]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in markdown)
+    write_file(out / "report.json", json_format.dumps(table, indent=2).encode() + b"\n")
+    write_file(out / "report.md", text.encode())
+    report.show_table(columns, cells, title=f"{_MODEL} on {_SPLIT}, {_IMAGE_SIZE} pixels, {processor_name()}")
+    report.say(f"Wrote {out}/report.md, report.json, pictures/ and one .eyb bundle per row")
+    report.say(f"Next: look at {out}/pictures, or edgeyolo inspect {out}/host-cpu-int8.eyb")
+    report.show_json(table)
+
+
+def _figure(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,63 @@
+"""`edgeyolo inspect`: what a bundle says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from edgeyolo.cli._report import Json, reporting
+
+if TYPE_CHECKING:
+    from edgeyolo.spec.manifest import Manifest
+
+PLACE = (11, "What there is")
+
+
+def inspect(bundle: Annotated[Path, typer.Argument(help="Bundle (.eyb) or its folder.")], json: Json = False) -> None:
+    """Verify a bundle and show its manifest."""
+    with reporting(json=json) as report:
+        from edgeyolo.bundle import open_bundle
+
+        with open_bundle(bundle) as opened:
+            manifest = opened.manifest
+            sizes = {name: (opened.folder / name).stat().st_size for name in sorted(manifest.sha256)}
+        report.show_table(["", ""], _describe(manifest), title=str(bundle))
+        report.show_table(
+            ["file", "bytes", "sha256"], [(name, size, manifest.sha256[name]) for name, size in sizes.items()]
+        )
+        if manifest.scores:
+            report.show_scores(manifest.scores)
+        report.say("Every file is what the manifest says.")
+        report.show_json(msgspec.to_builtins(manifest))
+
+
+def _describe(manifest: Manifest) -> list[tuple[str, str]]:
+    model, artefact = manifest.model, manifest.artefact
+    layers = ", ".join(f"{count} {kind}" for kind, count in sorted(artefact.layers.items()))
+    rows = [
+        ("model", f"{model.name}, {model.activation}"),
+        ("classes", ", ".join(model.class_names)),
+        (
+            "input",
+            f"{model.input.image_hw[0]} x {model.input.image_hw[1]} (height x width), {model.input.colour_order}",
+        ),
+        ("decode", f"{type(model.decode).__struct_config__.tag}, strides {list(model.decode.strides)}"),
+        ("target", manifest.target),
+        ("engine", f"{artefact.engine} {artefact.engine_version}, threads {manifest.threads or 'default'}"),
+        ("precision", f"{artefact.precision} ({layers})" if layers else artefact.precision),
+        ("options", ", ".join(f"{key}={value}" for key, value in artefact.options.items()) or "none"),
+        ("created", manifest.created or "not recorded"),
+    ]
+    rows += [(f"source {key}", value) for key, value in manifest.source.items()]
+    rows += [
+        (
+            "latency",
+            f"{t.total_ms_median:.2f} ms median, {t.total_ms_p90:.2f} ms p90 on {t.device}, {t.threads} threads",
+        )
+        for t in manifest.latency
+    ]
+    rows.append(("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())))
+    return rows

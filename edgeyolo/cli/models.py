@@ -1,0 +1,23 @@
+"""`edgeyolo models`: the detectors that can be trained."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from edgeyolo.cli._report import Json, reporting
+
+PLACE = (8, "What there is")
+
+
+def models(json: Json = False) -> None:
+    """List the models with their parameters and cost."""
+    with reporting(json=json) as report:
+        from edgeyolo.models import list_models
+
+        known = list_models()
+        report.show_table(
+            ["model", "family", "parameters (training)", "parameters (deploy)", "GFLOPs", "at pixels"],
+            [(m.name, m.family, m.parameters_training, m.parameters_deploy, m.gflops, m.image_size) for m in known],
+        )
+        report.say("Next: edgeyolo train --model NAME --data DATA --out FOLDER")
+        report.show_json([asdict(info) for info in known])

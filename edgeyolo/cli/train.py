@@ -1,0 +1,107 @@
+"""`edgeyolo train`: pictures -> checkpoint."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from edgeyolo.cli._report import Json, reporting
+from edgeyolo.spec.errors import UsageError
+
+PLACE = (1, "The way to a board")
+
+
+class Optimizer(str, Enum):
+    """Choices of `TrainConfig.optimizer`."""
+
+    adamw = "adamw"
+    sgd = "sgd"
+
+
+class Precision(str, Enum):
+    """Choices of `TrainConfig.precision`."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+def train(
+    model: Annotated[str, typer.Option(help="Name of a model; `edgeyolo models` lists them.")],
+    data: Annotated[Path, typer.Option(help="YOLO data.yaml, COCO JSON or VOC folder, recognised by itself.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints and the record of the run.")],
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 60,
+    image_size: Annotated[int, typer.Option(min=32, help="Side of the square network input, pixels.")] = 640,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures per step.")] = 16,
+    optimizer: Annotated[Optimizer, typer.Option(help="AdamW suits short runs, SGD long ones.")] = Optimizer.adamw,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak; the optimizer's default if not given.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint to start from.")] = None,
+    activation: Annotated[str | None, typer.Option(help="silu, leaky_relu, relu, hardswish; the model's own.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="Of the forward pass.")] = Precision.auto,
+    patience: Annotated[int, typer.Option(min=0, help="Stop after this many epochs without gain; 0 never.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any other field of the training config, such as augment.mosaic=0."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Train a detector on labelled pictures."""
+    with reporting(json=json) as report:
+        overrides = _parse_overrides(set_ or [])
+        from edgeyolo import verbs
+        from edgeyolo.training.config import TrainConfig, override_config
+
+        config = TrainConfig(
+            model=model,
+            activation=activation,
+            epochs=epochs,
+            image_size=image_size,
+            batch=batch,
+            optimizer=optimizer.value,
+            learning_rate=learning_rate,
+            patience=patience,
+            device=device,
+            precision=precision.value,
+            seed=seed,
+            workers=workers,
+        )
+        config = override_config(config, overrides)
+        with report.show_progress() as progress:
+            result = verbs.train(config, data, out, weights=weights, resume=resume, progress=progress)
+        if result.score is not None:
+            report.show_scores([result.score])
+        report.say(f"Wrote {result.best} (best) and {result.last} (last)")
+        report.say(f"Next: edgeyolo quantize {result.best} --data {data} --out {out}-int8")
+        report.show_json(
+            {
+                "best": str(result.best),
+                "last": str(result.last),
+                "epochs": result.epochs,
+                "score": msgspec.to_builtins(result.score),
+            }
+        )
+
+
+def _parse_overrides(pairs: list[str]) -> dict[str, str]:
+    """`["key=value"]` as a dictionary.
+
+    Raises:
+        UsageError: an entry without "=".
+    """
+    overrides = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise UsageError("is not KEY=VALUE", where=f"--set {pair}", hint="Write it as --set momentum=0.9")
+        overrides[key] = value
+    return overrides

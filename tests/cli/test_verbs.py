@@ -1,0 +1,145 @@
+"""What each verb prints: JSON alone on stdout, tables and progress elsewhere, and the files it says it wrote."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeyolo import __version__
+from edgeyolo.cli.app import list_verbs
+from edgeyolo.data.drawn import draw_picture
+from edgeyolo.runtime import Detector
+from edgeyolo.spec.recipe import list_recipes
+from edgeyolo.spec.target import list_targets
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Three good pictures and a broken one."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(3):
+        image = draw_picture(np.random.default_rng(i), (50 + 10 * i, 80)).image
+        assert cv2.imwrite(str(folder / f"{i}.png"), image)
+    (folder / "1b.png").write_bytes(b"\x89PNG not really")
+    return folder
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").stdout == f"edgeyolo {__version__}\n"
+
+
+def test_every_verb_has_help_and_json(run: Run) -> None:
+    assert {"train", "quantize", "deploy", "evaluate", "detect", "bench", "inspect", "doctor", "demo"} <= set(
+        list_verbs()
+    )
+    listed = run("--help").stdout
+    for verb in list_verbs():
+        assert f" {verb} " in listed
+        done = run(verb, "--help")
+        assert done.returncode == 0
+        assert "--json" in done.stdout
+
+
+def test_models(run: Run) -> None:
+    done = run("models", "--json")
+    known = {model["name"]: model for model in json.loads(done.stdout)}
+    tiny = known["yolov7-tiny"]
+    assert set(tiny) == {"name", "family", "parameters_training", "parameters_deploy", "gflops", "image_size"}
+    assert tiny["parameters_training"] == 6_228_762
+    assert "6,228,762" in done.stderr
+    assert "6,228,762" in run("models").stdout
+
+
+def test_targets_and_recipes(run: Run) -> None:
+    for verb, names in (("targets", list_targets()), ("recipes", list_recipes())):
+        assert [entry["name"] for entry in json.loads(run(verb, "--json").stdout)] == names
+        text = run(verb).stdout
+        assert all(name in text for name in names)
+
+
+def test_doctor(run: Run) -> None:
+    told = json.loads(run("doctor", "--json").stdout)
+    assert told["machine"]["python"] == platform.python_version()
+    versions = {entry["package"]: entry["version"] for entry in told["packages"]}
+    assert versions["numpy"] == importlib.metadata.version("numpy")
+    assert all(entry["install"].startswith("pip install") for entry in told["packages"])
+
+
+def test_inspect(run: Run, bundle: Path) -> None:
+    done = run("inspect", bundle, "--json")
+    manifest = json.loads(done.stdout)
+    assert manifest["target"] == "host-onnx"
+    assert manifest["model"]["class_names"] == ["disc", "ring"]
+    text = run("inspect", bundle).stdout
+    for digest in manifest["sha256"].values():
+        assert digest in text
+
+
+def test_inspect_finds_an_altered_bundle(run: Run, bundle: Path, tmp_path: Path) -> None:
+    raw = bytearray(bundle.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (tmp_path / "altered.eyb").write_bytes(raw)
+    done = run("inspect", tmp_path / "altered.eyb")
+    assert done.returncode == 1
+    assert "altered.eyb" in done.stderr
+
+
+def test_detect_goes_on_after_a_broken_picture(run: Run, bundle: Path, pictures: Path, tmp_path: Path) -> None:
+    arguments = ["--score-threshold", "0.001", "--max-detections", "5", "--json"]
+    done = run("detect", bundle, pictures, "--save", tmp_path / "out", *arguments)
+    assert done.returncode == 1
+    assert "1b.png" in done.stderr
+    assert "Traceback" not in done.stderr
+    told = json.loads(done.stdout)
+    assert [record["picture"] for record in told["pictures"]] == ["0.png", "1.png", "2.png"]
+    assert [record["image_hw"] for record in told["pictures"]] == [[50, 80], [60, 80], [70, 80]]
+    assert len(told["errors"]) == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.png", "1.png", "2.png"]
+    assert cv2.imread(str(tmp_path / "out/0.png")).shape == (50, 80, 3)
+
+
+def test_detect_says_what_the_runtime_finds(run: Run, bundle: Path, pictures: Path) -> None:
+    arguments = ["--score-threshold", "0.001", "--max-detections", "5", "--json"]
+    told = json.loads(run("detect", bundle, pictures / "2.png", *arguments).stdout)
+    with Detector.load(bundle, score_threshold=0.001, max_detections=5) as detector:
+        expected = detector.detect(cv2.imread(str(pictures / "2.png"))).as_dicts(detector.class_names)
+    assert told["pictures"][0]["objects"] == expected
+    assert expected
+
+
+def test_detect_keeps_pictures_of_one_name_apart(run: Run, bundle: Path, pictures: Path, tmp_path: Path) -> None:
+    picture = pictures / "0.png"
+    done = run("detect", bundle, picture, picture, picture, "--frames", "2", "--save", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0-2.png", "0.png"]
+
+
+def test_detect_expands_a_quoted_pattern(run: Run, bundle: Path, pictures: Path) -> None:
+    done = run("detect", bundle, f"{pictures}/[01].png", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [record["picture"] for record in json.loads(done.stdout)["pictures"]] == ["0.png", "1.png"]
+
+
+def test_bench(run: Run, bundle: Path, pictures: Path) -> None:
+    done = run(
+        "bench", bundle, "--runs", "4", "--warmup", "1", "--threads", "1", "--image", pictures / "1.png", "--json"
+    )
+    told = json.loads(done.stdout)
+    assert told["runs"] == 4
+    assert told["picture_hw"] == [60, 80]
+    assert set(told["spread"]) == {"pre", "network", "post", "total"}
+    for times in told["spread"].values():
+        assert 0 < times["median_ms"] <= times["p90_ms"]
+    assert told["spread"]["network"]["median_ms"] < told["spread"]["total"]["median_ms"]
+    assert "network" in run("bench", bundle, "--runs", "2").stdout

@@ -1,0 +1,37 @@
+"""What must be present: EDGEYOLO_REQUIRE=ncnn,bccd makes a missing backend or data set a failure instead of a skip."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+BCCD = Path(__file__).parents[1] / ".." / "shared/data/bccd"
+REQUIRED = tuple(name for name in os.environ.get("EDGEYOLO_REQUIRE", "").split(",") if name)
+
+
+def pytest_sessionstart() -> None:
+    for name in REQUIRED:
+        if name == "bccd":
+            if not (BCCD / "JPEGImages").is_dir():
+                raise pytest.UsageError(f"EDGEYOLO_REQUIRE names bccd, and {BCCD} is not there")
+            continue
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise pytest.UsageError(f"EDGEYOLO_REQUIRE names {name}, and it does not import: {error}") from error
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr).lower()
+        missing = [name for name in REQUIRED if name in reason]
+        if missing:
+            report.outcome = "failed"
+            report.longrepr = f"skipped, although EDGEYOLO_REQUIRE names {', '.join(missing)}: {reason}"
+    return report

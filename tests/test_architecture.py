@@ -1,0 +1,132 @@
+"""The house stands as it was drawn: who may import whom, what each room says of itself, and no junk drawers."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "edgeyolo"
+GROUND_FLOOR = (("spec",), ("geometry",), ("data", "bundle"), ("backends",), ("runtime",), ("evaluation",))
+UPSTAIRS = (("nn",), ("assigners", "losses"), ("models",), ("training",), ("quantization",), ("export",))
+RANK = {room: rank for rank, rooms in enumerate((*GROUND_FLOOR, *UPSTAIRS)) for room in rooms}
+GROUND_ROOMS = [room for rooms in GROUND_FLOOR for room in rooms]
+VENDORS = {"ncnn", "onnxruntime", "onnx", "onnxslim", "pnnx", "pycocotools", "tensorrt", "tensorrt_rtx", "modelopt"}
+JUNK_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "core", "manager", "tools"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+LONGEST_FILE = 400
+
+
+def room_of(path: Path) -> str:
+    """First folder below the package, or the module itself for those at its top."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports_of(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Dotted names that a module or function imports, with line numbers; `from a import b` gives `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def module_level(tree: ast.Module) -> ast.Module:
+    """The module without its functions and without `if TYPE_CHECKING`: what runs when it is imported."""
+
+    class Strip(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+            return None
+
+        def visit_If(self, node: ast.If) -> ast.AST | None:
+            return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+
+    return Strip().visit(tree)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    room = room_of(path)
+    wrong = []
+    for name, line in imports_of(ast.parse(path.read_text())):
+        top, _, rest = name.partition(".")
+        other = rest.partition(".")[0]
+        if top == "torch" and room in GROUND_ROOMS:
+            wrong.append(f"line {line}: torch on the ground floor")
+        if top != "edgeyolo" or room not in RANK or other == room:
+            continue
+        if other in ("cli", "verbs") or (other in RANK and RANK[other] >= RANK[room]):
+            wrong.append(f"line {line}: {room} imports {other}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_vendor_packages_are_imported_where_they_are_used(path: Path) -> None:
+    names = {name.partition(".")[0] for name, _ in imports_of(module_level(ast.parse(path.read_text())))}
+    if room_of(path) in (*GROUND_ROOMS, "cli", "verbs", "__init__", "__main__"):
+        assert not names & VENDORS
+
+
+def test_cli_and_verbs_load_a_stage_only_when_it_is_used() -> None:
+    for path in FILES:
+        if room_of(path) not in ("cli", "verbs", "__init__", "__main__"):
+            continue
+        for name, line in imports_of(module_level(ast.parse(path.read_text()))):
+            parts = name.split(".")
+            where = f"{path.name}, line {line}: {name}"
+            assert parts[0] not in ("torch", "cv2", "numpy"), where
+            assert parts[0] != "edgeyolo" or parts[1] in ("__version__", "cli", "spec"), where
+
+
+def test_ground_floor_imports_where_there_is_no_torch() -> None:
+    modules = [
+        ".".join(("edgeyolo", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+        for path in FILES
+        if room_of(path) in GROUND_ROOMS
+    ]
+    assert modules
+    imports = "\n".join(f"import {name}" for name in modules)
+    assert run_python(f"import sys; sys.modules['torch'] = None\n{imports}\nprint('imported')") == "imported\n"
+
+
+def test_help_needs_neither_torch_nor_opencv_nor_numpy() -> None:
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'cv2', 'numpy', 'onnx', 'ncnn']))"
+    text = run_python(f"{blocked}; sys.argv = ['edgeyolo', '--help']; from edgeyolo.cli.app import main; main()")
+    assert "quantize" in text
+
+
+@pytest.mark.parametrize("room", RANK)
+def test_every_room_says_what_enters_and_leaves(room: str) -> None:
+    text = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())) or ""
+    assert "In:" in text
+    assert "Out:" in text
+    assert "Verb:" in text
+
+
+def test_every_folder_is_a_room_that_is_known() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and not path.name.startswith("__")}
+    assert folders == {*RANK, "cli"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_junk_drawers(path: Path) -> None:
+    text = path.read_text()
+    assert path.stem.strip("_") not in JUNK_NAMES
+    assert len(text.splitlines()) < LONGEST_FILE
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "a module says what it is"
+    functions = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert not [name for name in functions if name.lstrip("_").startswith(("get_", "do_", "process_"))]
+
+
+def run_python(code: str) -> str:
+    """Standard output of a fresh interpreter."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

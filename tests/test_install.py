@@ -1,0 +1,65 @@
+"""The wheel carries the shelves, and they are found where it is unpacked."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ("edgeyolo", "targets", "calib", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that nothing is left in the checkout."""
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in SHIPPED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source / name)
+    command = [sys.executable, "-m", "pip", "wheel", str(source), "--wheel-dir", str(built)]
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (path,) = built.glob("edgeyolo-*.whl")
+    return path
+
+
+def test_wheel_carries_every_module_and_every_toml(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        inside = set(archive.namelist())
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "edgeyolo").rglob("*.py")}
+    tomls = {
+        f"edgeyolo/_{path.parent.name}/{path.name}" for shelf in ("targets", "calib") for path in shelf_files(shelf)
+    }
+    assert modules <= inside
+    assert tomls <= inside
+    assert "edgeyolo/py.typed" in inside
+    assert not [name for name in inside if name.startswith("tests")]
+
+
+def test_shelves_are_found_in_an_unpacked_wheel(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import edgeyolo\n"
+        f"assert edgeyolo.__file__.startswith({str(tmp_path)!r}), edgeyolo.__file__\n"
+        "from edgeyolo.spec.target import list_targets, load_target\n"
+        "from edgeyolo.spec.recipe import list_recipes, load_recipe\n"
+        "[load_target(name) for name in list_targets()], [load_recipe(name) for name in list_recipes()]\n"
+        "print(*list_targets(), *list_recipes())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [path.stem for shelf in ("targets", "calib") for path in shelf_files(shelf)]
+
+
+def shelf_files(shelf: str) -> list[Path]:
+    """The TOML files of a shelf in the checkout, by name."""
+    return sorted((ROOT / shelf).glob("*.toml"))

@@ -1,0 +1,79 @@
+"""Every command and every Python snippet of the documents is run, top to bottom, in one folder per document.
+
+Blocks marked `bash` and `python` are run; `console` blocks are for another machine or for installing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeyolo.data.drawn import draw_dataset, draw_picture
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(?P<language>bash|python)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# What is made smaller here, and nothing else: less training on fewer and smaller pictures, fewer timed runs.
+SUBSTITUTIONS = {
+    "edgeyolo demo\n": "edgeyolo demo --epochs 1 --pictures 16\n",
+    "--epochs 60": "--epochs 1",
+    "--image-size 320": "--image-size 64 --batch 4 --set workers=0",
+    "--model yolov7-tiny": "--model yolov7-nano",
+    "--runs 200": "--runs 5",
+}
+# A document that starts from what another one makes gets it made first.
+BEFORE = {
+    "formats.md": "edgeyolo train --model yolov7-nano --data cells --epochs 60 --image-size 320 --out runs/cells\n",
+}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A folder with what the documents say a user has: a data set, a photo, a recipe and a board of their own."""
+    draw_dataset(tmp_path / "cells", train=8, val=4, test=4, image_hw=(96, 96))
+    photo = draw_picture(np.random.default_rng(1), (120, 160)).image
+    assert cv2.imwrite(str(tmp_path / "photo.jpg"), photo)
+    (tmp_path / "my-recipe.toml").write_text((ROOT / "calib/int8-max.toml").read_text())
+    (tmp_path / "my-board.toml").write_text((ROOT / "targets/host-onnx.toml").read_text())
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_runs(document: Path, workspace: Path) -> None:
+    blocks = [("bash", BEFORE.get(document.name, "")), *BLOCK.findall(document.read_text())]
+    for language, code in blocks:
+        script = shrink(code) if language == "bash" else code
+        command = ["bash", "-euo", "pipefail", "-c", script] if language == "bash" else [sys.executable, "-c", script]
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "2"}
+        done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+    if document.name == "README.md":
+        assert len(list((workspace / "boxes").iterdir())) == len(list((workspace / "demo/data/images/test").iterdir()))
+
+
+def test_every_substitution_is_used() -> None:
+    text = "".join(code for document in DOCUMENTS for _, code in BLOCK.findall(document.read_text()))
+    assert not [old for old in SUBSTITUTIONS if old not in text]
+
+
+def test_links_lead_somewhere() -> None:
+    for document in [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
+            assert (document.parent / link).exists(), f"{document.name} links to {link}"
+
+
+def shrink(code: str) -> str:
+    """The same commands on less work."""
+    for old, new in SUBSTITUTIONS.items():
+        code = code.replace(old, new)
+    return code
