@@ -16,8 +16,19 @@ def models(json: Json = False) -> None:
 
         known = list_models()
         report.show_table(
-            ["model", "family", "parameters (training)", "parameters (deploy)", "GFLOPs", "at pixels"],
-            [(m.name, m.family, m.parameters_training, m.parameters_deploy, m.gflops, m.image_size) for m in known],
+            [
+                "model",
+                "family",
+                "parameters (training)",
+                "parameters (deploy)",
+                "GFLOPs",
+                "at pixels",
+                "licence of weights",
+            ],
+            [
+                (m.name, m.family, m.parameters_training, m.parameters_deploy, m.gflops, m.image_size, m.licence)
+                for m in known
+            ],
         )
         report.say("Next: edgeyolo train --model NAME --data DATA --out FOLDER")
         report.show_json([asdict(info) for info in known])

@@ -1,7 +1,8 @@
 """In: a name and a number of classes. Out: a detector, (B, 3, H, W) -> raw per-level maps. Verb: `models.create`.
 
 The folder is the registry: every module here without a leading underscore is a family, with `VARIANTS`, name -> frozen
-config dataclass (`name`, `num_classes`, `activation`, `image_size` among its fields), and `Network(config)`.
+config dataclass (`name`, `num_classes`, `activation`, `image_size` among its fields), `Network(config)`, and, where its
+authors publish weights, `PUBLISHED`, which says how to read them.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
 
+from edgeyolo.models._pretrained import Published, place_weights, read_weights
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.errors import UnknownNameError, UsageError
 
-__all__ = ["ModelInfo", "create", "list_models", "model_names"]
+__all__ = ["ModelInfo", "create", "list_models", "load_official_weights", "load_pretrained", "model_names"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,7 @@ class ModelInfo:
         parameters_training: trainable parameters, auxiliary heads included.
         parameters_deploy: parameters once folded.
         gflops: of the folded network's convolutions, in 1e9, a multiplication and an addition counted as two.
+        licence: of the weights that its authors publish, an SPDX name; "none published" where there are none.
     """
 
     name: str
@@ -38,6 +43,7 @@ class ModelInfo:
     parameters_training: int
     parameters_deploy: int
     gflops: float
+    licence: str
 
 
 def create(name: str, num_classes: int, *, activation: str | None = None) -> nn.Module:
@@ -53,15 +59,45 @@ def create(name: str, num_classes: int, *, activation: str | None = None) -> nn.
     """
     if num_classes < 1:
         raise UsageError(f"{num_classes} classes", where=name, hint="A detector needs at least one class")
-    families = _families()
-    if name not in families:
-        raise UnknownNameError("model", name, families)
-    module = importlib.import_module(f"{__name__}.{families[name]}")
+    module = _family_of(name)
     config = dataclasses.replace(module.VARIANTS[name], num_classes=num_classes)
     if activation is not None:
         config = dataclasses.replace(config, activation=activation)
     network: nn.Module = module.Network(config)
     return network
+
+
+def load_pretrained(
+    name: str, path: str | Path, *, num_classes: int | None = None, activation: str | None = None
+) -> nn.Module:
+    """A detector with the weights of an official checkpoint, in training form and eval mode. Nothing in it is run.
+
+    Args:
+        path: a `.pt` of the YOLOv7 repository, or a `.pdparams` of PaddleDetection.
+        num_classes: K, None for the file's; with another K the outputs are made anew, and a warning says so.
+        activation: as for `create`.
+
+    Raises:
+        UnknownNameError, UsageError: as for `create`, or nothing is published for this model.
+        CheckpointError: unreadable, of another model, or it asks for more than tensors and containers.
+    """
+    published = _published(name)
+    weights = read_weights(Path(path))
+    if num_classes is None:
+        num_classes = published.count_classes(_family_of(name).VARIANTS[name], weights.tensors)
+    model = create(name, num_classes or 80, activation=activation)
+    place_weights(model, published, weights)
+    return model.eval()
+
+
+def load_official_weights(model: nn.Module, path: Path) -> list[str]:
+    """Load an official checkpoint into a detector that `create` made; returns the names that keep fresh values.
+
+    Raises:
+        UsageError, CheckpointError: as for `load_pretrained`.
+    """
+    config: Any = model.config
+    return place_weights(model, _published(config.name), read_weights(path))
 
 
 def model_names() -> list[str]:
@@ -72,6 +108,25 @@ def model_names() -> list[str]:
 def list_models() -> list[ModelInfo]:
     """Every model with its size and cost; the networks are built without memory for weights."""
     return [_measure(name) for name in model_names()]
+
+
+def _family_of(name: str) -> ModuleType:
+    families = _families()
+    if name not in families:
+        raise UnknownNameError("model", name, families)
+    return importlib.import_module(f"{__name__}.{families[name]}")
+
+
+def _published(name: str) -> Published:
+    published: Published | None = getattr(_family_of(name), "PUBLISHED", None)
+    if published is None or name not in published.variants:
+        raise UsageError("no weights are published for it", where=name, hint="Give a checkpoint that edgeyolo wrote")
+    return published
+
+
+def _licence_of(name: str) -> str:
+    published: Published | None = getattr(_family_of(name), "PUBLISHED", None)
+    return published.licence if published is not None and name in published.variants else "none published"
 
 
 @functools.cache
@@ -90,7 +145,7 @@ def _variants(module_name: str) -> list[str]:
 def _measure(name: str) -> ModelInfo:
     with torch.device("meta"):
         model = create(name, num_classes=80)
-    image_size = int(importlib.import_module(f"{__name__}.{_families()[name]}").VARIANTS[name].image_size)
+    image_size = int(_family_of(name).VARIANTS[name].image_size)
     deploy = fold_model(model)
     return ModelInfo(
         name=name,
@@ -99,6 +154,7 @@ def _measure(name: str) -> ModelInfo:
         parameters_training=sum(p.numel() for p in model.parameters() if p.requires_grad),
         parameters_deploy=sum(p.numel() for p in deploy.parameters()),
         gflops=_convolution_flops(deploy, image_size) / 1e9,
+        licence=_licence_of(name),
     )
 
 

@@ -28,6 +28,7 @@ from edgeyolo.losses.dfl import distribution_focal_loss
 from edgeyolo.losses.iou import giou
 from edgeyolo.losses.varifocal import varifocal_loss
 from edgeyolo.models._image_size import check_image_hw
+from edgeyolo.models._ppyoloe_official import PUBLISHED as PUBLISHED
 from edgeyolo.nn.conv import ConvBnAct
 from edgeyolo.nn.csp import CspPanStage, CspResStage
 from edgeyolo.nn.dfl import DistanceIntegral, boxes_from_distances, distances_from_boxes, flatten_levels
@@ -84,6 +85,16 @@ class PpYoloeConfig:
         """Blocks at this depth."""
         return max(1, round(base * self.depth))
 
+    @property
+    def backbone_blocks(self) -> list[int]:
+        """Blocks of each backbone stage."""
+        return [self.blocks(base) for base in _BACKBONE_BLOCKS]
+
+    @property
+    def neck_blocks(self) -> int:
+        """Blocks of each neck stage."""
+        return self.blocks(_NECK_BLOCKS)
+
 
 def _plus(name: str, depth: float, width: float) -> PpYoloeConfig:
     return PpYoloeConfig(
@@ -118,7 +129,7 @@ class Backbone(nn.Module):
         super().__init__()
         activation = config.activation
         stem_chs, *chs = (config.chs(base) for base in _BACKBONE_CHS)
-        counts = [config.blocks(base) for base in _BACKBONE_BLOCKS]
+        counts = config.backbone_blocks
         self.stem = nn.Sequential(
             ConvBnAct(3, stem_chs // 2, 3, 2, activation=activation),
             ConvBnAct(stem_chs // 2, stem_chs // 2, 3, activation=activation),
@@ -141,7 +152,7 @@ class Neck(nn.Module):
 
     def __init__(self, config: PpYoloeConfig) -> None:
         super().__init__()
-        activation, count = config.activation, config.blocks(_NECK_BLOCKS)
+        activation, count = config.activation, config.neck_blocks
         in_8, in_16, in_32 = (config.chs(base) for base in _BACKBONE_CHS[2:])
         out_8, out_16, out_32 = (config.chs(base) for base in _NECK_CHS)
         self.top_32 = CspPanStage(in_32, out_32, count, activation=activation, pyramid=True)

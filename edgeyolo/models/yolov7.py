@@ -10,8 +10,7 @@ Differs:
     - E6E's auxiliary heads read the sums of the neck's ELAN pairs, as its lead heads do, where the authors'
       configuration reads one ELAN of each pair. The paper does not say which is meant; parameters are the same.
     - nano is tiny with half of the channels.
-Could not be determined: nothing; parameter counts of both forms are the published ones.
-D6's published GFLOPs (806.8) are those of the training form; the deploy form has 702.
+Parameter counts of both forms are the published ones; D6's published GFLOPs (806.8) are of the training form.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from edgeyolo.losses.criterion import Criterion
 from edgeyolo.models._image_size import check_image_hw
 from edgeyolo.models._yolov7_criterion import LossWeights, OtaCriterion
+from edgeyolo.models._yolov7_official import PUBLISHED as PUBLISHED
 from edgeyolo.nn.conv import ConvBnAct, set_batch_norm
 from edgeyolo.nn.down import PoolConvDown, WideDown
 from edgeyolo.nn.elan import DoubleElan, Elan, ElanShape

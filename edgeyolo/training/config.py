@@ -18,7 +18,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         activation: of the hidden layers, None for the model's own.
         epochs: passes over the training split.
         image_size: side of the square network input, pixels, a multiple of the coarsest stride.
-        batch: pictures per step.
+        batch: pictures per step; small data sets need many steps more than they need large ones.
         optimizer: AdamW suits small data sets and short runs; SGD with Nesterov momentum long ones.
         learning_rate: peak, None for the optimizer's default (AdamW 0.001, SGD 0.05).
         final_learning_rate_factor: learning rate at the end / peak.
@@ -42,7 +42,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     activation: str | None = None
     epochs: int = 60
     image_size: int = 640
-    batch: int = 16
+    batch: int = 8
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float | None = None
     final_learning_rate_factor: float = 0.02

@@ -20,6 +20,7 @@ from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.training.checkpoint import (
     CheckpointRecord,
     EpochRow,
+    checkpoint_path,
     load_matching_weights,
     load_optimizer,
     load_weights,
@@ -36,6 +37,7 @@ from edgeyolo.training.log import write_log
 from edgeyolo.training.optim import learning_rate_at, make_optimizer
 
 _LOG = logging.getLogger(__name__)
+_OFFICIAL_SUFFIXES = (".pt", ".pth", ".pdparams")
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def train(
     """Train a detector and write `best` and `last` checkpoints, a log and a picture of its curves to `out`.
 
     Args:
-        weights: checkpoint to start from; what does not fit, such as the head of other classes, is made anew.
+        weights: checkpoint to start from, of our own or as a model's authors publish it; what does not fit, such as
+            the head of other classes, is made anew.
         resume: go on from `out`'s last checkpoint, with its config, as if never interrupted.
 
     Raises:
@@ -154,8 +157,7 @@ def start_run(config: TrainConfig, data: Dataset, out: Path, *, weights: Path | 
     device = choose_device(config.device)
     model = models.create(config.model, len(data.class_names), activation=config.activation)
     if weights is not None and not resume:
-        fresh = load_matching_weights(model, strip_prefix(read_tensors(weights)[0], "model."), where=weights)
-        _LOG.info("%d tensors do not fit %s and start fresh: %s", len(fresh), weights, ", ".join(fresh[:6]))
+        load_start(model, weights)
     model = model.to(device=device, memory_format=torch.channels_last)
     spec = ModelSpec(
         name=model.config.name,
@@ -179,6 +181,20 @@ def start_run(config: TrainConfig, data: Dataset, out: Path, *, weights: Path | 
     if record is not None:
         restore(run, tensors, record, where=last)
     return run
+
+
+def load_start(model: nn.Module, weights: Path) -> None:
+    """Load weights to fine-tune from; a `.pt`, `.pth` or `.pdparams` is read as an official file.
+
+    Raises:
+        CheckpointError: unreadable, or of another model. UsageError: nothing is published for the model.
+    """
+    if weights.suffix in _OFFICIAL_SUFFIXES:
+        fresh = models.load_official_weights(model, weights)
+    else:
+        tensors, _ = read_tensors(checkpoint_path(weights))
+        fresh = load_matching_weights(model, strip_prefix(tensors, "model."), where=weights)
+    _LOG.info("%d tensors do not fit %s and start fresh: %s", len(fresh), weights, ", ".join(fresh[:6]))
 
 
 def restore(run: Run, tensors: dict[str, Tensor], record: CheckpointRecord, *, where: Path) -> None:

@@ -55,7 +55,15 @@ def test_models(run: Run) -> None:
     done = run("models", "--json")
     known = {model["name"]: model for model in json.loads(done.stdout)}
     tiny = known["yolov7-tiny"]
-    assert set(tiny) == {"name", "family", "parameters_training", "parameters_deploy", "gflops", "image_size"}
+    assert set(tiny) == {
+        "name",
+        "family",
+        "parameters_training",
+        "parameters_deploy",
+        "gflops",
+        "image_size",
+        "licence",
+    }
     assert tiny["parameters_training"] == 6_228_762
     assert "6,228,762" in done.stderr
     assert "6,228,762" in run("models").stdout
