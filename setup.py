@@ -13,6 +13,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "edgeyolo" / "__init__.p
 ONNX = ["onnx>=1.16"]
 NCNN = ["ncnn>=1.0.20240102"]
 ONNXRUNTIME = ["onnxruntime>=1.17", *ONNX]
+TENSORRT = ["tensorrt-rtx-cu12>=1.7; platform_machine == 'x86_64'", "cuda-python>=12", *ONNX]
 REPORT = ["matplotlib>=3.8", "jinja2>=3.1"]
 TRAIN = [
     "torch>=2.4",
@@ -52,9 +53,10 @@ setup(
         "train": TRAIN,
         "ncnn": NCNN,
         "onnxruntime": ONNXRUNTIME,
+        "tensorrt": TENSORRT,
         "evaluate": ["pycocotools>=2.0.8"],
         "report": REPORT,
-        "dev": [*TRAIN, "pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],
+        "dev": [*TRAIN, *TENSORRT, "pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],
     },
     entry_points={"console_scripts": ["edgeyolo=edgeyolo.cli.app:main"]},
 )

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, get_args
 
 from edgeyolo.spec.errors import DataError, UnknownNameError, UsageError
 from edgeyolo.spec.manifest import Artefact, Manifest
-from edgeyolo.spec.model import ModelRecord, ModelSpec, Score
+from edgeyolo.spec.model import GraphDecode, ModelRecord, ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.qparams import QParams, load_qparams
 from edgeyolo.spec.strict import load_json
-from edgeyolo.spec.target import Precision, Target, load_target
+from edgeyolo.spec.target import Precision, Target, load_target, target_name
 
 if TYPE_CHECKING:
     from edgeyolo.training.config import TrainConfig
@@ -77,13 +77,15 @@ def quantize(
     *,
     recipe: str = "int8-mse",
     evaluate: bool = True,
+    split: str | None = None,
     progress: Progress = SILENT,
 ) -> QuantizeResult:
     """Calibrate a trained model on training pictures and write `model.onnx`, `qparams.json` and `model.json` to `out`.
 
     Args:
         recipe: name in `calib/`, or a path to a `.toml`.
-        evaluate: measure the float and the fake-quantized model on the validation split.
+        evaluate: measure the float and the fake-quantized model.
+        split: that they are measured on, None for the validation split.
 
     Raises:
         UnknownNameError: no such recipe, or it names a layer that does not exist.
@@ -109,9 +111,9 @@ def quantize(
     )
     scores: list[Score] = []
     if evaluate:
-        val_data = open_dataset(data, validation_split(data))
+        dataset = open_dataset(data, split or validation_split(data))
         for artefact, module in (("float torch", quantized.float_deploy), ("fake-quant torch", quantized.fake_quant)):
-            scores.append(measure_session(TorchSession(module), spec, val_data, artefact=artefact, progress=progress))
+            scores.append(measure_session(TorchSession(module), spec, dataset, artefact=artefact, progress=progress))
     export_model(quantized, spec, out, checkpoint_sha256=source.sha256, scores=tuple(scores))
     return QuantizeResult(out, tuple(scores), precision_counts(load_qparams(out / "qparams.json")))
 
@@ -137,6 +139,8 @@ def deploy(
         UnknownNameError: no such target. UsageError: a precision that target or source does not have.
         MissingPackageError: the engine is not installed. BackendError, OutputError: as their names say.
     """
+    import msgspec
+
     from edgeyolo import backends
     from edgeyolo.bundle import write_bundle
 
@@ -151,6 +155,7 @@ def deploy(
         artefact = backends.build(
             folder / "model.onnx", qparams if chosen == "int8" else None, board, Path(work), precision=chosen
         )
+        record = msgspec.structs.replace(record, model=deployed_spec(record.model, artefact))
         scores = record.scores
         if data is not None:
             score = _measure_artefact(
@@ -190,8 +195,8 @@ def evaluate(
         from edgeyolo.training.checkpoint import load_checkpoint
 
         loaded = load_checkpoint(source)
-        session = TorchSession(fold_model(loaded.model))
-        return measure_session(session, loaded.record.model, dataset, artefact="float torch", progress=progress)
+        folded = TorchSession(fold_model(loaded.model))
+        return measure_session(folded, loaded.record.model, dataset, artefact="float torch", progress=progress)
 
     from edgeyolo.backends import open_artefact
     from edgeyolo.bundle import open_bundle, rewrite_manifest
@@ -276,6 +281,16 @@ def choose_precision(target: Target, wanted: str | None, qparams: QParams | None
     raise UnknownNameError("precision of this target", wanted, target.precisions)
 
 
+def deployed_spec(spec: ModelSpec, artefact: Artefact) -> ModelSpec:
+    """What the runtime reads from the artefact: the model's own spec, or boxes where its graph decodes them."""
+    import msgspec
+
+    if not artefact.graph_candidates:
+        return spec
+    decode = GraphDecode(strides=spec.decode.strides, candidates=artefact.graph_candidates)
+    return msgspec.structs.replace(spec, decode=decode)
+
+
 def make_manifest(
     folder: Path,
     record: ModelRecord,
@@ -291,7 +306,7 @@ def make_manifest(
         source |= {"qparams.json": sha256_of(folder / "qparams.json"), "recipe": qparams.calibration.recipe}
     return Manifest(
         model=record.model,
-        target=Path(target).stem,
+        target=Path(target_name(target)).stem,
         artefact=artefact,
         threads=board.threads,
         sha256={},

@@ -186,7 +186,8 @@ def _outline(rng: Rng, kind: str) -> Contours:
 def _place(rng: Rng, contours: Contours, image_hw: tuple[int, int]) -> Contours:
     """Turn, stretch and put a shape somewhere in the picture, its centre inside; vertices (P, 2) in pixels."""
     scale = min(image_hw) / 320.0
-    size_px = scale * float(np.exp(rng.uniform(np.log(_SIZES_PX[0]), np.log(_SIZES_PX[1]))))
+    share = np.sqrt(rng.random())  # of the way from least to most, in the logarithm: large ones are more frequent
+    size_px = scale * _SIZES_PX[0] * (_SIZES_PX[1] / _SIZES_PX[0]) ** float(share)
     angle, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.25)
     turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.diag((stretch, 1 / stretch)) * (size_px / 2)
@@ -236,7 +237,7 @@ def _make_texture(rng: Rng, patch_hw: tuple[int, ...], under_bgr: Float32) -> Fl
 
 
 def _contrasting_colour(rng: Rng, under_bgr: Float32) -> Float32:
-    least = rng.uniform(25, 90)
+    least = rng.uniform(40, 90)
     for _ in range(20):
         colour = rng.uniform(0, 255, 3).astype(np.float32)
         if np.abs(colour - under_bgr).mean() >= least:
@@ -274,9 +275,9 @@ def _draw_background(rng: Rng, image_hw: tuple[int, int]) -> Float32:
 
 def _photograph(rng: Rng, canvas: Float32) -> Image:
     """Blur, light and noise of a camera; (H, W, 3) float32 -> uint8."""
-    blur_px = float(rng.uniform(0.0, 1.6))
+    blur_px = float(rng.uniform(0.0, 1.2))
     if blur_px > 0.3:
         canvas = np.asarray(cv2.GaussianBlur(canvas, (0, 0), blur_px), np.float32)
-    canvas = (canvas - 128) * rng.uniform(0.45, 1.15) + 128 + rng.uniform(-45, 45)
-    noise = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(1, 18))
+    canvas = (canvas - 128) * rng.uniform(0.6, 1.15) + 128 + rng.uniform(-35, 35)
+    noise = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(1, 12))
     return np.clip(np.round(canvas + noise), 0, 255).astype(np.uint8)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgeyolo.models._network import DetectorNetwork
 from edgeyolo.models._pretrained import Published, place_weights, read_weights
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.errors import UnknownNameError, UsageError
@@ -46,7 +47,7 @@ class ModelInfo:
     licence: str
 
 
-def create(name: str, num_classes: int, *, activation: str | None = None) -> nn.Module:
+def create(name: str, num_classes: int, *, activation: str | None = None) -> DetectorNetwork:
     """A detector with random weights, in training form.
 
     Args:
@@ -63,7 +64,7 @@ def create(name: str, num_classes: int, *, activation: str | None = None) -> nn.
     config = dataclasses.replace(module.VARIANTS[name], num_classes=num_classes)
     if activation is not None:
         config = dataclasses.replace(config, activation=activation)
-    network: nn.Module = module.Network(config)
+    network: DetectorNetwork = module.Network(config)
     return network
 
 

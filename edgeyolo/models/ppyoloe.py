@@ -28,6 +28,7 @@ from edgeyolo.losses.dfl import distribution_focal_loss
 from edgeyolo.losses.iou import giou
 from edgeyolo.losses.varifocal import varifocal_loss
 from edgeyolo.models._image_size import check_image_hw
+from edgeyolo.models._network import DetectorNetwork
 from edgeyolo.models._ppyoloe_official import PUBLISHED as PUBLISHED
 from edgeyolo.nn.conv import ConvBnAct
 from edgeyolo.nn.csp import CspPanStage, CspResStage
@@ -198,9 +199,10 @@ class LevelHead(nn.Module):
         return self.class_logits(self.class_attention(x, mean) + x), self.box_logits(self.box_attention(x, mean))
 
 
-class Network(nn.Module):
+class Network(DetectorNetwork):
     """(B, 3, H, W) -> per level, finest first: class logits (B, K, h, w), then box logits (B, 4 x bins, h, w)."""
 
+    config: PpYoloeConfig
     strides: ClassVar[tuple[int, ...]] = _STRIDES
 
     def __init__(self, config: PpYoloeConfig) -> None:
@@ -210,14 +212,10 @@ class Network(nn.Module):
                 f"{config.num_classes} classes", where=config.name, hint="A detector needs at least one class"
             )
         self.config = config
+        self.decode = DflDecode(strides=_STRIDES, bins=config.bins)
         self.backbone = Backbone(config)
         self.neck = Neck(config)
         self.head_8, self.head_16, self.head_32 = (LevelHead(config.chs(base), config) for base in _NECK_CHS)
-
-    @property
-    def decode(self) -> DflDecode:
-        """How the maps become boxes."""
-        return DflDecode(strides=_STRIDES, bins=self.config.bins)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> six maps; H and W multiples of 32."""

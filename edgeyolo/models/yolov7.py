@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from edgeyolo.losses.criterion import Criterion
 from edgeyolo.models._image_size import check_image_hw
+from edgeyolo.models._network import DetectorNetwork
 from edgeyolo.models._yolov7_criterion import LossWeights, OtaCriterion
 from edgeyolo.models._yolov7_official import PUBLISHED as PUBLISHED
 from edgeyolo.nn.conv import ConvBnAct, set_batch_norm
@@ -358,13 +359,11 @@ def _start_bias(conv: nn.Conv2d, stride: int, num_classes: int) -> None:
         bias[:, 5:] += math.log(0.6 / (num_classes - 0.99))
 
 
-class Network(nn.Module):
-    """A YOLOv7 detector.
+class Network(DetectorNetwork):
+    """A YOLOv7 detector; `strides` are input pixels per cell, finest level first."""
 
-    Attributes:
-        strides: input pixels per cell, finest level first.
-        decode: how its maps become boxes.
-    """
+    config: Yolov7Config
+    decode: AnchorDecode
 
     def __init__(self, config: Yolov7Config) -> None:
         super().__init__()

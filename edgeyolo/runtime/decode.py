@@ -1,6 +1,7 @@
 """Raw head maps to boxes: scores are thresholded first, as logits, and only the survivors are decoded.
 
-Both heads are read level by level; a level gives (box_xyxy, score, class id) rows in input pixels.
+Both heads are read level by level; a level gives (box_xyxy, score, class id) rows in input pixels. Where the graph
+itself has decoded them, its rows are only thresholded.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import numpy as np
 
 from edgeyolo.spec.detections import Float32, Int64
 from edgeyolo.spec.errors import BackendError
-from edgeyolo.spec.model import AnchorDecode, Decode
+from edgeyolo.spec.model import AnchorDecode, Decode, GraphDecode
 
 Candidates: TypeAlias = tuple[Float32, Float32, Int64]
 
 _NO_BOX = 5  # channels of an anchor before its classes: tx, ty, tw, th, objectness
 
 
-def map_shapes(decode: Decode, num_classes: int, image_hw: tuple[int, int]) -> list[tuple[int, int, int]]:
-    """(C, h, w) of every raw map that `decode` reads, in its order, for an input of `image_hw`."""
-    shapes = []
+def map_shapes(decode: Decode, num_classes: int, image_hw: tuple[int, int]) -> list[tuple[int, ...]]:
+    """Shape without the batch, (C, h, w) for a raw map, of every output that `decode` reads, in its order."""
+    if isinstance(decode, GraphDecode):
+        return [(decode.candidates, 4), (decode.candidates,), (decode.candidates,)]
+    shapes: list[tuple[int, ...]] = []
     for level, stride in enumerate(decode.strides):
         grid_hw = (image_hw[0] // stride, image_hw[1] // stride)
         if isinstance(decode, AnchorDecode):
@@ -43,10 +46,10 @@ def decode(
     """Turn the raw maps of one picture into candidate boxes, before NMS.
 
     Args:
-        maps: (C, h, w) each, in the order that `decode` states.
+        maps: (C, h, w) each, in the order that `decode` states; the rows of `GraphDecode`.
         score_threshold: in [0, 1]; candidates with a lower score are left out.
         multi_label: False gives each prediction its best class only; True gives one candidate for every class that
-            reaches the threshold, as mAP is measured.
+            reaches the threshold, as mAP is measured. Without effect on `GraphDecode`.
 
     Returns:
         boxes_xyxy (N, 4) float32 input pixels, scores (N,) float32, class_ids (N,) int64, in no particular order.
@@ -54,6 +57,8 @@ def decode(
     Raises:
         BackendError: a map holds NaN: the network or its engine is broken.
     """
+    if isinstance(decode, GraphDecode):
+        return _threshold_rows(*maps, score_threshold=score_threshold)
     per_map = 1 if isinstance(decode, AnchorDecode) else 2
     levels: list[Candidates] = []
     for level, stride in enumerate(decode.strides):
@@ -65,6 +70,14 @@ def decode(
             levels.append(_decode_dfl_level(level_maps[0], level_maps[1], stride, score_threshold, multi_label))
     boxes_xyxy, scores, class_ids = (np.concatenate(parts) for parts in zip(*levels, strict=True))
     return boxes_xyxy, scores, class_ids
+
+
+def _threshold_rows(boxes_xyxy: Float32, scores: Float32, class_ids: Float32, *, score_threshold: float) -> Candidates:
+    """Rows that the graph decoded: (N, 4), (N,), (N,), scores falling."""
+    _check_numbers(scores)
+    row = np.flatnonzero(scores >= score_threshold)
+    _check_numbers(boxes_xyxy[row])
+    return boxes_xyxy[row], scores[row], class_ids[row].astype(np.int64)
 
 
 def _decode_anchor_level(

@@ -20,6 +20,8 @@ class Artefact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         files: role -> file name, such as {"param": "model.ncnn.param", "bin": "model.ncnn.bin"}.
         options: engine options that the runtime must set before loading.
         layers: how many Conv/Gemm layers run in each precision, such as {"int8": 55, "float": 3}.
+        graph_candidates: where boxes are decoded inside the graph, how many leave it per picture (see
+            `spec.model.GraphDecode`); 0 where raw maps do.
     """
 
     engine: str
@@ -28,6 +30,7 @@ class Artefact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     files: dict[str, str]
     options: dict[str, Option] = {}
     layers: dict[str, int] = {}
+    graph_candidates: int = 0
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

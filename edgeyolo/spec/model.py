@@ -62,7 +62,28 @@ class DflDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
         return 2 * len(self.strides)
 
 
-Decode = AnchorDecode | DflDecode
+class GraphDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="graph"):
+    """Decoded inside the graph: what leaves it are the best candidates of each picture, best first, before NMS.
+
+    Outputs, in this order: "boxes_xyxy" (B, N, 4) float32 input pixels, "scores" (B, N) float32, "class_ids" (B, N)
+    int32. A prediction stands for its best class only, also where every class is asked for, as for mAP.
+
+    Attributes:
+        strides: of the raw maps inside.
+        candidates: N.
+    """
+
+    strides: tuple[int, ...]
+    candidates: int
+
+    @property
+    def output_count(self) -> int:
+        """How many outputs the network gives."""
+        return 3
+
+
+RawDecode = AnchorDecode | DflDecode
+Decode = RawDecode | GraphDecode
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

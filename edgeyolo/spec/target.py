@@ -16,6 +16,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """What a board can run and how its engine is set up.
 
     Attributes:
+        aliases: other names that `load_target` knows it by.
         title: for people, such as "Raspberry Pi 5 (4 x Cortex-A76)".
         engine: name of a module in `edgeyolo.backends`.
         engine_versions: accepted versions, PEP 440 specifier such as ">=1.0.20240102".
@@ -33,6 +34,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     title: str
     engine: str
+    aliases: tuple[str, ...] = ()
     precisions: tuple[Precision, ...]
     engine_versions: str = ""
     machine: str = ""
@@ -52,9 +54,19 @@ def list_targets() -> list[str]:
 
 
 def load_target(name: str) -> Target:
-    """Read a target by name, or from a path ending in `.toml`.
+    """Read a target by its name or an alias, or from a path ending in `.toml`.
 
     Raises:
         UnknownNameError: no such target. FormatError: its file is not valid.
     """
-    return load_from_shelf("targets", "target", name, Target)
+    return load_from_shelf("targets", "target", target_name(name), Target)
+
+
+def target_name(name: str) -> str:
+    """The name of the target that `name` is an alias of; `name` itself where it is none."""
+    if name.endswith(".toml") or name in list_targets():
+        return name
+    for known in list_targets():
+        if name in load_from_shelf("targets", "target", known, Target).aliases:
+            return known
+    return name

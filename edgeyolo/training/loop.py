@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from edgeyolo import models
 from edgeyolo.data.dataset import Dataset
+from edgeyolo.losses.criterion import Criterion
 from edgeyolo.nn.fold import fold_model
+from edgeyolo.nn.layout import use_channels_last
 from edgeyolo.spec.errors import CheckpointError, TrainingError, UsageError
 from edgeyolo.spec.model import ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
@@ -66,7 +68,7 @@ class Run:
     data: str
     out: Path
     model: nn.Module
-    criterion: nn.Module
+    criterion: Criterion
     optimizer: torch.optim.Optimizer
     ema: EmaModel
     device: torch.device
@@ -158,7 +160,8 @@ def start_run(config: TrainConfig, data: Dataset, out: Path, *, weights: Path | 
     model = models.create(config.model, len(data.class_names), activation=config.activation)
     if weights is not None and not resume:
         load_start(model, weights)
-    model = model.to(device=device, memory_format=torch.channels_last)
+    model = model.to(device)
+    use_channels_last(model)
     spec = ModelSpec(
         name=model.config.name,
         activation=model.config.activation,
@@ -271,7 +274,8 @@ def evaluate_epoch(run: Run, data: Dataset, progress: Progress) -> Score | None:
     from edgeyolo.evaluation.measure import measure_session
     from edgeyolo.nn.session import TorchSession
 
-    folded = fold_model(run.ema.average).to(memory_format=torch.channels_last)
+    folded = fold_model(run.ema.average)
+    use_channels_last(folded)
     session = TorchSession(folded, device=run.device)
     return measure_session(session, run.spec, data, artefact="float torch", progress=progress)
 

@@ -1,0 +1,51 @@
+"""What every family's `Network` is: a module that knows its config, its input, its decode and its loss."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Protocol
+
+from torch import nn
+
+from edgeyolo.losses.criterion import Criterion
+from edgeyolo.spec.model import InputSpec, RawDecode
+
+
+class NetworkConfig(Protocol):
+    """The fields that every family's config has."""
+
+    @property
+    def name(self) -> str:
+        """As in the registry."""
+
+    @property
+    def activation(self) -> str:
+        """Of the hidden layers."""
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+
+
+class DetectorNetwork(nn.Module):
+    """(B, 3, H, W) float -> raw head maps, flat, in the order that `decode` states; in train and eval mode alike.
+
+    Attributes:
+        config: what it was made from.
+        decode: how its maps become boxes.
+    """
+
+    config: NetworkConfig
+    decode: RawDecode
+
+    @abstractmethod
+    def make_input_spec(self, image_hw: tuple[int, int]) -> InputSpec:
+        """The input this network was designed for, at this size.
+
+        Raises:
+            UsageError: a side is not a positive multiple of the coarsest stride.
+        """
+
+    @abstractmethod
+    def make_criterion(self, *, epochs: int | None = None) -> Criterion:
+        """The loss it is trained with, in a training of so many epochs; None for its authors' schedule."""
