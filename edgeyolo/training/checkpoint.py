@@ -99,6 +99,7 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], record: CheckpointRe
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing_file(path) as temporary:
         save_file(contiguous, temporary, metadata=header)
+        temporary.chmod(0o644)  # safetensors leaves files that only their owner reads
     write_file(path.with_suffix(".json"), encode_json(record))
 
 
