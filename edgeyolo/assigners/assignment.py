@@ -24,12 +24,25 @@ class PointGrid:
     Attributes:
         points_xy: (A, 2) float32, cell centres in input pixels.
         strides: (A,) float32, width of each point's cell in input pixels.
-        level_sizes: points per level; they sum to A.
+        level_hw: rows and columns of each level, finest first; within one, points are in rows from the top left.
     """
 
     points_xy: Tensor
     strides: Tensor
-    level_sizes: tuple[int, ...]
+    level_hw: tuple[tuple[int, int], ...]
+
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """Points per level; they sum to A."""
+        return tuple(height * width for height, width in self.level_hw)
+
+    def level_axes(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """For each level its first point, the x of its columns (w,) and the y of its rows (h,), input pixels."""
+        start = 0
+        for height, width in self.level_hw:
+            level = self.points_xy[start : start + height * width].view(height, width, 2)
+            yield start, level[0, :, 0], level[:, 0, 1]
+            start += height * width
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,7 @@ def make_point_grid(level_hw: Sequence[tuple[int, int]], strides: Sequence[int],
         y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
         points.append((torch.stack((x, y), dim=-1).reshape(-1, 2).float() + 0.5) * stride)
         cells.append(torch.full((height * width,), float(stride), device=device))
-    return PointGrid(torch.cat(points), torch.cat(cells), tuple(h * w for h, w in level_hw))
+    return PointGrid(torch.cat(points), torch.cat(cells), tuple(level_hw))
 
 
 def pad_objects(targets: Tensor, batch_size: int) -> Objects:

@@ -66,11 +66,17 @@ class AtssAssigner:
 
 
 def _nearest(boxes_xyxy: Tensor, grid: PointGrid, top_k: int) -> Tensor:
-    """Indices (B, M, C) of the nearest `top_k` points of each level to the centres of boxes (B, M, 4)."""
+    """Indices (B, M, C) of the nearest `top_k` points of each level to the centres of boxes (B, M, 4).
+
+    They stand where the nearest `top_k` columns and rows cross, so that only those are looked at.
+    """
     centre_x, centre_y = ((boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2)[:, :, None].unbind(-1)  # (B, M, 1)
-    nearest, start = [], 0
-    for level in torch.split(grid.points_xy, list(grid.level_sizes)):
-        squared = (level[:, 0] - centre_x).square_() + (level[:, 1] - centre_y).square_()
-        nearest.append(best_points(squared, top_k, largest=False) + start)
-        start += len(level)
+    nearest = []
+    for start, columns_x, rows_y in grid.level_axes():
+        squared_x, squared_y = (columns_x - centre_x).square_(), (rows_y - centre_y).square_()
+        column = best_points(squared_x, top_k, largest=False).sort(dim=-1).values  # (B, M, <= top_k)
+        row = best_points(squared_y, top_k, largest=False).sort(dim=-1).values
+        squared = squared_x.gather(2, column)[:, :, None] + squared_y.gather(2, row)[..., None]
+        crossing = (row[..., None] * len(columns_x) + column[:, :, None]).flatten(2) + start
+        nearest.append(crossing.gather(2, best_points(squared.flatten(2), top_k, largest=False)))
     return torch.cat(nearest, dim=-1)

@@ -1,12 +1,17 @@
 """Which anchors answer for which object in YOLOv7: optimal-transport assignment, approximated, on shape-fitting cells.
 
-For each object, the cells around its centre whose anchor has about its shape are candidates. In each picture, each
-object takes the k candidates that predict it at the lowest cost, k the sum of its best overlaps; a candidate that
-several objects take goes to the object it is cheapest for.
+For each object, the cells around its centre whose anchor has about its shape are candidates of its picture: one entry
+for every such triple of object, anchor and cell, so that a prediction which fits several objects is there several
+times. Any object of the picture may take any entry. Each takes the k entries that predict it at the lowest cost, k the
+sum of its best overlaps over the entries; an entry that several objects take goes to the object of the picture it is
+cheapest for. An object that fits no anchor takes part likewise.
 
-Source: YOLOX, arXiv 2107.08430, section 2.1 (SimOTA, after OTA, arXiv 2103.14259); YOLOv7, arXiv 2207.02696.
-Differs: a cell and anchor that fit several objects are one candidate, not several; an object that fits no anchor, or
-has no area, takes part in nothing, where it would be forced on some other object's candidate.
+Entries are ordered by picture, level, neighbour (the centre's own cell, then left, above, right, below), anchor and
+object. Of equal costs the first entry, or the first object, is taken.
+
+Source: YOLOX, arXiv 2107.08430, section 2.1 (SimOTA, after OTA, arXiv 2103.14259); YOLOv7, arXiv 2207.02696, whose
+published training counts entries as said here.
+Differs: an object without area takes part in nothing; a saturated score costs much, not infinitely much.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeyolo.assigners.assignment import paired_iou
+from edgeyolo.assigners.assignment import best_points, paired_iou
 from edgeyolo.spec.model import AnchorDecode
 
 _CHUNK_ELEMENTS = 1 << 22
@@ -61,7 +66,10 @@ class Cells:
 
 @dataclass(frozen=True)
 class Matches:
-    """Predictions that answer for an object; `target` (P,) int64 is its row in the targets."""
+    """Entries that answer for an object, in their order; `target` (P,) int64 is its row in the targets.
+
+    A prediction is here once for each of its entries that were taken, with equal or other objects.
+    """
 
     cells: Cells
     target: Tensor
@@ -76,16 +84,17 @@ def assign_ota(maps: Sequence[Tensor], targets: Tensor, decode: AnchorDecode, ru
         targets: (N, 6) [picture, class, x1, y1, x2, y2 in input pixels].
 
     Returns:
-        Each prediction at most once.
+        Each entry at most once; a cell and anchor as often as its entries were taken.
     """
-    cells, fits = _list_candidates(maps, targets, decode, rules)
-    objects = fits.nonzero()[:, 0]
+    cells = _list_candidates(maps, targets, decode, rules)
+    objects = _competing_objects(targets, cells)
     if objects.numel() == 0:
         return Matches(cells, objects)
     field = _CostField(read_cells(maps, cells), cells, targets, decode, maps[0].shape[0])
     rows, slots = _claim(field, objects, rules)
     rows, slots = _settle(field, objects, rows, slots, rules)
-    return Matches(cells.select(field.candidate_at(rows, slots)), rows)
+    taken, order = field.candidate_at(rows, slots).sort()
+    return Matches(cells.select(taken), rows[order])
 
 
 def read_cells(maps: Sequence[Tensor], cells: Cells) -> Tensor:
@@ -108,19 +117,20 @@ def anchor_boxes(raw: Tensor, cells: Cells, decode: AnchorDecode) -> Tensor:
     return torch.cat([centre_xy - half_wh, centre_xy + half_wh], dim=1)
 
 
-def _list_candidates(
-    maps: Sequence[Tensor], targets: Tensor, decode: AnchorDecode, rules: OtaRules
-) -> tuple[Cells, Tensor]:
-    """Candidate cells of a batch, each once, ordered by picture; and which objects have any, (N,) bool."""
-    fits = torch.zeros(targets.shape[0], dtype=torch.bool, device=targets.device)
+def _list_candidates(maps: Sequence[Tensor], targets: Tensor, decode: AnchorDecode, rules: OtaRules) -> Cells:
+    """Every entry of a batch, in order."""
     found = []
     for level, raw in enumerate(maps):
         fitting = _fitting_anchors(targets, decode.anchors_wh[level], rules.shape_ratio)
-        fits |= fitting.any(dim=1)
         found.append(_cells_of_level(level, raw, targets, fitting, decode.strides[level], rules.reach))
     joined = torch.cat(found)
-    cells = Cells(*joined[joined[:, 1].argsort(stable=True)].unbind(dim=1))
-    return cells, fits
+    return Cells(*joined[joined[:, 1].argsort(stable=True)].unbind(dim=1))
+
+
+def _competing_objects(targets: Tensor, cells: Cells) -> Tensor:
+    """Rows of objects that have an area, in pictures that have an entry."""
+    has_area = (targets[:, 4:] > targets[:, 2:4]).all(dim=1)
+    return (has_area & torch.isin(targets[:, 0].long(), cells.picture)).nonzero()[:, 0]
 
 
 def _fitting_anchors(targets: Tensor, anchors_wh: Sequence[Sequence[float]], ratio: float) -> Tensor:
@@ -131,9 +141,9 @@ def _fitting_anchors(targets: Tensor, anchors_wh: Sequence[Sequence[float]], rat
 
 
 def _cells_of_level(level: int, raw: Tensor, targets: Tensor, fitting: Tensor, stride: int, reach: float) -> Tensor:
-    """Unique (P, 5) [level, picture, anchor, row, column] of the candidates on one level."""
-    _, anchors, _, height, width = raw.shape
-    owner, anchor = fitting.nonzero().unbind(dim=1)
+    """(P, 5) [level, picture, anchor, row, column] of the entries on one level, by neighbour, anchor and object."""
+    height, width = raw.shape[3:]
+    anchor, owner = fitting.T.nonzero().unbind(dim=1)
     centre_xy = (targets[owner, 2:4] + targets[owner, 4:]) / (2 * stride)
     limit_xy = torch.tensor([width, height], device=targets.device)
     back_xy = limit_xy - centre_xy
@@ -146,12 +156,7 @@ def _cells_of_level(level: int, raw: Tensor, targets: Tensor, fitting: Tensor, s
     cell_xy = (centre_xy[index] + moves[which]).floor().long()
     column, row = cell_xy[:, 0].clamp(0, width - 1), cell_xy[:, 1].clamp(0, height - 1)
     picture = targets[owner[index], 0].long()
-    flat = ((picture * anchors + anchor[index]) * height + row) * width + column
-    flat = torch.unique(flat)
-    row_of_anchor = flat // width
-    picture_anchor = row_of_anchor // height
-    parts = (picture_anchor // anchors, picture_anchor % anchors, row_of_anchor % height, flat % width)
-    return torch.stack([torch.full_like(flat, level), *parts], dim=1)
+    return torch.stack([torch.full_like(row, level), picture, anchor[index], row, column], dim=1)
 
 
 class _CostField:
@@ -188,14 +193,19 @@ class _CostField:
         picture = self.picture[rows]
         overlap = paired_iou(self.boxes_xyxy[rows, None], self.candidates_xyxy[picture])
         entropy = self.base[picture] + self.correction[picture, self.label[rows]]
-        return overlap, entropy - weight * torch.log(overlap + _OVERLAP_FLOOR)
+        return overlap, _cost(entropy, overlap, weight)
 
     def of_pairs(self, rows: Tensor, slots: Tensor, weight: float) -> Tensor:
         """Cost of each pair, rows and slots of one shape."""
         picture = self.picture[rows]
         overlap = paired_iou(self.boxes_xyxy[rows], self.candidates_xyxy[picture, slots])
         entropy = self.base[picture, slots] + self.correction[picture, self.label[rows], slots]
-        return entropy - weight * torch.log(overlap + _OVERLAP_FLOOR)
+        return _cost(entropy, overlap, weight)
+
+
+def _cost(entropy: Tensor, overlap: Tensor, weight: float) -> Tensor:
+    """>= 0, also where rounding would have it a little less."""
+    return (entropy - weight * torch.log(overlap + _OVERLAP_FLOOR)).clamp_(min=0)
 
 
 def _claim(field: _CostField, objects: Tensor, rules: OtaRules) -> tuple[Tensor, Tensor]:
@@ -205,11 +215,11 @@ def _claim(field: _CostField, objects: Tensor, rules: OtaRules) -> tuple[Tensor,
     for part in torch.split(objects, max(1, _CHUNK_ELEMENTS // field.slots)):
         overlap, cost = field.of_objects(part, rules.overlap_weight)
         quota = overlap.topk(top, dim=1).values.sum(dim=1).int().clamp(min=1)
-        cheapest = cost.topk(top, dim=1, largest=False)
+        cheapest = best_points(cost, top, largest=False)
         claimed = torch.arange(top, device=cost.device) < quota[:, None]
-        claimed &= cheapest.values.isfinite()
+        claimed &= cost.gather(1, cheapest).isfinite()
         rows.append(part[:, None].expand(-1, top)[claimed])
-        slots.append(cheapest.indices[claimed])
+        slots.append(cheapest[claimed])
     return torch.cat(rows), torch.cat(slots)
 
 
@@ -230,6 +240,6 @@ def _settle(field: _CostField, objects: Tensor, rows: Tensor, slots: Tensor, rul
         rivals = by_picture[(first[picture] + order).clamp(max=len(by_picture) - 1)]
         rivals = torch.where(absent, by_picture[first[picture]], rivals)
         cost = field.of_pairs(rivals, (part % field.slots)[:, None].expand_as(rivals), rules.overlap_weight)
-        cheapest = cost.masked_fill(absent, torch.inf).argmin(dim=1, keepdim=True)
+        cheapest = best_points(cost.masked_fill(absent, torch.inf), 1, largest=False)
         winners.append(rivals.gather(1, cheapest)[:, 0])
     return torch.cat(winners), torch.cat([slots[single], contested % field.slots])

@@ -12,15 +12,13 @@ from edgeyolo.assigners.assignment import (
     Claims,
     Objects,
     PointGrid,
-    best_points,
-    is_inside,
-    join_claims,
     make_assignment,
-    object_chunks,
     paired_iou,
     settle_claims,
     won_claims,
 )
+
+_CHUNK_PAIRS = 1 << 22  # of object and point at most at once: 16 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,8 @@ class TaskAlignedAssigner:
 
     A point claimed by several objects goes to the one of highest IoU. The quality asked of a positive is its t, scaled
     so that the best of each object equals that object's best IoU.
+
+    Only the pairs of an object and a point inside of it are computed, which are few of all pairs.
 
     Attributes:
         top_k: points an object may claim.
@@ -52,24 +52,60 @@ class TaskAlignedAssigner:
             boxes_xyxy: (B, A, 4) predicted boxes, input pixels.
         """
         scores, boxes_xyxy = scores.float(), boxes_xyxy.float()
-        num_points, num_classes = scores.shape[1:]
-        parts = [self._claim(part, scores, boxes_xyxy, grid) for part in object_chunks(objects, num_points)]
-        claims = join_claims([claims for claims, _ in parts])
-        alignment = torch.cat([alignment for _, alignment in parts], dim=1)
-        owner = settle_claims(claims, num_points, claims.iou, largest=True)
+        claims, alignment = self._claim(scores, boxes_xyxy, grid, objects)
+        owner = settle_claims(claims, len(grid.points_xy), claims.iou, largest=True)
         quality = _normalise(alignment, claims.iou, won_claims(claims, owner))
-        return make_assignment(objects, claims, owner, quality, num_classes)
+        return make_assignment(objects, claims, owner, quality, scores.shape[2])
 
-    def _claim(self, part: Objects, scores: Tensor, boxes_xyxy: Tensor, grid: PointGrid) -> tuple[Claims, Tensor]:
-        """Claims of some objects and their alignments (B, chunk, C)."""
-        iou = paired_iou(part.boxes_xyxy[:, :, None], boxes_xyxy[:, None])  # (B, chunk, A)
-        labels = part.labels[:, None, :].expand(-1, scores.shape[1], -1)
-        class_scores = scores.gather(2, labels).transpose(1, 2)  # (B, chunk, A)
-        eligible = is_inside(grid.points_xy, part.boxes_xyxy[:, :, None]) & part.present[..., None]
-        alignment = class_scores**self.alpha * iou**self.beta * eligible
-        points = best_points(alignment, self.top_k, largest=True)
-        best = alignment.gather(2, points)
-        return Claims(points, best > 0, iou.gather(2, points)), best
+    def _claim(self, scores: Tensor, boxes_xyxy: Tensor, grid: PointGrid, objects: Objects) -> tuple[Claims, Tensor]:
+        """Claims and their alignments (B, M, C)."""
+        shape = (*objects.labels.shape, self.top_k)
+        points = torch.zeros(shape, dtype=torch.int64, device=scores.device)
+        alignment, iou = torch.zeros(shape, device=scores.device), torch.zeros(shape, device=scores.device)
+        wanted_xyxy, labels = objects.boxes_xyxy.flatten(0, 1), objects.labels.flatten()
+        size = max(1, _CHUNK_PAIRS // len(grid.points_xy))
+        for first in range(0, len(labels), size):
+            row, point = _points_inside(wanted_xyxy[first : first + size], grid)
+            row = row + first
+            picture = row // shape[1]
+            overlap = paired_iou(wanted_xyxy[row], boxes_xyxy[picture, point])
+            aligned = scores[picture, point, labels[row]] ** self.alpha * overlap**self.beta
+            pair, rank = _best_of_rows(row, aligned, self.top_k)
+            place = row[pair] * self.top_k + rank
+            points.view(-1)[place] = point[pair]
+            alignment.view(-1)[place] = aligned[pair]
+            iou.view(-1)[place] = overlap[pair]
+        return Claims(points, alignment > 0, iou), alignment
+
+
+def _points_inside(boxes_xyxy: Tensor, grid: PointGrid) -> tuple[Tensor, Tensor]:
+    """Pairs (P,) of box and point strictly inside of it; the points of each box in order, without a look at others."""
+    boxes, points = [], []
+    x1, y1, x2, y2 = boxes_xyxy[..., None].unbind(1)  # (R, 1)
+    for start, columns_x, rows_y in grid.level_axes():
+        in_column, in_row = (columns_x > x1) & (columns_x < x2), (rows_y > y1) & (rows_y < y2)
+        width, height = in_column.sum(dim=1), in_row.sum(dim=1)
+        # Both are runs without a gap, so that a first cell and two lengths say all.
+        first = in_row.int().argmax(dim=1) * len(columns_x) + in_column.int().argmax(dim=1) + start
+        count = width * height
+        box = torch.arange(len(count), device=count.device).repeat_interleave(count)
+        step = torch.arange(len(box), device=count.device) - (count.cumsum(0) - count)[box]
+        boxes.append(box)
+        points.append(first[box] + step // width[box] * len(columns_x) + step % width[box])
+    return torch.cat(boxes), torch.cat(points)
+
+
+def _best_of_rows(row: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Which pairs (P,) are of the `count` largest values > 0 of their row, the first of equal ones; their ranks."""
+    pair = (values > 0).nonzero()[:, 0]
+    bits = values[pair].view(torch.int32).long()
+    order = ((row[pair] << 32) - bits).argsort(stable=True)
+    pair = pair[order]
+    row = row[pair]
+    found = torch.bincount(row)
+    rank = torch.arange(len(row), device=row.device) - (found.cumsum(0) - found)[row]
+    best = rank < count
+    return pair[best], rank[best]
 
 
 def _normalise(alignment: Tensor, iou: Tensor, won: Tensor) -> Tensor:

@@ -1,8 +1,13 @@
 """The YOLOv7 loss: optimal-transport assignment, CIoU boxes, CIoU as objectness, binary cross-entropy for classes.
 
-Source: YOLOv7, arXiv 2207.02696, section 4.2 (auxiliary heads); weights and level balance as published by the authors.
+Each match counts: the box and class losses of a level are means over its matches, also those of one prediction; the
+objectness asked of a prediction is that of its last match in the order of `assigners.ota`, as on a CPU it is with the
+authors, whose order on a GPU is left to chance.
+
+Source: YOLOv7, arXiv 2207.02696, section 4.2 (auxiliary heads); weights, level balance and reach as published by the
+authors: a lead head beside an auxiliary one counts 20 overlaps with reach 0.5, the auxiliary one 20 with reach 1.
 Differs: a mean per picture, where the authors multiply by the number of pictures; classes are trained also when there
-is one, because the decode always multiplies objectness by a class score.
+is one, where the authors leave the class score untrained, because the decode always multiplies objectness by it.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeyolo.assigners.ota import Matches, OtaRules, anchor_boxes, assign_ota, read_cells
+from edgeyolo.assigners.ota import Cells, Matches, OtaRules, anchor_boxes, assign_ota, read_cells
 from edgeyolo.losses.bce import smoothed_one_hot
 from edgeyolo.losses.criterion import Criterion, Loss
 from edgeyolo.losses.iou import ciou
@@ -103,13 +108,25 @@ def _sum_of_level_means(values: Tensor, level: Tensor, levels: int) -> Tensor:
 
 
 def _objectness_loss(maps: list[Tensor], matches: Matches, quality: Tensor) -> Tensor:
-    """Cross-entropy of objectness, (P,) `quality` where matched and 0 elsewhere; balanced over levels."""
+    """Cross-entropy of objectness, (P,) `quality` where matched and 0 elsewhere; balanced over levels.
+
+    Of a prediction that is matched more than once, the last match counts.
+    """
     total = quality.new_zeros(())
     for level, (raw, balance) in enumerate(zip(maps, _LEVEL_BALANCE[len(maps)], strict=True)):
         logits = raw[:, :, 4].float()
         here = (matches.cells.level == level).nonzero()[:, 0]
-        cells = matches.cells.select(here)
-        wanted = torch.zeros_like(logits)
-        wanted[cells.picture, cells.anchor, cells.row, cells.column] = quality[here]
+        wanted = _last_written(logits, matches.cells.select(here), quality[here])
         total = total + balance * F.binary_cross_entropy_with_logits(logits, wanted)
     return total
+
+
+def _last_written(logits: Tensor, cells: Cells, values: Tensor) -> Tensor:
+    """Zeros (B, anchors, h, w) like `logits` with (P,) values at cells; the last one where a cell is repeated."""
+    _, anchors, height, width = logits.shape
+    place = ((cells.picture * anchors + cells.anchor) * height + cells.row) * width + cells.column
+    place, order = place.sort(stable=True)
+    is_last = F.pad(place[1:] != place[:-1], (0, 1), value=True) if len(place) else place.bool()
+    wanted = torch.zeros(logits.numel(), device=logits.device)
+    wanted[place[is_last]] = values[order[is_last]]
+    return wanted.view_as(logits)

@@ -7,8 +7,6 @@ One shape serves all: a backbone of (down-sampling, ELAN), SPPCSPC, a neck of EL
 Differs:
     - SPPCSPC's pools are a chain of three (the same function, cheaper).
     - The 6-pixel stem of W6 and larger is ReOrg + 3x3 in training; folded it is one 6x6 convolution of stride 2.
-    - E6E's auxiliary heads read the sums of the neck's ELAN pairs, as its lead heads do, where the authors'
-      configuration reads one ELAN of each pair. The paper does not say which is meant; parameters are the same.
     - nano is tiny with half of the channels.
 Parameter counts of both forms are the published ones; D6's published GFLOPs (806.8) are of the training form.
 """
@@ -263,11 +261,13 @@ class Merge(nn.Module):
         self.lateral = ConvBnAct(lateral_chs, out_chs, activation=config.activation)
         self.elan = _make_elan(config, 2 * out_chs, out_chs, _neck_shape(config, level))
 
-    def forward(self, coarse: Tensor, lateral: Tensor) -> Tensor:
-        """(B, C, H, W) and (B, D, 2H, 2W) -> (B, out_chs, 2H, 2W)."""
+    def forward(self, coarse: Tensor, lateral: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) and (B, D, 2H, 2W) -> (B, out_chs, 2H, 2W), and one ELAN of a pair for auxiliary heads."""
         joined = torch.cat([self.lateral(lateral), self.upsample(self.reduce(coarse))], dim=1)
-        out: Tensor = self.elan(joined)
-        return out
+        if not isinstance(self.elan, DoubleElan):
+            return (self.elan(joined),) * 2
+        second = self.elan.second(joined)
+        return second + self.elan.first(joined), second
 
 
 class Rejoin(nn.Module):
@@ -306,14 +306,15 @@ class Neck(nn.Module):
         self.rejoins = nn.ModuleList(Rejoin(config, level) for level in levels[1:])
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Features, finest first -> maps for the lead heads, and those of the way down, each finest first."""
-        descent = [self.spp(features[-1])]
+        """Features, finest first -> maps for the lead heads and for the auxiliary heads, each finest first."""
+        descent = auxiliary = [self.spp(features[-1])]
         for merge, lateral in zip(self.merges, features[-2::-1], strict=True):
-            descent.insert(0, merge(descent[0], lateral))
+            merged, beside = merge(descent[0], lateral)
+            descent, auxiliary = [merged, *descent], [beside, *auxiliary]
         ascent = [descent[0]]
         for rejoin, coarse in zip(self.rejoins, descent[1:], strict=True):
             ascent.append(rejoin(ascent[-1], coarse))
-        return ascent, descent
+        return ascent, auxiliary
 
 
 class Head(nn.Module):
@@ -344,7 +345,6 @@ class AuxiliaryHead(Head):
 
     def fold(self) -> None:
         """No part in the deploy form."""
-        return
 
 
 def _start_bias(conv: nn.Conv2d, stride: int, num_classes: int) -> None:
@@ -378,10 +378,10 @@ class Network(DetectorNetwork):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> (B, anchors x (5 + K), H/s, W/s) per level, finest first; in training auxiliary after."""
-        ascent, descent = self.neck(self.backbone(images))
+        ascent, beside = self.neck(self.backbone(images))
         maps: list[Tensor] = self.head(ascent)
         if self.auxiliary is not None and self.training:
-            maps = maps + self.auxiliary(descent)
+            maps = maps + self.auxiliary(beside)
         return maps
 
     def make_input_spec(self, image_hw: tuple[int, int]) -> InputSpec:

@@ -248,7 +248,7 @@ def train_step(run: Run, batch: Batch) -> dict[str, Tensor]:
     loss = run.criterion([map_.float() for map_ in maps], targets, image_hw)
     if not torch.isfinite(loss.total):
         raise TrainingError(
-            f"the loss is {float(loss.total)} in epoch {run.epoch + 1}",
+            f"the loss is {float(loss.total.detach())} in epoch {run.epoch + 1}",
             where=", ".join(batch.image_ids),
             hint="Lower the learning rate or look at these pictures' labels; the last checkpoint is good",
         )

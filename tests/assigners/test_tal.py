@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgeyolo.assigners import assignment as assignment_module
+from edgeyolo.assigners import tal as tal_module
 from edgeyolo.assigners.assignment import PointGrid, make_point_grid, pad_objects
 from edgeyolo.assigners.tal import TaskAlignedAssigner
 
@@ -73,7 +73,7 @@ def test_matches_the_plain_loop(scene: Any) -> None:
 
 
 def test_chunks_of_objects_change_nothing(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assignment_module, "_CHUNK_ELEMENTS", 2000)  # seven objects at a time
+    monkeypatch.setattr(tal_module, "_CHUNK_PAIRS", 600)  # seven objects at a time
     assert_matches(scene)
 
 

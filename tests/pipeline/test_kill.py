@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,7 +19,7 @@ def kill_after(command: list[str], seconds: float, place: Path) -> bool:
     )
     time.sleep(seconds)
     finished = process.poll() is not None
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     return finished
 

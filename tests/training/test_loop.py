@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -99,7 +97,7 @@ def test_kill_and_resume_ends_with_the_same_number_of_epochs(data: Path, tmp_pat
     deadline = time.monotonic() + 120
     while not (out / "last.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     stopped_at = load_checkpoint(out / "last.safetensors").record.epoch
     assert 1 <= stopped_at < 6

@@ -86,9 +86,11 @@ def plain_loss(model, maps, targets, image_hw, rules, judge):
 
 
 def scaled_parts(model, image_hw, parts):
+    """The weights as published: those of tiny differ from the others'."""
     share = 3 / len(model.strides)
     area = image_hw[0] * image_hw[1] / 640**2
-    weights = (0.05 * share, 0.7 * area * share, 0.3 * model.config.num_classes / 80 * share)
+    objectness, classes = 0.7, 0.3
+    weights = (0.05 * share, objectness * area * share, classes * model.config.num_classes / 80 * share)
     return [float(part * weight) for part, weight in zip(parts, weights, strict=True)]
 
 
@@ -100,6 +102,37 @@ def test_loss_is_the_recipe():
     expected = scaled_parts(model, (128, 160), plain_loss(model, maps, TARGETS, (128, 160), OtaRules(), maps))
     assert [float(loss.parts[k]) for k in ("box", "objectness", "classes")] == pytest.approx(expected, rel=1e-4)
     assert float(loss.total) == pytest.approx(sum(expected), rel=1e-4)
+
+
+def test_a_repeated_prediction_counts_in_every_match():
+    """Objects on top of each other share predictions: each match is in the means, the last sets objectness."""
+    torch.manual_seed(3)
+    with torch.device("meta"):
+        model = models.create("yolov7-nano", 2)
+    maps = [torch.randn(1, 21, 128 // s, 128 // s) * 0.3 for s in model.strides]
+    corner = torch.rand(12, 2) * 6 + 30
+    labels = torch.arange(12.0)[:, None] % 2
+    targets = torch.cat([torch.zeros(12, 1), labels, corner, corner + 20 + torch.rand(12, 2) * 6], dim=1)
+    split = [m.view(1, 3, 7, *m.shape[2:]) for m in maps]
+    cells = assign_ota(split, targets, model.decode, OtaRules()).cells
+    rows = torch.stack([cells.level, cells.anchor, cells.row, cells.column], dim=1)
+    assert len(rows.unique(dim=0)) < len(rows)
+    loss = model.make_criterion()(maps, targets, (128, 128))
+    expected = scaled_parts(model, (128, 128), plain_loss(model, maps, targets, (128, 128), OtaRules(), maps))
+    assert [float(loss.parts[k]) for k in ("box", "objectness", "classes")] == pytest.approx(expected, rel=1e-4)
+
+
+def test_auxiliary_heads_of_e6e_read_one_elan_of_each_pair():
+    """What the auxiliary head is given is the second of each pair, and the sum goes on to the lead head."""
+    with torch.device("meta"):
+        model = models.create("yolov7-e6e", 2).train()
+    seen, given = [], []
+    for merge in model.neck.merges:
+        merge.elan.second.register_forward_hook(lambda module, args, output: seen.insert(0, output))
+    model.auxiliary.register_forward_pre_hook(lambda module, args: given.extend(args[0]))
+    model(torch.empty(1, 3, 128, 128, device="meta"))
+    assert len(given) == 4
+    assert all(a is b for a, b in zip(given[:3], seen, strict=True))
 
 
 def test_auxiliary_maps_are_judged_by_the_lead_and_weigh_a_quarter():
