@@ -45,7 +45,12 @@ def doctor(json: Json = False) -> None:
                 for p in packages
             ],
         )
-        report.show_json({"machine": machine, "packages": packages})
+        from edgeyolo.backends._tensorrt_doctor import examine_gpu
+
+        gpu = examine_gpu()
+        report.show_table(["NVIDIA GPU", "found", "what to do"], [(f.what, f.found, f.hint) for f in gpu])
+        findings = [{"what": f.what, "found": f.found, "hint": f.hint} for f in gpu]
+        report.show_json({"machine": machine, "packages": packages, "gpu": findings})
 
 
 def _describe_package(package: str, module: str, purpose: str, install: str) -> dict[str, Any]:

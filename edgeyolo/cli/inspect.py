@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from edgeyolo.cli._report import Json, reporting
+from edgeyolo.cli._report import Json, Report, reporting
+from edgeyolo.spec.errors import GateError
 
 if TYPE_CHECKING:
     from edgeyolo.spec.manifest import Manifest
@@ -16,9 +17,16 @@ if TYPE_CHECKING:
 PLACE = (11, "What there is")
 
 
-def inspect(bundle: Annotated[Path, typer.Argument(help="Bundle (.eyb) or its folder.")], json: Json = False) -> None:
-    """Verify a bundle and show its manifest."""
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="Bundle (.eyb) or its folder; with --qdq, any .onnx.")],
+    qdq: Annotated[bool, typer.Option("--qdq", help="Check an ONNX file's Q/DQ for TensorRT.")] = False,
+    json: Json = False,
+) -> None:
+    """Verify a bundle and show its manifest, or check how TensorRT runs an ONNX file with Q/DQ."""
     with reporting(json=json) as report:
+        if qdq:
+            _inspect_qdq(bundle, report)
+            return
         from edgeyolo.bundle import open_bundle
 
         with open_bundle(bundle) as opened:
@@ -32,6 +40,31 @@ def inspect(bundle: Annotated[Path, typer.Argument(help="Bundle (.eyb) or its fo
             report.show_scores(manifest.scores)
         report.say("Every file is what the manifest says.")
         report.show_json(msgspec.to_builtins(manifest))
+
+
+def _inspect_qdq(path: Path, report: Report) -> None:
+    """The exit code is a gate's where there are problems."""
+    from edgeyolo.backends._qdq import load_onnx
+    from edgeyolo.backends._qdq_check import check_qdq
+
+    found = check_qdq(load_onnx(path))
+    report.show_table(["float layer", "why"], list(found.floats.items()), title=f"{path}: {len(found.int8)} int8")
+    for crossing in found.crossings:
+        report.say(f"Crosses between int8 and float: {crossing}")
+    for problem in found.problems:
+        report.say(f"Problem: {problem}")
+    report.show_json(
+        {
+            "int8": list(found.int8),
+            "floats": found.floats,
+            "problems": list(found.problems),
+            "crossings": list(found.crossings),
+        }
+    )
+    if found.problems:
+        report.exit_code = GateError.exit_code
+    else:
+        report.say("The Q/DQ is clean.")
 
 
 def _describe(manifest: Manifest) -> list[tuple[str, str]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.qparams import CalibrationRecord, LayerPrecision, QParams, TensorGroup, WeightScales
 
 
@@ -121,3 +124,61 @@ class OneLayer:
 @pytest.fixture
 def one_layer() -> type[OneLayer]:
     return OneLayer
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizedModel:
+    """A model of the zoo with random weights, as `quantize` exports it."""
+
+    folder: Path
+    spec: ModelSpec
+    fake_quant: Callable[[np.ndarray], list[np.ndarray]]
+
+
+@pytest.fixture(scope="session")
+def quantized_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., QuantizedModel]:
+    """Makes one by name and image size, and keeps the latest.
+
+    `settled` takes the batch norms' statistics from random pictures. False leaves them as they are made: enough to
+    build from, where settled signals of random weights explode, as in the deep models.
+    """
+
+    @functools.lru_cache(maxsize=3)
+    def make(name: str, size: int, settled: bool = True) -> QuantizedModel:
+        import torch
+
+        from edgeyolo import models
+        from edgeyolo.export import export_model
+        from edgeyolo.quantization import quantize
+        from edgeyolo.spec.recipe import Recipe
+
+        torch.manual_seed(0)
+        model = models.create(name, 3)
+        images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        if settled:
+            with torch.no_grad():
+                model.train()(images)
+        spec = ModelSpec(
+            name=name,
+            activation=model.config.activation,
+            class_names=("a", "b", "c"),
+            input=model.make_input_spec((size, size)),
+            decode=model.decode,
+        )
+        recipe = Recipe(title="random pictures", observer="max", count=2)
+        quantized = quantize(
+            model.eval(), [images.numpy()], recipe, recipe_name="max", picture_hashes={"0": "", "1": ""}
+        )
+        folder = tmp_path_factory.mktemp(name) / "int8"
+        export_model(quantized, spec, folder)
+
+        def run(batch: np.ndarray) -> list[np.ndarray]:
+            with torch.no_grad():
+                return [map_.numpy() for map_ in quantized.fake_quant(torch.from_numpy(batch))]
+
+        return QuantizedModel(folder, spec, run)
+
+    return make

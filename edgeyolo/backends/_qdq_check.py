@@ -1,0 +1,289 @@
+"""Does TensorRT run an ONNX graph with Q/DQ as it is meant? Reads any such graph, ours or another tool's.
+
+Rules: "Explicit Quantization" of the TensorRT developer guide. A convolution is int8 when its input and its weight
+both come from DequantizeLinear. TensorRT moves QuantizeLinear back across operators that only hand values on, which
+works without a reformat only when everything on the way has one scale.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto
+
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_HANDS_ON = ("Concat", "MaxPool", "Resize", "Slice", "Split", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
+_INT8_READERS = (*_LAYERS, *_HANDS_ON, "Add", "GlobalAveragePool", "AveragePool")
+_FOREIGN = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
+
+
+@dataclass(frozen=True)
+class QdqReport:
+    """What the check found.
+
+    Attributes:
+        int8: names of the convolutions (and linear layers) that run in int8.
+        floats: those that do not -> why.
+        problems: faults that cost accuracy, speed or the build; empty for a clean graph.
+        crossings: tensors that are read both in int8 and in float: one reformat each, which the float readers need.
+    """
+
+    int8: tuple[str, ...]
+    floats: dict[str, str]
+    problems: tuple[str, ...]
+    crossings: tuple[str, ...]
+
+
+def check_qdq(model: ModelProto) -> QdqReport:
+    """Check the Q/DQ of a graph."""
+    graph = _Graph(model.graph)
+    layers = [node for node in graph.nodes if node.op_type in _LAYERS]
+    why = {_name(node): graph.why_float(node) for node in layers}
+    problems = [
+        *graph.foreign_operators(),
+        *graph.one_sided(layers),
+        *graph.bad_zero_points(),
+        *graph.int32_biases(layers),
+        *graph.bad_axes(layers),
+        *graph.unequal_pairs(),
+        *graph.unread_pairs(),
+        *graph.two_scales(),
+    ]
+    return QdqReport(
+        tuple(name for name, reason in why.items() if not reason),
+        {name: reason for name, reason in why.items() if reason},
+        tuple(dict.fromkeys(problems)),
+        tuple(graph.crossings()),
+    )
+
+
+def _name(node: NodeProto) -> str:
+    return str(node.name or node.output[0])
+
+
+class _Graph:
+    """Questions about one graph."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        from onnx import numpy_helper
+
+        self.nodes = list(graph.node)
+        self.values: dict[str, npt.NDArray[np.generic]] = {
+            tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer
+        }
+        for node in self.nodes:
+            if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+                self.values[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        self.producer = {output: node for node in self.nodes for output in node.output}
+        self.readers: dict[str, list[NodeProto]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        self.outputs = {entry.name for entry in graph.output}
+
+    def why_float(self, layer: NodeProto) -> str:
+        """Why a layer is not int8; "" if it is."""
+        inputs, weight = (self._is_dequantized(name) for name in layer.input[:2])
+        if inputs and weight:
+            return ""
+        if inputs or weight:
+            return "only its input is quantized" if inputs else "only its weight is quantized"
+        if self._leads_out(layer):
+            return "head output"
+        if self._is_pooled(layer.input[0]):
+            return "attention: reads a globally pooled tensor"
+        return "neither its input nor its weight is quantized"
+
+    def foreign_operators(self) -> Iterator[str]:
+        """Operators of other runtimes' quantized form."""
+        for node in self.nodes:
+            if node.op_type in _FOREIGN:
+                yield f"{_name(node)}: TensorRT has no {node.op_type}; it reads QuantizeLinear and DequantizeLinear"
+
+    def one_sided(self, layers: Iterable[NodeProto]) -> Iterator[str]:
+        """Layers with one quantized side, which run in float and pay for the Q/DQ as well."""
+        for layer in layers:
+            reason = self.why_float(layer)
+            if reason.startswith("only"):
+                yield f"{_name(layer)}: {reason}, so it runs in float"
+
+    def bad_zero_points(self) -> Iterator[str]:
+        """TensorRT quantizes symmetrically, to signed integers."""
+        for node in self._pairs():
+            zero = self.values.get(node.input[2]) if len(node.input) > 2 else None
+            if node.op_type == "QuantizeLinear" and zero is None and not _is_signed_by_attribute(node):
+                yield f"{_name(node)}: no zero point, which makes it uint8; TensorRT needs int8"
+            elif zero is not None and zero.dtype == np.uint8:
+                yield f"{_name(node)}: uint8; TensorRT needs int8"
+            elif zero is not None and np.any(zero):
+                yield f"{_name(node)}: zero point is not 0"
+
+    def int32_biases(self, layers: Iterable[NodeProto]) -> Iterator[str]:
+        """ONNX Runtime's quantizer writes them, and TensorRT's parser refuses them."""
+        for layer in layers:
+            if len(layer.input) > 2 and self._is_dequantized(layer.input[2]):
+                yield f"{_name(layer)}: its bias is quantized; TensorRT takes float biases only"
+
+    def bad_axes(self, layers: Iterable[NodeProto]) -> Iterator[str]:
+        """Weights have scales per output channel or one; activations have one."""
+        for layer in layers:
+            node = self.producer.get(layer.input[1])
+            if node is not None and node.op_type == "DequantizeLinear" and self._channels(node) > 1:
+                axis, wanted = _axis(node), _output_axis(layer)
+                if axis != wanted:
+                    yield f"{_name(layer)}: weight scales are on axis {axis}, output channels on axis {wanted}"
+        for node in self._pairs():
+            if not self._is_constant(node.input[0]) and self._channels(node) > 1:
+                yield f"{_name(node)}: an activation has {self._channels(node)} scales; TensorRT takes one"
+
+    def unequal_pairs(self) -> Iterator[str]:
+        """A Q and the DQ behind it must agree."""
+        for node in self._pairs():
+            before = self.producer.get(node.input[0])
+            if node.op_type == "DequantizeLinear" and before is not None and before.op_type == "QuantizeLinear":
+                one, two = self.values.get(before.input[1]), self.values.get(node.input[1])
+                if one is None or two is None:
+                    yield f"{_name(node)}: its scale is not a constant"
+                elif not np.array_equal(one, two):
+                    yield f"{_name(node)}: dequantizes with another scale than {_name(before)} quantizes with"
+
+    def unread_pairs(self) -> Iterator[str]:
+        """Pairs that nothing fuses with: they only round, and each is two kernels more."""
+        for node in self._pairs():
+            if node.op_type == "QuantizeLinear":
+                for reader in self._reading(node.output[0]):
+                    if reader.op_type != "DequantizeLinear":
+                        yield f"{_name(node)}: is read by {reader.op_type}, not by DequantizeLinear"
+                continue
+            if node.output[0] in self.outputs:
+                yield f"{_name(node)}: the pair stands at an output of the graph, where nothing fuses with it"
+            for reader in self._reading(node.output[0]):
+                if not self._takes_int8(reader):
+                    yield f"{_name(node)}: is read by {reader.op_type} '{_name(reader)}', which runs in float"
+
+    def two_scales(self) -> Iterator[str]:
+        """Tensors that hold the same values, quantized with different scales: requantized in between."""
+        root = self._same_values()
+        scales: dict[str, dict[float, str]] = {}
+        for node in self.nodes:
+            value = self.values.get(node.input[1]) if node.op_type == "QuantizeLinear" else None
+            if value is not None and value.size == 1 and node.input[0] not in self.values:
+                scales.setdefault(root(node.input[0]), {}).setdefault(float(value.reshape(())), node.input[0])
+        for found in scales.values():
+            if len(found) > 1:
+                text = ", ".join(f"'{tensor}' {scale:.6g}" for scale, tensor in sorted(found.items()))
+                yield f"one tensor with {len(found)} scales: {text}"
+
+    def crossings(self) -> Iterator[str]:
+        """Tensors with int8 and float readers."""
+        for tensor, readers in self.readers.items():
+            kinds = Counter(reader.op_type for reader in readers if reader.op_type not in _HANDS_ON)
+            if tensor not in self.values and kinds.get("QuantizeLinear") and len(kinds) > 1:
+                others = sorted(kind for kind in kinds if kind != "QuantizeLinear")
+                yield f"'{tensor}' is read in int8 and in float by {', '.join(others)}"
+
+    def _pairs(self) -> Iterator[NodeProto]:
+        return (node for node in self.nodes if node.op_type in ("QuantizeLinear", "DequantizeLinear"))
+
+    def _reading(self, tensor: str) -> list[NodeProto]:
+        return self.readers.get(tensor, [])
+
+    def _is_dequantized(self, tensor: str) -> bool:
+        """Comes from DequantizeLinear, perhaps through operators that only hand values on."""
+        node = self.producer.get(tensor)
+        while node is not None and node.op_type in _HANDS_ON:
+            node = self.producer.get(node.input[0])
+        return node is not None and node.op_type == "DequantizeLinear"
+
+    def _takes_int8(self, reader: NodeProto) -> bool:
+        if reader.op_type == "Resize":
+            return _is_nearest(reader)
+        return reader.op_type in (*_INT8_READERS, "QuantizeLinear")
+
+    def _is_constant(self, tensor: str) -> bool:
+        """Stored in the file, perhaps quantized on the way from there."""
+        node = self.producer.get(tensor)
+        return tensor in self.values or (
+            node is not None and node.op_type == "QuantizeLinear" and node.input[0] in self.values
+        )
+
+    def _channels(self, node: NodeProto) -> int:
+        value = self.values.get(node.input[1])
+        return 1 if value is None else int(value.size)
+
+    def _leads_out(self, layer: NodeProto) -> bool:
+        """No other layer reads anything that is computed from it."""
+        pending, seen = list(layer.output), set()
+        while pending:
+            for node in self._reading(pending.pop()):
+                if node.op_type in _LAYERS:
+                    return False
+                if node.output[0] not in seen:
+                    seen.update(node.output)
+                    pending.extend(node.output)
+        return True
+
+    def _is_pooled(self, tensor: str) -> bool:
+        """Computed from a global pool through operators of one input."""
+        node = self.producer.get(tensor)
+        while node is not None:
+            if node.op_type in ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"):
+                return True
+            live = [name for name in node.input if name and name not in self.values]
+            node = self.producer.get(live[0]) if len(live) == 1 else None
+        return False
+
+    def _same_values(self) -> _Roots:
+        roots = _Roots()
+        for node in self.nodes:
+            if node.op_type in _HANDS_ON and (node.op_type != "Resize" or _is_nearest(node)):
+                inputs = node.input if node.op_type == "Concat" else node.input[:1]
+                roots.join([name for name in (*inputs, *node.output) if name not in self.values])
+            elif node.op_type in ("QuantizeLinear", "DequantizeLinear") and not self._is_constant(node.input[0]):
+                roots.join([node.input[0], node.output[0]])
+        return roots
+
+
+class _Roots:
+    """Union-find over names."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+
+    def __call__(self, name: str) -> str:
+        while (above := self._parent.get(name, name)) != name:
+            name = above
+        return name
+
+    def join(self, names: list[str]) -> None:
+        for name in names[1:]:
+            one, two = self(names[0]), self(name)
+            if one != two:
+                self._parent[two] = one
+
+
+def _is_nearest(node: NodeProto) -> bool:
+    mode = next((attribute.s for attribute in node.attribute if attribute.name == "mode"), b"nearest")
+    return bool(mode == b"nearest")
+
+
+def _is_signed_by_attribute(node: NodeProto) -> bool:
+    """Opset 21 may state the type as an attribute; 3 is TensorProto.INT8."""
+    return any(attribute.name == "output_dtype" and attribute.i == 3 for attribute in node.attribute)
+
+
+def _axis(node: NodeProto) -> int:
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "axis"), 1)
+
+
+def _output_axis(layer: NodeProto) -> int:
+    if layer.op_type == "Gemm":
+        return 0 if any(attribute.name == "transB" and attribute.i for attribute in layer.attribute) else 1
+    return 0 if layer.op_type == "Conv" else 1

@@ -1,0 +1,102 @@
+"""What a Deep Learning Accelerator (Xavier, Orin) can run of a model, and the INT8 ranges it needs.
+
+DLA has no Q/DQ: TensorRT 8 and 10 give it one range per tensor (implicit quantization).
+Source: TensorRT developer guide, "Working with DLA", layer support and restrictions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeyolo.spec.qparams import QParams
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto
+
+_RUNS = ("Conv", "ConvTranspose", "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Clip", "Add", "Sub", "Mul", "Concat")
+_POOLS = ("MaxPool", "AveragePool")
+_HANDS_ON = ("MaxPool", "Concat", "Resize")
+_ACTIVATIONS = ("Relu", "LeakyRelu")
+_UP_TO_ONE = ("Sigmoid", "HardSigmoid", "Softmax")
+_LARGEST_KERNEL, _LARGEST_POOL = 32, 8
+
+
+def list_gpu_layers(graph: GraphProto) -> dict[str, str]:
+    """Nodes that DLA cannot run -> why; with gpu_fallback they run on the GPU."""
+    found = {}
+    for node in graph.node:
+        reason = _why_not(node)
+        if reason and node.op_type != "Constant":
+            found[node.name or node.output[0]] = f"{node.op_type}: {reason}"
+    return found
+
+
+def describe_dla(graph: GraphProto) -> list[str]:
+    """For people: how much runs where, then each layer that does not run on DLA."""
+    on_gpu = list_gpu_layers(graph)
+    total = sum(node.op_type != "Constant" for node in graph.node)
+    head = f"{total - len(on_gpu)} of {total} nodes can run on DLA, {len(on_gpu)} fall back to the GPU"
+    return [head, *(f"GPU: {name} ({reason})" for name, reason in on_gpu.items())]
+
+
+def dynamic_ranges(graph: GraphProto, qparams: QParams) -> dict[str, float]:
+    """Tensor -> largest magnitude, for every tensor whose range the scales tell.
+
+    What int8 layers read has its group's range; so has whatever hands the same values on, and what an activation
+    reads: of a value beyond the range of its result, only the negative side is cut, where it is nearly flat. A layer
+    with a tensor that is not listed, such as a head output, runs in fp16.
+    """
+    ranges = {tensor: 127 * group.scale for group in qparams.groups.values() for tensor in group.tensors}
+    for node in graph.node:
+        if node.op_type in _UP_TO_ONE:
+            ranges.setdefault(node.output[0], 1.0)
+    nodes = list(graph.node)
+    changed = True
+    while changed:
+        before = len(ranges)
+        for node in reversed(nodes):
+            _spread(node, ranges, _gated(node, graph))
+        changed = len(ranges) > before
+    return ranges
+
+
+def _spread(node: NodeProto, ranges: dict[str, float], gated: str) -> None:
+    if node.op_type in _HANDS_ON:
+        inputs = [name for name in (node.input if node.op_type == "Concat" else node.input[:1]) if name]
+        known = [ranges[name] for name in (node.output[0], *inputs) if name in ranges]
+        for name in (node.output[0], *inputs) if known else ():
+            ranges.setdefault(name, max(known))
+    elif node.op_type in _ACTIVATIONS and node.output[0] in ranges:
+        ranges.setdefault(node.input[0], ranges[node.output[0]])
+    elif gated and node.output[0] in ranges:
+        ranges.setdefault(gated, ranges[node.output[0]])
+
+
+def _gated(node: NodeProto, graph: GraphProto) -> str:
+    """x of x * sigmoid(x), "" for any other node."""
+    if node.op_type != "Mul":
+        return ""
+    for gate in graph.node:
+        if gate.op_type == "Sigmoid" and gate.output[0] in node.input and gate.input[0] in node.input:
+            return str(gate.input[0])
+    return ""
+
+
+def _why_not(node: NodeProto) -> str:
+    """ "" if DLA runs the node."""
+    values = {attribute.name: attribute for attribute in node.attribute}
+    kernel = max(values["kernel_shape"].ints) if "kernel_shape" in values else 1
+    if node.op_type in _POOLS:
+        return f"window {kernel} is over {_LARGEST_POOL}" if kernel > _LARGEST_POOL else ""
+    if node.op_type == "Resize":
+        return "" if "mode" not in values or values["mode"].s == b"nearest" else "is not nearest"
+    if node.op_type == "Concat":
+        return "" if values["axis"].i == 1 else "joins another axis than the channels"
+    if node.op_type in ("Conv", "ConvTranspose"):
+        dilation = int(np.max(values["dilations"].ints)) if "dilations" in values else 1
+        if kernel > _LARGEST_KERNEL or dilation > _LARGEST_KERNEL:
+            return f"kernel or dilation over {_LARGEST_KERNEL}"
+        return ""
+    return "" if node.op_type in _RUNS else "is not among the layers that DLA has"

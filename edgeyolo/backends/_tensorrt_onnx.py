@@ -1,0 +1,199 @@
+"""model.onnx + qparams -> the ONNX that TensorRT builds from, and the trtexec command that does the same.
+
+TensorRT 10 and later (JetPack 6 and 7): strongly typed. float16 around Q/DQ, weights stored as int8 with
+DequantizeLinear: half the file of float16 weights, and the same plan; all of these versions read it.
+
+TensorRT 8 (JetPack 4 and 5) is older than strong typing and reads no int8 weights: float32 weights, which lie on the
+int8 grid, with QuantizeLinear and DequantizeLinear, at opset 13, for the builder's own fp16 and int8 flags.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeyolo.backends._fp16 import cast_to_half, half_scales
+from edgeyolo.backends._graph_postprocess import append_postprocess
+from edgeyolo.backends._qdq import insert_qdq, int8_layers, weighted_nodes
+from edgeyolo.backends._tensorrt_options import Options
+from edgeyolo.spec.errors import BackendError, UsageError
+from edgeyolo.spec.model import GraphDecode, ModelSpec
+from edgeyolo.spec.qparams import QParams
+from edgeyolo.spec.target import Precision
+from edgeyolo.spec.tensor import INPUT_NAME
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto
+
+_OLD_OPSET, _OLD_IR = 13, 7  # the first with per-channel Q/DQ; TensorRT 8.2 reads no later one
+# Operators that mean the same at opset 13 and in the exporter's opset, and attributes that came after it with the
+# value that says "as before".
+_SAME = (
+    *("Conv", "LeakyRelu", "Relu", "Sigmoid", "HardSigmoid", "Clip", "Mul", "Add", "Sub", "Div", "Concat"),
+    *("MaxPool", "GlobalAveragePool", "Transpose", "Constant", "Gemm", "Flatten", "DequantizeLinear"),
+)
+_UNCHANGED: dict[str, dict[str, object]] = {
+    **{operator: {} for operator in _SAME},
+    "Reshape": {"allowzero": 0},
+    "Resize": {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"},
+    "QuantizeLinear": {"saturate": 1},
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A graph ready for TensorRT.
+
+    Attributes:
+        layers: how many Conv and Gemm nodes run in int8 and how many do not.
+        graph_candidates: rows that leave the graph, 0 where raw maps do.
+    """
+
+    model: ModelProto
+    layers: dict[str, int]
+    graph_candidates: int
+
+
+def make_network(
+    model: ModelProto, qparams: QParams | None, options: Options, *, precision: Precision, postprocess: ModelSpec | None
+) -> Network:
+    """Turn the float model into what TensorRT builds.
+
+    Args:
+        qparams: given for int8.
+        postprocess: the model's decode and classes, to decode inside the graph; None to leave the raw maps.
+
+    Raises:
+        BackendError: a graph that has no such form. UsageError: options that contradict each other.
+    """
+    _check_input(model.graph)
+    nodes = weighted_nodes(model.graph)
+    total = sum(len(readers) for readers in nodes.values())
+    int8 = sum(len(nodes[weight]) for weight in int8_layers(model.graph, qparams)) if qparams else 0
+    layers = {"int8": int8, "float": total - int8} if qparams else {"float": total}
+    if options.strongly_typed:
+        result = _strongly_typed(model, qparams, precision)
+    else:
+        result = lower_opset(float_weights(insert_qdq(model, qparams)) if qparams else model)
+    if postprocess is None:
+        return Network(result, layers, 0)
+    if not options.strongly_typed:
+        raise UsageError("in-graph post-processing needs strong typing (TensorRT 10 or later)")
+    if isinstance(postprocess.decode, GraphDecode):
+        raise BackendError("the model is decoded inside its graph already")
+    result, count = append_postprocess(
+        result, postprocess.decode, num_classes=len(postprocess.class_names), candidates=options.candidates
+    )
+    return Network(result, layers, count)
+
+
+def trtexec_command(options: Options, precision: Precision, *, dynamic_batch: bool, image_hw: tuple[int, int]) -> str:
+    """The command that builds the same plan from `model.onnx` with NVIDIA's own tool."""
+    words = ["trtexec", "--onnx=model.onnx", "--saveEngine=model.plan"]
+    if options.strongly_typed:
+        words.append("--stronglyTyped")
+    else:
+        words += {"int8": ["--fp16", "--int8"], "fp16": ["--fp16"]}.get(precision, [])
+    words += [f"--memPoolSize=workspace:{options.workspace_mib}"] if options.workspace_mib else []
+    words += [f"--builderOptimizationLevel={options.builder_level}"] if options.builder_level >= 0 else []
+    words += [f"--useDLACore={options.dla_core}"] if options.dla_core >= 0 else []
+    words += ["--allowGPUFallback"] if options.dla_core >= 0 and options.gpu_fallback else []
+    if dynamic_batch:
+        sizes = f"3x{image_hw[0]}x{image_hw[1]}"
+        words += [f"--minShapes={INPUT_NAME}:1x{sizes}"]
+        words += [f"--{kind}Shapes={INPUT_NAME}:{options.max_batch}x{sizes}" for kind in ("opt", "max")]
+    return " ".join(words)
+
+
+def input_shape(graph: GraphProto) -> list[int]:
+    """(B, 3, H, W) of the graph's input, 0 where it is not fixed."""
+    entry = next((entry for entry in graph.input if entry.name == INPUT_NAME), None)
+    return [axis.dim_value for axis in entry.type.tensor_type.shape.dim] if entry else []
+
+
+def _check_input(graph: GraphProto) -> None:
+    shape = input_shape(graph)
+    if len(shape) != 4 or not all(shape[1:]):
+        raise BackendError(
+            f"input '{INPUT_NAME}' has shape {shape or 'none'}, and only its batch may be open",
+            hint="Export with a fixed image size",
+        )
+
+
+def _strongly_typed(model: ModelProto, qparams: QParams | None, precision: Precision) -> ModelProto:
+    if precision == "fp32":
+        return model
+    if precision == "int8" and qparams is not None:
+        return cast_to_half(insert_qdq(model, half_scales(qparams)))
+    if precision == "fp16":
+        return cast_to_half(model)
+    raise UsageError(f"tensorrt artefacts are int8, fp16 or fp32, not {precision}")
+
+
+def float_weights(model: ModelProto) -> ModelProto:
+    """A copy whose weights are float32 with QuantizeLinear and DequantizeLinear in the place of stored int8.
+
+    They lie on the grid, so that quantizing them again gives the same integers.
+    """
+    from onnx import NodeProto, helper, numpy_helper
+
+    result = type(model)()
+    result.CopyFrom(model)
+    tensors = {tensor.name: tensor for tensor in result.graph.initializer}
+    nodes: list[NodeProto] = []
+    for node in result.graph.node:
+        weight = node.input[0] if node.input else ""
+        if node.op_type == "DequantizeLinear" and weight in tensors:
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+            integers = numpy_helper.to_array(tensors[weight])
+            shape = [1] * integers.ndim
+            shape[axis] = -1
+            values = integers * numpy_helper.to_array(tensors[node.input[1]]).reshape(shape)
+            tensors[weight].CopyFrom(numpy_helper.from_array(np.asarray(values, np.float32), weight))
+            quantized = f"{weight}/quantized"
+            name = f"{node.name}/quantize"
+            nodes.append(helper.make_node("QuantizeLinear", list(node.input), [quantized], name, axis=axis))
+            node.input[0] = quantized
+        nodes.append(node)
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del result.graph.node[:]
+    result.graph.node.extend(copies)
+    return result
+
+
+def lower_opset(model: ModelProto) -> ModelProto:
+    """A copy at opset 13, of operators that mean the same there.
+
+    Raises:
+        BackendError: an operator or attribute that opset 13 does not have.
+    """
+    import onnx
+
+    result = type(model)()
+    result.CopyFrom(model)
+    for node in result.graph.node:
+        where = f"{node.op_type} '{node.name}'"
+        if node.op_type not in _UNCHANGED:
+            raise BackendError(
+                "is an operator that opset 13, which TensorRT 8 needs, has not or has otherwise",
+                where=where,
+                hint="Train the model with another activation (leaky_relu, silu or relu)",
+            )
+        later = _UNCHANGED[node.op_type]
+        kept = [attribute for attribute in node.attribute if attribute.name not in later]
+        for attribute in node.attribute:
+            if attribute.name in later and onnx.helper.get_attribute_value(attribute) != later[attribute.name]:
+                raise BackendError(f"attribute {attribute.name} is newer than opset 13", where=where)
+        copies = [onnx.AttributeProto.FromString(attribute.SerializeToString()) for attribute in kept]
+        del node.attribute[:]
+        node.attribute.extend(copies)
+    del result.opset_import[:]
+    result.opset_import.append(onnx.helper.make_opsetid("", _OLD_OPSET))
+    result.ir_version = _OLD_IR
+    try:
+        onnx.checker.check_model(result, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise BackendError(f"the graph has no form at opset 13 ({error})") from None
+    return result

@@ -1,0 +1,243 @@
+"""TensorRT: Jetsons and servers by the package `tensorrt`, desktop GPUs by `tensorrt_rtx`.
+
+A plan runs only on the kind of GPU and the version of TensorRT that built it. So a host prepares the ONNX and checks
+it, and the board builds the plan when it first loads the bundle, and keeps it (see `_tensorrt_cache`). The plan stays
+raw; what it is stands in a record beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgeyolo.backends._checks import artefact_file
+from edgeyolo.backends._qdq import load_onnx
+from edgeyolo.backends._qdq_check import check_qdq
+from edgeyolo.backends._tensorrt_adapter import TensorRt, load_tensorrt
+from edgeyolo.backends._tensorrt_cache import (
+    PlanKey,
+    cached_plan,
+    forget_plan,
+    read_timing_cache,
+    write_timing_cache,
+)
+from edgeyolo.backends._tensorrt_cuda import Cuda
+from edgeyolo.backends._tensorrt_dla import describe_dla, dynamic_ranges
+from edgeyolo.backends._tensorrt_onnx import input_shape, make_network, trtexec_command
+from edgeyolo.backends._tensorrt_options import Options, make_options, plan_options
+from edgeyolo.backends._tensorrt_session import TensorRtSession, session_outputs
+from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
+from edgeyolo.spec.manifest import Artefact
+from edgeyolo.spec.model import ModelRecord, ModelSpec
+from edgeyolo.spec.progress import SILENT, Progress
+from edgeyolo.spec.provenance import sha256_of
+from edgeyolo.spec.qparams import QParams, load_qparams, save_qparams
+from edgeyolo.spec.strict import load_json
+from edgeyolo.spec.target import Precision, Target
+
+logger = logging.getLogger(__name__)
+
+_ONNX, _QPARAMS, _COMMAND = "model.onnx", "qparams.json", "trtexec.txt"
+ON_BOARD = "built on the board"
+
+
+def probe(target: Target) -> list[str]:
+    """What is missing here to build for `target`: only the onnx package, the rest is the board's."""
+    make_options(target.engine_options)
+    try:
+        from edgeyolo.backends._checks import import_package
+
+        import_package("onnx", needed_for="building an artefact from model.onnx", extra="onnxruntime")
+    except (MissingPackageError, BackendError) as error:
+        return [str(error)]
+    return []
+
+
+def build(onnx_path: Path, qparams: QParams | None, target: Target, out: Path, *, precision: Precision) -> Artefact:
+    """Write the ONNX that the board builds from, and how; see `edgeyolo.backends.build`.
+
+    With in-graph post-processing, the model's decode is read from the `model.json` beside `model.onnx`. Where
+    tensorrt_rtx is installed, its parser reads the graph, so that what TensorRT does not take is found here.
+    """
+    options = make_options(target.engine_options)
+    model = load_onnx(onnx_path)
+    spec = _decode_of(onnx_path) if target.postprocess == "graph" else None
+    dla = options.dla_core >= 0
+    if dla:
+        _report_dla(model, options)
+    implicit = qparams if dla and precision == "int8" else None  # DLA takes ranges, not Q/DQ
+    network = make_network(
+        model, None if implicit else qparams, options, precision="fp32" if implicit else precision, postprocess=spec
+    )
+    for problem in check_qdq(network.model).problems if qparams and not implicit else ():
+        logger.warning("Q/DQ: %s", problem)
+    raw = network.model.SerializeToString()
+    _parse_if_possible(raw, options)
+    write_file(out / _ONNX, raw)
+    files = {"onnx": _ONNX, "trtexec": _COMMAND}
+    if qparams is not None:
+        save_qparams(qparams, out / _QPARAMS)
+        files["qparams"] = _QPARAMS
+    shape = input_shape(model.graph)
+    command = trtexec_command(options, precision, dynamic_batch=shape[0] == 0, image_hw=(shape[2], shape[3]))
+    write_file(out / _COMMAND, f"{command}\n".encode())
+    logger.info("the same plan by hand, on the board: %s", command)
+    return Artefact(
+        engine="tensorrt",
+        engine_version=ON_BOARD,
+        precision=precision,
+        files=files,
+        options=dataclasses.asdict(options),
+        layers=_layer_counts(network.layers, implicit),
+        graph_candidates=network.graph_candidates,
+    )
+
+
+def open_artefact(
+    folder: Path, artefact: Artefact, *, output_count: int, image_hw: tuple[int, int], threads: int = 0
+) -> TensorRtSession:
+    """Build the plan or take it from the cache, and load it; see `edgeyolo.backends.open_artefact`."""
+    options = make_options(artefact.options)
+    onnx_path = artefact_file(folder, artefact, "onnx")
+    trt = load_tensorrt(options.package)
+    cuda = Cuda()
+    key = PlanKey(
+        onnx_sha256=sha256_of(onnx_path),
+        gpu=cuda.name,
+        compute_capability=cuda.compute_capability,
+        package=options.package,
+        version=trt.version,
+        precision=artefact.precision,
+        options=plan_options(options),
+    )
+    ranges = _ranges(folder, artefact, options)
+    with _progress_bar() as progress:
+        plan = cached_plan(key, lambda: _compile(trt, onnx_path, artefact, options, key, ranges, progress))
+    engine = _deserialize(trt, plan)
+    if engine is None:  # whole, and still refused: a TensorRT of the same version, built otherwise
+        forget_plan(key)
+        plan = cached_plan(key, lambda: _compile(trt, onnx_path, artefact, options, key, ranges, SILENT))
+        engine = _deserialize(trt, plan)
+    if engine is None:
+        raise BackendError("TensorRT refuses the plan it has just built", hint="Run: edgeyolo doctor")
+    names = session_outputs(output_count, artefact.graph_candidates)
+    return TensorRtSession(cuda, trt, engine, names, image_hw, options)
+
+
+def compile_for(
+    onnx_path: Path, options: Options, precision: Precision, *, capability: str = "", progress: Progress = SILENT
+) -> bytes:
+    """Build a plan from an artefact's ONNX, for this machine's GPU or (tensorrt_rtx) for a stated one.
+
+    Args:
+        capability: compute capability such as "8.6", "" for the GPU here.
+
+    Raises:
+        MissingPackageError: the package is not installed. BackendError: TensorRT cannot parse or build it.
+        UsageError: an option or capability that the package does not have.
+    """
+    trt = load_tensorrt(options.package)
+    parsed = trt.parse(onnx_path.read_bytes(), options)
+    return parsed.compile(options, precision, capability=capability, progress=progress)[0]
+
+
+def _compile(
+    trt: TensorRt,
+    onnx_path: Path,
+    artefact: Artefact,
+    options: Options,
+    key: PlanKey,
+    ranges: dict[str, float],
+    progress: Progress,
+) -> bytes:
+    logger.info("building the plan for %s with %s %s, once", key.gpu, key.package, key.version)
+    parsed = trt.parse(onnx_path.read_bytes(), options)
+    timing = read_timing_cache(key) if options.timing_cache else b""
+    plan, timing = parsed.compile(options, artefact.precision, timing_cache=timing, ranges=ranges, progress=progress)
+    write_timing_cache(key, timing)
+    return plan
+
+
+def _deserialize(trt: TensorRt, plan: bytes) -> Any:
+    runtime = trt.module.Runtime(trt.module.Logger(trt.module.Logger.ERROR))
+    return runtime.deserialize_cuda_engine(plan)
+
+
+def _decode_of(onnx_path: Path) -> ModelSpec:
+    path = onnx_path.parent / "model.json"
+    if not path.is_file():
+        raise UsageError(
+            "post-processing in the graph needs the model's decode",
+            where=path,
+            hint='Build from a folder of `edgeyolo quantize`, or set postprocess = "host" in the target',
+        )
+    return load_json(path, ModelRecord).model
+
+
+def _report_dla(model: Any, options: Options) -> None:
+    if options.strongly_typed:
+        raise UsageError(
+            "DLA takes INT8 ranges, which a strongly typed network cannot have",
+            hint="Set strongly_typed = false beside dla_core (TensorRT 8 and 10)",
+        )
+    for line in describe_dla(model.graph):
+        logger.info("DLA: %s", line)
+
+
+def _ranges(folder: Path, artefact: Artefact, options: Options) -> dict[str, float]:
+    if options.dla_core < 0 or artefact.precision != "int8":
+        return {}
+    model = load_onnx(artefact_file(folder, artefact, "onnx"))
+    return dynamic_ranges(model.graph, load_qparams(artefact_file(folder, artefact, "qparams")))
+
+
+def _layer_counts(layers: dict[str, int], implicit: QParams | None) -> dict[str, int]:
+    if implicit is None:
+        return layers
+    int8 = sum(layer.precision == "int8" for layer in implicit.layers.values())
+    return {"int8": int8, "float": sum(layers.values()) - int8}
+
+
+def _parse_if_possible(raw: bytes, options: Options) -> None:
+    """The real parser's word, where tensorrt_rtx is installed; it is the strongly typed one only."""
+    if not options.strongly_typed:
+        return
+    try:
+        trt = load_tensorrt("tensorrt_rtx")
+    except (MissingPackageError, BackendError) as error:
+        logger.info("the graph is not checked by TensorRT's parser here (%s)", error)
+        return
+    trt.parse(raw, options)
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    """A bar on stderr for people who wait; nothing where nobody looks."""
+    if not sys.stderr.isatty():
+        yield SILENT
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        yield _BarProgress(bar)
+
+
+class _BarProgress:
+    """`Progress` shown as one bar per stage."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+        self._tasks: dict[str, Any] = {}
+
+    def step(self, stage: str, done: int, total: int, text: str = "") -> None:
+        name = text or stage
+        if name not in self._tasks:
+            self._tasks[name] = self._bar.add_task(name, total=total)
+        self._bar.update(self._tasks[name], completed=done, total=total)
