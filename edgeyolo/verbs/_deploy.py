@@ -1,4 +1,4 @@
-"""The public verbs: each puts rooms together, and is what the command of the same name calls."""
+"""`deploy`: model.onnx + qparams.json -> one bundle for one board."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from edgeyolo.spec.errors import DataError, UnknownNameError, UsageError
 from edgeyolo.spec.manifest import Artefact, Manifest
@@ -18,19 +18,8 @@ from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.qparams import QParams, load_qparams
 from edgeyolo.spec.strict import load_json
 from edgeyolo.spec.target import Precision, Target, load_target, target_name
-
-if TYPE_CHECKING:
-    from edgeyolo.training.config import TrainConfig
-    from edgeyolo.training.loop import TrainResult
-
-
-@dataclass(frozen=True)
-class QuantizeResult:
-    """What `quantize` wrote: the folder, scores so far, and how many layers run in each precision."""
-
-    folder: Path
-    scores: tuple[Score, ...]
-    layers: dict[str, int]
+from edgeyolo.verbs._evaluate import artefact_name
+from edgeyolo.verbs._splits import validation_split
 
 
 @dataclass(frozen=True)
@@ -39,83 +28,6 @@ class DeployResult:
 
     bundle: Path
     manifest: Manifest
-
-
-def train(
-    config: TrainConfig,
-    data: Path,
-    out: Path,
-    *,
-    weights: Path | None = None,
-    resume: bool = False,
-    progress: Progress = SILENT,
-) -> TrainResult:
-    """Train a detector on a data set's `train` split; see `edgeyolo.training.loop.train`.
-
-    Args:
-        data: a folder or file in a known format.
-        out: folder for checkpoints, log and curves.
-    """
-    from edgeyolo.data.dataset import open_dataset
-    from edgeyolo.training.loop import train as train_model
-
-    return train_model(
-        config,
-        open_dataset(data, "train"),
-        open_dataset(data, validation_split(data)),
-        out,
-        weights=weights,
-        resume=resume,
-        progress=progress,
-    )
-
-
-def quantize(
-    checkpoint: Path,
-    data: Path,
-    out: Path,
-    *,
-    recipe: str = "int8-mse",
-    evaluate: bool = True,
-    split: str | None = None,
-    progress: Progress = SILENT,
-) -> QuantizeResult:
-    """Calibrate a trained model on training pictures and write `model.onnx`, `qparams.json` and `model.json` to `out`.
-
-    Args:
-        recipe: name in `calib/`, or a path to a `.toml`.
-        evaluate: measure the float and the fake-quantized model.
-        split: that they are measured on, None for the validation split.
-
-    Raises:
-        UnknownNameError: no such recipe, or it names a layer that does not exist.
-        CheckpointError, DataError, QuantizationError, ExportError, OutputError: as their names say.
-    """
-    from edgeyolo.data.dataset import open_dataset
-    from edgeyolo.evaluation.measure import check_classes, measure_session
-    from edgeyolo.export import export_model
-    from edgeyolo.nn.session import TorchSession
-    from edgeyolo.quantization import quantize as quantize_model
-    from edgeyolo.quantization.pictures import calibration_pictures
-    from edgeyolo.spec.recipe import load_recipe
-    from edgeyolo.training.checkpoint import load_checkpoint
-
-    settings = load_recipe(recipe)
-    source = load_checkpoint(checkpoint)
-    spec = source.record.model
-    train_data = open_dataset(data, "train")
-    check_classes(spec, train_data)
-    pictures, hashes = calibration_pictures(train_data, spec.input, count=settings.count, seed=settings.seed)
-    quantized = quantize_model(
-        source.model, pictures, settings, recipe_name=Path(recipe).stem, picture_hashes=hashes, progress=progress
-    )
-    scores: list[Score] = []
-    if evaluate:
-        dataset = open_dataset(data, split or validation_split(data))
-        for artefact, module in (("float torch", quantized.float_deploy), ("fake-quant torch", quantized.fake_quant)):
-            scores.append(measure_session(TorchSession(module), spec, dataset, artefact=artefact, progress=progress))
-    export_model(quantized, spec, out, checkpoint_sha256=source.sha256, scores=tuple(scores))
-    return QuantizeResult(out, tuple(scores), precision_counts(load_qparams(out / "qparams.json")))
 
 
 def deploy(
@@ -167,71 +79,6 @@ def deploy(
         manifest = write_bundle(out, manifest, Path(work))
         progress.step("deploy", 3, 3, str(out))
     return DeployResult(out, manifest)
-
-
-def evaluate(
-    source: Path,
-    data: Path,
-    *,
-    split: str | None = None,
-    threads: int = 0,
-    record: bool = False,
-    progress: Progress = SILENT,
-) -> Score:
-    """COCO mAP of a bundle, or of a checkpoint, on one split of a data set.
-
-    Args:
-        split: None for the validation split.
-        threads: engine threads, 0 for the bundle's own number.
-        record: write the score into the bundle's manifest.
-    """
-    from edgeyolo.data.dataset import open_dataset
-    from edgeyolo.evaluation.measure import measure_session
-
-    dataset = open_dataset(data, split or validation_split(data))
-    if source.suffix != ".eyb" and not (source / "manifest.json").is_file():
-        from edgeyolo.nn.fold import fold_model
-        from edgeyolo.nn.session import TorchSession
-        from edgeyolo.training.checkpoint import load_checkpoint
-
-        loaded = load_checkpoint(source)
-        folded = TorchSession(fold_model(loaded.model))
-        return measure_session(folded, loaded.record.model, dataset, artefact="float torch", progress=progress)
-
-    from edgeyolo.backends import open_artefact
-    from edgeyolo.bundle import open_bundle, rewrite_manifest
-
-    with open_bundle(source) as bundle:
-        manifest = bundle.manifest
-        session = open_artefact(
-            bundle.folder,
-            manifest.artefact,
-            output_count=manifest.model.output_count,
-            image_hw=manifest.model.input.image_hw,
-            threads=threads or manifest.threads,
-        )
-        score = measure_session(
-            session, manifest.model, dataset, artefact=artefact_name(manifest.artefact), progress=progress
-        )
-        session.close()
-    if record:
-        rewrite_manifest(source, with_score(manifest, score))
-    return score
-
-
-def validation_split(data: Path) -> str:
-    """The split that scores are taken on: `val`, or `test` where there is none.
-
-    Raises:
-        DataError: the data set has neither.
-    """
-    from edgeyolo.data.dataset import list_splits
-
-    splits = list_splits(data)
-    for name in ("val", "test"):
-        if name in splits:
-            return name
-    raise DataError(f"has no val split, only {', '.join(splits)}", where=data, hint="Set some pictures aside as val")
 
 
 @contextlib.contextmanager
@@ -315,28 +162,6 @@ def make_manifest(
         tools=tool_versions(),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-
-
-def artefact_name(artefact: Artefact) -> str:
-    """How a score calls an artefact, such as "ncnn int8"."""
-    return f"{artefact.engine} {artefact.precision}"
-
-
-def with_score(manifest: Manifest, score: Score) -> Manifest:
-    """The manifest with `score` in the place of an older one of the same artefact and split."""
-    import msgspec
-
-    key = (score.artefact, score.data, score.split)
-    others = tuple(s for s in manifest.scores if (s.artefact, s.data, s.split) != key)
-    return msgspec.structs.replace(manifest, scores=(*others, score))
-
-
-def precision_counts(qparams: QParams) -> dict[str, int]:
-    """How many layers run in each precision."""
-    counts: dict[str, int] = {}
-    for layer in qparams.layers.values():
-        counts[layer.precision] = counts.get(layer.precision, 0) + 1
-    return counts
 
 
 def _measure_artefact(

@@ -1,0 +1,18 @@
+"""The public verbs: each puts rooms together, and is what the command of the same name calls."""
+
+from edgeyolo.verbs._deploy import DeployResult, deploy
+from edgeyolo.verbs._evaluate import artefact_name, evaluate
+from edgeyolo.verbs._quantize import QuantizeResult, quantize
+from edgeyolo.verbs._splits import validation_split
+from edgeyolo.verbs._train import train
+
+__all__ = [
+    "DeployResult",
+    "QuantizeResult",
+    "artefact_name",
+    "deploy",
+    "evaluate",
+    "quantize",
+    "train",
+    "validation_split",
+]

@@ -1,0 +1,74 @@
+"""`evaluate`: a bundle or a checkpoint -> mAP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeyolo.spec.manifest import Artefact, Manifest
+from edgeyolo.spec.model import Score
+from edgeyolo.spec.progress import SILENT, Progress
+from edgeyolo.verbs._splits import validation_split
+
+
+def evaluate(
+    source: Path,
+    data: Path,
+    *,
+    split: str | None = None,
+    threads: int = 0,
+    record: bool = False,
+    progress: Progress = SILENT,
+) -> Score:
+    """COCO mAP of a bundle, or of a checkpoint, on one split of a data set.
+
+    Args:
+        split: None for the validation split.
+        threads: engine threads, 0 for the bundle's own number.
+        record: write the score into the bundle's manifest.
+    """
+    from edgeyolo.data.dataset import open_dataset
+    from edgeyolo.evaluation.measure import measure_session
+
+    dataset = open_dataset(data, split or validation_split(data))
+    if source.suffix != ".eyb" and not (source / "manifest.json").is_file():
+        from edgeyolo.nn.fold import fold_model
+        from edgeyolo.nn.session import TorchSession
+        from edgeyolo.training.checkpoint import load_checkpoint
+
+        loaded = load_checkpoint(source)
+        folded = TorchSession(fold_model(loaded.model))
+        return measure_session(folded, loaded.record.model, dataset, artefact="float torch", progress=progress)
+
+    from edgeyolo.backends import open_artefact
+    from edgeyolo.bundle import open_bundle, rewrite_manifest
+
+    with open_bundle(source) as bundle:
+        manifest = bundle.manifest
+        session = open_artefact(
+            bundle.folder,
+            manifest.artefact,
+            output_count=manifest.model.output_count,
+            image_hw=manifest.model.input.image_hw,
+            threads=threads or manifest.threads,
+        )
+        score = measure_session(
+            session, manifest.model, dataset, artefact=artefact_name(manifest.artefact), progress=progress
+        )
+        session.close()
+    if record:
+        rewrite_manifest(source, with_score(manifest, score))
+    return score
+
+
+def artefact_name(artefact: Artefact) -> str:
+    """How a score calls an artefact, such as "ncnn int8"."""
+    return f"{artefact.engine} {artefact.precision}"
+
+
+def with_score(manifest: Manifest, score: Score) -> Manifest:
+    """The manifest with `score` in the place of an older one of the same artefact and split."""
+    import msgspec
+
+    key = (score.artefact, score.data, score.split)
+    others = tuple(s for s in manifest.scores if (s.artefact, s.data, s.split) != key)
+    return msgspec.structs.replace(manifest, scores=(*others, score))
