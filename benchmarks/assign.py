@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from edgeyolo import models
 from edgeyolo.assigners.assignment import Assignment, Objects, PointGrid
 from edgeyolo.assigners.ota import Cells, Matches, OtaRules, _list_candidates, anchor_boxes, assign_ota, read_cells
-from edgeyolo.assigners.tal import TaskAlignedAssigner
+from edgeyolo.assigners.tal import ScoreAt, TaskAlignedAssigner
 from edgeyolo.losses.criterion import Criterion
 from edgeyolo.losses.iou import pairwise_iou
 from edgeyolo.models.ppyoloe import PpYoloeCriterion
@@ -109,18 +109,24 @@ def _match_picture(
 
 
 class PlainTaskAlignment:
-    """`TaskAlignedAssigner` likewise."""
+    """`TaskAlignedAssigner` likewise, with the scores of every class at every point."""
 
     top_k, alpha, beta = 13, 1.0, 6.0
 
+    def __init__(self, class_maps: Sequence[Tensor]) -> None:
+        self.class_maps = class_maps
+
     @torch.no_grad()
-    def assign(self, scores: Tensor, boxes_xyxy: Tensor, grid: PointGrid, objects: Objects) -> Assignment:
+    def assign(
+        self, score_at: ScoreAt, boxes_xyxy: Tensor, grid: PointGrid, objects: Objects, num_classes: int
+    ) -> Assignment:
         """As `TaskAlignedAssigner.assign`."""
+        scores = torch.cat([level.detach().flatten(2).transpose(1, 2) for level in self.class_maps], dim=1).sigmoid()
         pictures = [
             self._assign_picture(s, b, grid, o.labels[0][o.present[0]], o.boxes_xyxy[0][o.present[0]])
             for s, b, o in zip(scores, boxes_xyxy, _split(objects), strict=True)
         ]
-        return Assignment(*(torch.stack(parts) for parts in zip(*pictures, strict=True)))
+        return Assignment(*(torch.stack(parts) for parts in zip(*pictures, strict=True)), num_classes)
 
     def _assign_picture(
         self, scores: Tensor, boxes_xyxy: Tensor, grid: PointGrid, labels: Tensor, wanted_xyxy: Tensor
@@ -129,7 +135,7 @@ class PlainTaskAlignment:
         everything = torch.arange(points, device=scores.device)
         if len(labels) == 0:
             background = torch.full_like(everything, classes)
-            return background, torch.zeros_like(boxes_xyxy), torch.zeros_like(scores), background < classes
+            return background, torch.zeros_like(boxes_xyxy), torch.zeros(points), background < classes
         overlap = pairwise_iou(wanted_xyxy, boxes_xyxy)  # (M, A)
         corner, other = wanted_xyxy[:, None, :2], wanted_xyxy[:, None, 2:]
         inside = ((grid.points_xy > corner) & (grid.points_xy < other)).all(dim=2)
@@ -141,10 +147,9 @@ class PlainTaskAlignment:
         taken &= F.one_hot(winner, len(labels)).T.bool()
         most_aligned = (alignment * taken).amax(dim=1).clamp(min=torch.finfo(alignment.dtype).tiny)
         quality = alignment / most_aligned[:, None] * (overlap * taken).amax(dim=1, keepdim=True) * taken
-        wanted_scores = torch.zeros_like(scores)
-        wanted_scores[everything, labels[winner]] = quality[winner, everything]
+        asked = quality[winner, everything]
         found_labels = torch.where(positive, labels[winner], classes)
-        return found_labels, wanted_xyxy[winner] * positive[:, None], wanted_scores, positive
+        return found_labels, wanted_xyxy[winner] * positive[:, None], asked, positive
 
 
 def _split(objects: Objects) -> Iterator[Objects]:
@@ -153,10 +158,10 @@ def _split(objects: Objects) -> Iterator[Objects]:
 
 
 @contextlib.contextmanager
-def timed_form(criterion: Criterion, watch: Stopwatch, *, plain: bool) -> Iterator[None]:
+def timed_form(criterion: Criterion, maps: list[Tensor], watch: Stopwatch, *, plain: bool) -> Iterator[None]:
     """While it lasts, `criterion` assigns in this form, and `watch` counts the time of that."""
     if isinstance(criterion, PpYoloeCriterion):
-        assigner = PlainTaskAlignment() if plain else TaskAlignedAssigner()
+        assigner = PlainTaskAlignment(maps[0::2]) if plain else TaskAlignedAssigner()
         timed = mock.Mock(assign=watch.around(assigner.assign))
         with mock.patch.object(criterion, "aligned_assigner", timed):
             yield
@@ -218,7 +223,7 @@ def measure(assigner: str, image_size: int, pictures: int, objects: int, *, repe
     for _ in range(repeats + 1):
         losses = []
         for form in times:
-            with timed_form(criterion, watch, plain=form == "plain"):
+            with timed_form(criterion, maps, watch, plain=form == "plain"):
                 watch.milliseconds = 0.0
                 started = watch.now_ms()
                 loss = criterion(maps, targets, (image_size, image_size)).total

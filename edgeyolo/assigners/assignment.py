@@ -67,14 +67,22 @@ class Assignment:
     Attributes:
         labels: (B, A) int64 class ids, K for background.
         boxes_xyxy: (B, A, 4) float32 input pixels, 0 for background.
-        scores: (B, A, K) float32 in 0-1, the quality asked of the assigned class, 0 elsewhere.
+        quality: (B, A) float32 in 0-1, the score asked of the assigned class; 0 for background.
         positive: (B, A) bool.
+        num_classes: K.
     """
 
     labels: Tensor
     boxes_xyxy: Tensor
-    scores: Tensor
+    quality: Tensor
     positive: Tensor
+    num_classes: int
+
+    @property
+    def scores(self) -> Tensor:
+        """(B, A, K) float32 in 0-1, the quality at the assigned class and 0 elsewhere."""
+        dense = self.quality.new_zeros(*self.labels.shape, self.num_classes + 1)
+        return dense.scatter_(2, self.labels[..., None], self.quality[..., None])[..., : self.num_classes]
 
 
 @dataclass(frozen=True)
@@ -204,9 +212,7 @@ def make_assignment(objects: Objects, claims: Claims, owner: Tensor, quality: Te
     won = quality * won_claims(claims, owner)
     asked = torch.zeros(owner.shape, dtype=quality.dtype, device=owner.device)
     asked.scatter_reduce_(1, claims.points.flatten(1), won.flatten(1), reduce="amax")
-    scores = torch.zeros((*owner.shape, num_classes + 1), dtype=quality.dtype, device=owner.device)
-    scores.scatter_(2, labels[..., None], asked[..., None])
-    return Assignment(labels, boxes_xyxy, scores[..., :num_classes], positive)
+    return Assignment(labels, boxes_xyxy, asked, positive, num_classes)
 
 
 def join_claims(parts: Sequence[Claims]) -> Claims:

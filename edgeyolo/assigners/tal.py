@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ from edgeyolo.assigners.assignment import (
     settle_claims,
     won_claims,
 )
+
+ScoreAt = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 _CHUNK_PAIRS = 1 << 22  # of object and point at most at once: 16 MiB in float32
 
@@ -44,24 +47,25 @@ class TaskAlignedAssigner:
     beta: float = 6.0
 
     @torch.no_grad()
-    def assign(self, scores: Tensor, boxes_xyxy: Tensor, grid: PointGrid, objects: Objects) -> Assignment:
+    def assign(
+        self, score_at: ScoreAt, boxes_xyxy: Tensor, grid: PointGrid, objects: Objects, num_classes: int
+    ) -> Assignment:
         """Assign a batch.
 
         Args:
-            scores: (B, A, K) predicted class scores, 0-1.
+            score_at: (N,) pictures, points and classes -> (N,) predicted class scores, 0-1. Few of all are asked for.
             boxes_xyxy: (B, A, 4) predicted boxes, input pixels.
         """
-        scores, boxes_xyxy = scores.float(), boxes_xyxy.float()
-        claims, alignment = self._claim(scores, boxes_xyxy, grid, objects)
+        claims, alignment = self._claim(score_at, boxes_xyxy.float(), grid, objects)
         owner = settle_claims(claims, len(grid.points_xy), claims.iou, largest=True)
         quality = _normalise(alignment, claims.iou, won_claims(claims, owner))
-        return make_assignment(objects, claims, owner, quality, scores.shape[2])
+        return make_assignment(objects, claims, owner, quality, num_classes)
 
-    def _claim(self, scores: Tensor, boxes_xyxy: Tensor, grid: PointGrid, objects: Objects) -> tuple[Claims, Tensor]:
+    def _claim(self, score_at: ScoreAt, boxes_xyxy: Tensor, grid: PointGrid, objects: Objects) -> tuple[Claims, Tensor]:
         """Claims and their alignments (B, M, C)."""
         shape = (*objects.labels.shape, self.top_k)
-        points = torch.zeros(shape, dtype=torch.int64, device=scores.device)
-        alignment, iou = torch.zeros(shape, device=scores.device), torch.zeros(shape, device=scores.device)
+        points = torch.zeros(shape, dtype=torch.int64, device=boxes_xyxy.device)
+        alignment, iou = torch.zeros(shape, device=boxes_xyxy.device), torch.zeros(shape, device=boxes_xyxy.device)
         wanted_xyxy, labels = objects.boxes_xyxy.flatten(0, 1), objects.labels.flatten()
         size = max(1, _CHUNK_PAIRS // len(grid.points_xy))
         for first in range(0, len(labels), size):
@@ -69,7 +73,7 @@ class TaskAlignedAssigner:
             row = row + first
             picture = row // shape[1]
             overlap = paired_iou(wanted_xyxy[row], boxes_xyxy[picture, point])
-            aligned = scores[picture, point, labels[row]] ** self.alpha * overlap**self.beta
+            aligned = score_at(picture, point, labels[row]).float() ** self.alpha * overlap**self.beta
             pair, rank = _best_of_rows(row, aligned, self.top_k)
             place = row[pair] * self.top_k + rank
             points.view(-1)[place] = point[pair]

@@ -13,12 +13,14 @@ is one, where the authors leave the class score untrained, because the decode al
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from edgeyolo.assigners.ota import Cells, Matches, OtaRules, anchor_boxes, assign_ota, read_cells
+from edgeyolo.assigners.ota import Cells, Matches, OtaRules, anchor_boxes, assign_ota
 from edgeyolo.losses.bce import smoothed_one_hot
 from edgeyolo.losses.criterion import Criterion, Loss
 from edgeyolo.losses.iou import ciou
@@ -76,14 +78,14 @@ class OtaCriterion(Criterion):
     def _parts(self, maps: list[Tensor], targets: Tensor, rules: OtaRules, judge: list[Tensor]) -> Tensor:
         """(3,) box, objectness and class loss of maps, matched by what the maps `judge` predict; not yet weighted."""
         matches = assign_ota(judge, targets, self.decode, rules)
-        raw = read_cells(maps, matches.cells)
+        raw, objectness = _read(maps, matches.cells)
         overlap = ciou(anchor_boxes(raw, matches.cells, self.decode), targets[matches.target, 2:])
         labels = smoothed_one_hot(targets[matches.target, 1].long(), self.num_classes, smoothing=self.weights.smoothing)
         entropy = F.binary_cross_entropy_with_logits(raw[:, 5:], labels, reduction="none").mean(dim=1)
         level = matches.cells.level
         box = _sum_of_level_means(1 - overlap, level, len(maps))
         classes = _sum_of_level_means(entropy, level, len(maps))
-        return torch.stack([box, _objectness_loss(maps, matches, overlap.detach().clamp(min=0)), classes])
+        return torch.stack([box, _objectness_loss(objectness, matches, overlap.detach().clamp(min=0)), classes])
 
     def _scales(self, image_hw: tuple[int, int]) -> tuple[float, float, float]:
         per_level = 3 / len(self.decode.strides)
@@ -100,6 +102,43 @@ class OtaCriterion(Criterion):
         return raw.view(batch, len(self.decode.anchors_wh[0]), 5 + self.num_classes, height, width)
 
 
+def _read(maps: list[Tensor], cells: Cells) -> tuple[Tensor, list[Tensor]]:
+    """Values (P, 5 + K) of cells and the objectness (B, anchors, h, w) of every level, float32."""
+    values = maps[0].new_empty((len(cells.level), maps[0].shape[2]), dtype=torch.float32)
+    objectness = []
+    for level, raw in enumerate(maps):
+        here = (cells.level == level).nonzero()[:, 0]
+        at = cells.select(here)
+        found, logits = _ReadLevel.apply(raw, at.picture, at.anchor, at.row, at.column)  # type: ignore[no-untyped-call]
+        values = values.index_copy(0, here, found.float())
+        objectness.append(logits.float())
+    return values, objectness
+
+
+class _ReadLevel(torch.autograd.Function):
+    """`raw[picture, anchor, :, row, column]` and `raw[:, :, 4]`, whose gradient is one tensor and not a sum of two.
+
+    Nearly all of that gradient is zero: to write it twice and add costs more than the rest of the loss.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, raw: Tensor, *place: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, anchors, 5 + K, h, w) and four times (P,) -> (P, 5 + K), (B, anchors, h, w)."""
+        ctx.save_for_backward(raw, *place)
+        picture, anchor, row, column = place
+        return raw[picture, anchor, :, row, column], raw[:, :, 4].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, values: Tensor, objectness: Tensor) -> tuple[Tensor | None, ...]:
+        """(P, 5 + K), (B, anchors, h, w) -> (B, anchors, 5 + K, h, w)."""
+        raw, picture, anchor, row, column = ctx.saved_tensors
+        gradient = torch.zeros_like(raw)
+        gradient[:, :, 4] = objectness
+        gradient.permute(0, 1, 3, 4, 2).index_put_((picture, anchor, row, column), values, accumulate=True)
+        return gradient, None, None, None, None
+
+
 def _sum_of_level_means(values: Tensor, level: Tensor, levels: int) -> Tensor:
     """Mean of (P,) values on each level, summed over levels; a level without any counts 0."""
     sums = values.new_zeros(levels).index_add(0, level, values)
@@ -108,13 +147,12 @@ def _sum_of_level_means(values: Tensor, level: Tensor, levels: int) -> Tensor:
 
 
 def _objectness_loss(maps: list[Tensor], matches: Matches, quality: Tensor) -> Tensor:
-    """Cross-entropy of objectness, (P,) `quality` where matched and 0 elsewhere; balanced over levels.
+    """Cross-entropy of objectness (B, anchors, h, w), (P,) `quality` where matched, 0 elsewhere; balanced over levels.
 
     Of a prediction that is matched more than once, the last match counts.
     """
     total = quality.new_zeros(())
-    for level, (raw, balance) in enumerate(zip(maps, _LEVEL_BALANCE[len(maps)], strict=True)):
-        logits = raw[:, :, 4].float()
+    for level, (logits, balance) in enumerate(zip(maps, _LEVEL_BALANCE[len(maps)], strict=True)):
         here = (matches.cells.level == level).nonzero()[:, 0]
         wanted = _last_written(logits, matches.cells.select(here), quality[here])
         total = total + balance * F.binary_cross_entropy_with_logits(logits, wanted)

@@ -32,7 +32,7 @@ from edgeyolo.models._network import DetectorNetwork
 from edgeyolo.models._ppyoloe_official import PUBLISHED as PUBLISHED
 from edgeyolo.nn.conv import ConvBnAct
 from edgeyolo.nn.csp import CspPanStage, CspResStage
-from edgeyolo.nn.dfl import DistanceIntegral, boxes_from_distances, distances_from_boxes, flatten_levels
+from edgeyolo.nn.dfl import DistanceIntegral, boxes_from_distances, distances_from_boxes, take_points
 from edgeyolo.nn.ese import EseAttention
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import DflDecode, InputSpec
@@ -275,37 +275,41 @@ class PpYoloeCriterion(Criterion):
     def forward(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> Loss:
         """The loss of one batch; arguments as `Criterion.forward` has them."""
         with torch.autocast(maps[0].device.type, enabled=False):
-            class_logits = flatten_levels(maps[0::2])  # (B, A, K)
-            box_logits = flatten_levels(maps[1::2])
-            box_logits = box_logits.view(*box_logits.shape[:2], 4, self.config.bins)  # (B, A, 4, bins)
+            class_maps, box_maps = maps[0::2], maps[1::2]
             grid = self.make_grid(maps)
-            boxes_xyxy = boxes_from_distances(grid.points_xy / grid.strides[:, None], self.integral(box_logits))
-            assignment = self._assign(class_logits.detach(), boxes_xyxy.detach(), grid, targets)
-            return self._loss(class_logits, box_logits, boxes_xyxy, grid, assignment)
+            return self._loss(class_maps, box_maps, grid, self._assign(class_maps, box_maps, grid, targets))
 
-    def _assign(self, class_logits: Tensor, boxes_xyxy: Tensor, grid: PointGrid, targets: Tensor) -> Assignment:
-        """Boxes here are in strides."""
-        objects = pad_objects(targets, len(class_logits))
-        boxes_px = boxes_xyxy * grid.strides[:, None]
+    @torch.no_grad()
+    def _assign(self, class_maps: list[Tensor], box_maps: list[Tensor], grid: PointGrid, targets: Tensor) -> Assignment:
+        classes = self.config.num_classes
+        objects = pad_objects(targets, len(class_maps[0]))
+        distances = self.integral.over_maps(box_maps) * grid.strides[:, None]
+        boxes_xyxy = boxes_from_distances(grid.points_xy, distances)
         if self.epoch < self.static_assigner_epochs:
-            return self.static_assigner.assign(boxes_px, grid, objects, self.config.num_classes)
-        return self.aligned_assigner.assign(class_logits.sigmoid(), boxes_px, grid, objects)
+            return self.static_assigner.assign(boxes_xyxy, grid, objects, classes)
 
-    def _loss(
-        self, class_logits: Tensor, box_logits: Tensor, boxes_xyxy: Tensor, grid: PointGrid, assignment: Assignment
-    ) -> Loss:
-        """Boxes and distances are compared in strides of their level."""
-        positive, scores = assignment.positive, assignment.scores
-        points_xy = (grid.points_xy / grid.strides[:, None]).expand(len(scores), -1, -1)[positive]  # (P, 2)
-        asked_xyxy = (assignment.boxes_xyxy / grid.strides[:, None])[positive]  # (P, 4)
-        weight = scores.sum(dim=-1)[positive]  # (P,)
-        iou_loss = 1 - giou(boxes_xyxy[positive], asked_xyxy)
-        dfl_loss = distribution_focal_loss(box_logits[positive], distances_from_boxes(points_xy, asked_xyxy))
-        total_score = _mean_over_processes(scores.sum()).clamp(min=1)
+        def score_at(picture: Tensor, point: Tensor, label: Tensor) -> Tensor:
+            return take_points(class_maps, picture, point, label).sigmoid_()
+
+        return self.aligned_assigner.assign(score_at, boxes_xyxy, grid, objects, classes)
+
+    def _loss(self, class_maps: list[Tensor], box_maps: list[Tensor], grid: PointGrid, assignment: Assignment) -> Loss:
+        """Boxes and distances are compared in strides of their level. P is the number of positives."""
+        picture, point = assignment.positive.nonzero().unbind(dim=1)
+        quality = assignment.quality[picture, point]  # (P,)
+        stride = grid.strides[point, None]
+        points_xy = grid.points_xy[point] / stride  # (P, 2)
+        asked_xyxy = assignment.boxes_xyxy[picture, point] / stride  # (P, 4)
+        box_logits = take_points(box_maps, picture, point).view(-1, 4, self.config.bins)
+        class_logits = take_points(class_maps, picture, point, assignment.labels[picture, point])
+        iou_loss = 1 - giou(boxes_from_distances(points_xy, self.integral(box_logits)), asked_xyxy)
+        dfl_loss = distribution_focal_loss(box_logits, distances_from_boxes(points_xy, asked_xyxy))
+        total_score = _mean_over_processes(quality.sum()).clamp(min=1)
+        class_loss = varifocal_loss(class_maps, class_logits, quality)
         parts = {
-            "class": self.config.class_weight * varifocal_loss(class_logits, scores) / total_score,
-            "iou": self.config.iou_weight * (iou_loss * weight).sum() / total_score,
-            "dfl": self.config.dfl_weight * (dfl_loss * weight).sum() / total_score,
+            "class": self.config.class_weight * class_loss / total_score,
+            "iou": self.config.iou_weight * (iou_loss * quality).sum() / total_score,
+            "dfl": self.config.dfl_weight * (dfl_loss * quality).sum() / total_score,
         }
         total = parts["class"] + parts["iou"] + parts["dfl"]
         return Loss(total, {name: part.detach() for name, part in parts.items()})

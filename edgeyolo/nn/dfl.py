@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+_CHUNK_ELEMENTS = 1 << 21  # of maps at a time: 8 MiB, which caches hold better than a whole batch
+
 
 class DistanceIntegral(nn.Module):
     """Logits over `bins` values 0 ... bins - 1 -> their expected value; the values are a buffer, not trained."""
@@ -24,10 +26,37 @@ class DistanceIntegral(nn.Module):
         """(..., bins) -> (...), 0 to bins - 1."""
         return logits.softmax(dim=-1) @ self.values
 
+    def over_maps(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps (B, 4 x bins, h, w), one per level -> (B, A, 4), points in rows from the top left, level after level."""
+        return torch.cat([self._over_level(level) for level in maps], dim=1)
 
-def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
-    """Maps (B, C, h, w), one per level -> (B, A, C) in float32, points in rows from the top left, level after level."""
-    return torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1).float()
+    def _over_level(self, level: Tensor) -> Tensor:
+        size = max(1, _CHUNK_ELEMENTS // level[0].numel())
+        logits = level.reshape(len(level), 4, len(self.values), -1)
+        parts = [self.values @ part.float().softmax(dim=2) for part in torch.split(logits, size)]
+        return torch.cat(parts).transpose(1, 2)
+
+
+def take_points(maps: Sequence[Tensor], picture: Tensor, point: Tensor, channel: Tensor | None = None) -> Tensor:
+    """Values of some points of maps (B, C, h, w), one per level: (P, C) float32, or (P,) of one channel each.
+
+    Args:
+        picture: (P,) int64, 0 to B - 1.
+        point: (P,) int64, counted in rows from the top left, level after level.
+        channel: (P,) int64, or None for all.
+    """
+    shape = (len(point),) if channel is not None else (len(point), maps[0].shape[1])
+    values = torch.zeros(shape, device=maps[0].device)
+    start = 0
+    for level in maps:
+        height, width = level.shape[2:]
+        here = ((point >= start) & (point < start + height * width)).nonzero()[:, 0]
+        cell = point[here] - start
+        row, column = cell // width, cell % width
+        which = slice(None) if channel is None else channel[here]
+        values = values.index_copy(0, here, level[picture[here], which, row, column].float())
+        start += height * width
+    return values
 
 
 def boxes_from_distances(points_xy: Tensor, distances: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from edgeyolo.assigners import tal as tal_module
 from edgeyolo.assigners.assignment import PointGrid, make_point_grid, pad_objects
-from edgeyolo.assigners.tal import TaskAlignedAssigner
+from edgeyolo.assigners.tal import ScoreAt, TaskAlignedAssigner
 
 TOP_K, ALPHA, BETA = 13, 1.0, 6.0
 
@@ -49,10 +49,15 @@ def reference(scene: Any, picture: int) -> dict[int, tuple[int, list[float], flo
     return result
 
 
+def score_of(scores: torch.Tensor) -> ScoreAt:
+    return lambda picture, point, label: scores[picture, point, label]
+
+
 def assert_matches(scene: Any, top_k: int = TOP_K) -> None:
     objects = pad_objects(scene.targets, len(scene.scores))
-    found = TaskAlignedAssigner(top_k, ALPHA, BETA).assign(scene.scores, scene.boxes_xyxy, scene.grid, objects)
     classes = scene.scores.shape[-1]
+    assigner = TaskAlignedAssigner(top_k, ALPHA, BETA)
+    found = assigner.assign(score_of(scene.scores), scene.boxes_xyxy, scene.grid, objects, classes)
     assert found.labels.dtype == torch.int64
     for picture in range(len(scene.scores)):
         wanted = reference(scene, picture)
@@ -81,7 +86,8 @@ def test_the_best_point_of_an_object_is_asked_for_its_best_iou() -> None:
     grid = make_point_grid([(4, 4)], [8], torch.device("cpu"))
     boxes = torch.cat((grid.points_xy - 6, grid.points_xy + 6), dim=1)[None]
     targets = torch.tensor([[0.0, 1, 4, 4, 28, 28]])
-    found = TaskAlignedAssigner().assign(torch.full((1, 16, 2), 0.5), boxes, grid, pad_objects(targets, 1))
+    scores = torch.full((1, 16, 2), 0.5)
+    found = TaskAlignedAssigner().assign(score_of(scores), boxes, grid, pad_objects(targets, 1), 2)
     assert found.scores.max().item() == pytest.approx(144 / 576)
     assert int(found.positive.sum()) == 4  # centres 4 and 28 lie on the edge: 12 and 20 remain in each direction
 
@@ -99,7 +105,7 @@ def test_three_hundred_objects_on_a_full_grid_keep_memory_small() -> None:
     boxes = torch.cat((grid.points_xy - 30, grid.points_xy + 30), dim=1).expand(2, -1, -1)
     scores = torch.rand(2, len(boxes[0]), 3, generator=generator)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = TaskAlignedAssigner().assign(scores, boxes, grid, pad_objects(rows, 2))
+    found = TaskAlignedAssigner().assign(score_of(scores), boxes, grid, pad_objects(rows, 2), 3)
     grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert found.positive.any(dim=1).all()
     assert found.boxes_xyxy.max() <= size

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgeyolo.nn.dfl import DistanceIntegral, boxes_from_distances, distances_from_boxes, flatten_levels
+from edgeyolo.nn import dfl as dfl_module
+from edgeyolo.nn.dfl import DistanceIntegral, boxes_from_distances, distances_from_boxes, take_points
 
 
 def test_integral_is_the_expected_value() -> None:
@@ -36,11 +37,35 @@ def test_boxes_and_distances_are_inverse() -> None:
     ]
 
 
-def test_levels_are_flattened_in_rows() -> None:
+def test_points_are_counted_in_rows_level_after_level() -> None:
     fine = torch.arange(2 * 3 * 2 * 2).reshape(2, 3, 2, 2).half()
     coarse = torch.full((2, 3, 1, 1), 99.0)
-    flat = flatten_levels([fine, coarse])
-    assert flat.dtype == torch.float32
-    assert flat.shape == (2, 5, 3)
-    assert flat[1, 2].tolist() == fine[1, :, 1, 0].tolist()
-    assert flat[0, 4].tolist() == [99, 99, 99]
+    picture, point = torch.tensor([1, 0, 1]), torch.tensor([2, 4, 1])
+    taken = take_points([fine, coarse], picture, point)
+    assert taken.dtype == torch.float32
+    assert taken.tolist() == [fine[1, :, 1, 0].tolist(), [99, 99, 99], fine[1, :, 0, 1].tolist()]
+    assert take_points([fine, coarse], picture, point, torch.tensor([2, 0, 1])).tolist() == [
+        fine[1, 2, 1, 0],
+        99,
+        fine[1, 1, 0, 1],
+    ]
+
+
+def test_gradients_of_taken_points_reach_every_map() -> None:
+    maps = [torch.rand(2, 3, 2, 2, requires_grad=True), torch.rand(2, 3, 1, 1, requires_grad=True)]
+    take_points(maps, torch.tensor([1, 1]), torch.tensor([3, 3])).sum().backward()
+    assert maps[0].grad is not None and maps[1].grad is not None
+    assert maps[0].grad[1, :, 1, 1].tolist() == [2, 2, 2]
+    assert maps[0].grad.sum() == 6
+    assert not maps[1].grad.any()
+
+
+def test_distances_of_whole_maps_are_those_of_their_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    maps = [torch.randn(3, 4 * 17, side, side, generator=generator) for side in (4, 2)]
+    integral = DistanceIntegral(17)
+    picture, point = torch.arange(3).repeat_interleave(20), torch.arange(20).repeat(3)
+    wanted = integral(take_points(maps, picture, point).view(3, 20, 4, 17))
+    torch.testing.assert_close(integral.over_maps(maps), wanted)
+    monkeypatch.setattr(dfl_module, "_CHUNK_ELEMENTS", 1)
+    torch.testing.assert_close(integral.over_maps(maps), wanted)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgeyolo import models
 from edgeyolo.models.ppyoloe import VARIANTS, Network, PpYoloeCriterion
-from edgeyolo.nn.dfl import DistanceIntegral, boxes_from_distances, flatten_levels
+from edgeyolo.nn.dfl import DistanceIntegral, boxes_from_distances
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.errors import UnknownNameError, UsageError
 from edgeyolo.spec.model import DflDecode
@@ -187,8 +187,7 @@ def test_torch_decodes_as_the_description_says() -> None:
         maps = model(torch.rand(1, 3, 64, 96))
     criterion = model.make_criterion()
     grid = criterion.make_grid(maps)
-    logits = flatten_levels(maps[1::2]).unflatten(-1, (4, 17))
-    found = boxes_from_distances(grid.points_xy, DistanceIntegral(17)(logits) * grid.strides[:, None])
+    found = boxes_from_distances(grid.points_xy, DistanceIntegral(17).over_maps(maps[1::2]) * grid.strides[:, None])
     wanted = decode_by_hand([level[0].numpy() for level in maps], model.decode)
     np.testing.assert_allclose(found[0].numpy(), wanted, atol=1e-3)
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from edgeyolo import models
 from edgeyolo.assigners.ota import OtaRules, assign_ota
 from edgeyolo.losses.iou import ciou
+from edgeyolo.models._yolov7_criterion import _ReadLevel
 from edgeyolo.nn.fold import fold_model
 
 # name: (training form, deploy form, GFLOPs). D6's published 806.8 GFLOPs are those of its training form.
@@ -232,3 +233,19 @@ def test_onnx_of_the_deploy_form(tmp_path):
     outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     for expected, output in zip(folded(images), outputs, strict=True):
         torch.testing.assert_close(torch.from_numpy(output), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_reading_a_level_has_the_gradient_of_plain_indexing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(2, 3, 9, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    place = [torch.randint(size, (11,), generator=generator) for size in (2, 3, 4, 5)]
+    place = [torch.cat((index, index[:3])) for index in place]  # cells that are matched twice
+    picture, anchor, row, column = place
+    weights = torch.randn(14, 9, generator=generator, dtype=torch.float64)
+
+    def loss(values: torch.Tensor, objectness: torch.Tensor) -> torch.Tensor:
+        return (values.square() * weights).sum() + objectness.sigmoid().sum()
+
+    (found,) = torch.autograd.grad(loss(*_ReadLevel.apply(raw, *place)), raw)
+    (wanted,) = torch.autograd.grad(loss(raw[picture, anchor, :, row, column], raw[:, :, 4]), raw)
+    torch.testing.assert_close(found, wanted)
