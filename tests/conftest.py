@@ -35,3 +35,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
             report.outcome = "failed"
             report.longrepr = f"skipped, although EDGEYOLO_REQUIRE names {', '.join(missing)}: {reason}"
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Caches of this run begin empty and leave nothing in the user's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEYOLO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

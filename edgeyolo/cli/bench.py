@@ -25,10 +25,10 @@ def bench(
     with reporting(json=json) as report:
         import numpy as np
 
-        from edgeyolo.cli._machine import processor_name
         from edgeyolo.data.image_file import read_image
         from edgeyolo.runtime import Detector
         from edgeyolo.runtime.clock import Clock
+        from edgeyolo.spec.machine import processor_name
 
         with Detector.load(bundle, threads=threads) as detector, report.show_progress() as progress:
             if image is None:

@@ -108,7 +108,9 @@ def _run(out: Path, epochs: int, pictures: int, seed: int, progress: ShownProgre
         augment=AugmentConfig(mosaic=0.0, mixup=0.0),  # they slow the start of a run as short as this
     )
     trained = verbs.train(config, data, out / "train", progress=progress)
-    quantized = verbs.quantize(trained.best, data, out / "int8", recipe=_RECIPE, split=_SPLIT, progress=progress)
+    quantized = verbs.quantize(
+        trained.best, data, out / "int8", recipe=_RECIPE, options=verbs.QuantizeOptions(split=_SPLIT), progress=progress
+    )
     scores: dict[str, Score] = {score.artefact: score for score in quantized.scores}
     files = {_FLOAT_TORCH: trained.best}
     for name, (target, precision) in _BUNDLES.items():
@@ -175,7 +177,7 @@ def _draw_pictures(bundle: Path, dataset: Dataset, folder: Path) -> None:
 
 
 def _write_report(out: Path, rows: list[Row], report: Report) -> None:
-    from edgeyolo.cli._machine import processor_name
+    from edgeyolo.spec.machine import processor_name
 
     columns = ["artefact", "AP", "AP50", "size KiB", "latency ms"]
     cells = [[_figure(value) for value in asdict(row).values()] for row in rows]

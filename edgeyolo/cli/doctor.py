@@ -6,8 +6,8 @@ import importlib.metadata
 import importlib.util
 from typing import Any
 
-from edgeyolo.cli._machine import describe_machine
 from edgeyolo.cli._report import Json, reporting
+from edgeyolo.spec.machine import describe_machine
 
 PLACE = (12, "What there is")
 

@@ -7,6 +7,7 @@ import onnx
 from edgeyolo.export.onnx import weight_readers
 from edgeyolo.quantization.groups import LayerPlan
 from edgeyolo.quantization.quantize import Quantized
+from edgeyolo.quantization.scales import Scales
 from edgeyolo.spec.errors import ExportError
 from edgeyolo.spec.qparams import LayerPrecision, QParams, TensorGroup, WeightScales, check_qparams
 
@@ -30,7 +31,9 @@ def make_qparams(quantized: Quantized, model: onnx.ModelProto, onnx_sha256: str)
     }
     _check_disjoint(groups)
     weights = {
-        f"{path}.weight": WeightScales(scales=scales.weights[path], bits=scales.weight_bits, how=scales.weight_how)
+        f"{path}.weight": WeightScales(
+            scales=scales.weights[path], bits=scales.weight_bits[path], how=scales.weight_how
+        )
         for path in placement.int8_layers()
     }
     qparams = QParams(
@@ -42,6 +45,10 @@ def make_qparams(quantized: Quantized, model: onnx.ModelProto, onnx_sha256: str)
     )
     check_qparams(qparams)
     return qparams
+
+
+def _weight_scales(path: str, scales: Scales) -> WeightScales:
+    return WeightScales(scales=scales.weights[path], bits=scales.weight_bits[path], how=scales.weight_how)
 
 
 def _precision(path: str, plan: LayerPlan) -> LayerPrecision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sized
 from typing import Any
@@ -14,10 +15,12 @@ from torch import Tensor, fx, nn
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.quantization.groups import Placement
 from edgeyolo.quantization.observers import Observer, make_observer
-from edgeyolo.quantization.scales import Scales, all_weight_scales, group_scales
+from edgeyolo.quantization.scales import Scales, all_weight_scales, choose_weight_bits, group_scales
 from edgeyolo.spec.errors import QuantizationError
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 Picture = Tensor | npt.NDArray[np.float32]
 
@@ -53,11 +56,12 @@ def calibrate(
         QuantizationError: no pictures, a wrong shape, or a tensor that is not finite; names the layer.
         UsageError: settings of the recipe that cannot be used.
     """
-    weights = all_weight_scales(deploy, placement.int8_layers(), recipe.weight_bits)
+    bits = choose_weight_bits(deploy, placement.int8_layers(), recipe)
+    weights = all_weight_scales(deploy, bits, recipe.weight_observer)
     observers = {name: make_observer(recipe) for name in placement.groups}
     seen = _observe(_ObservingInterpreter(deploy, placement, observers), pictures, recipe.count, progress)
     groups = group_scales({name: observer.threshold() for name, observer in observers.items()})
-    return Scales(groups, weights, recipe.observer, recipe.weight_observer, recipe.weight_bits), seen
+    return Scales(groups, weights, recipe.observer, recipe.weight_observer, bits), seen
 
 
 def _observe(interpreter: _ObservingInterpreter, pictures: Iterable[Picture], count: int, progress: Progress) -> int:
@@ -66,16 +70,23 @@ def _observe(interpreter: _ObservingInterpreter, pictures: Iterable[Picture], co
     device = next(interpreter.module.parameters()).device
     with torch.no_grad():
         for picture in pictures:
-            batch = _check_batch(picture)
+            batch = check_batch(picture)
             interpreter.run(batch.to(device))
             seen += len(batch)
             progress.step("calibrate", seen, max(total, seen))
     if seen == 0:
         raise QuantizationError("no pictures to calibrate on", hint="Give the training split of the data set")
+    if seen == 1:
+        logger.warning("calibrated on one picture only: other pictures may go beyond its ranges")
     return seen
 
 
-def _check_batch(picture: Picture) -> Tensor:
+def check_batch(picture: Picture) -> Tensor:
+    """A calibration picture as a tensor.
+
+    Raises:
+        QuantizationError: not (B, 3, H, W) float32.
+    """
     batch = torch.as_tensor(picture)
     if batch.dim() != 4 or batch.shape[1] != 3 or batch.dtype != torch.float32:
         shape = tuple(batch.shape)

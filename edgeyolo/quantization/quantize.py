@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import fx, nn
 
+from edgeyolo.quantization.bias_correction import corrected_biases, with_biases
 from edgeyolo.quantization.calibrate import Picture, calibrate, trace_deploy_form
+from edgeyolo.quantization.calibration_cache import Calibration, CalibrationCache
+from edgeyolo.quantization.equalize import equalize
 from edgeyolo.quantization.groups import Placement, find_placement
 from edgeyolo.quantization.quantizers import insert_quantizers
 from edgeyolo.quantization.scales import Scales
@@ -28,6 +31,8 @@ class Quantized:
     Attributes:
         fake_quant: deploy form with fake quantizers, (B, 3, H, W) -> raw maps: what an int8 engine computes.
         float_deploy: deploy form without, what is exported; the same names of parameters.
+        reference: the float model to compare with: the deploy form before a recipe equalized it or corrected its
+            biases; `float_deploy` itself where neither was done.
         placement: groups and precision of each layer.
         scales: of `placement`.
         calibration: where the scales come from.
@@ -38,6 +43,7 @@ class Quantized:
     placement: Placement
     scales: Scales
     calibration: CalibrationRecord
+    reference: fx.GraphModule
 
 
 def quantize(
@@ -47,13 +53,15 @@ def quantize(
     *,
     recipe_name: str,
     picture_hashes: dict[str, str],
+    cache: CalibrationCache | None = None,
     progress: Progress = SILENT,
 ) -> Quantized:
     """Quantize a trained model after training. `model` is left as it is.
 
     Args:
         pictures: (B, 3, H, W) float32 network inputs of training pictures, as `calibration_pictures` gives them.
-        picture_hashes: image id -> sha256 of the file, for the record.
+        picture_hashes: image id -> sha256 of the file, in the order of `pictures`; for the record, and for the cache.
+        cache: where to look for, and keep, the outcome of calibrating the same model on the same pictures.
         progress: told after each batch of pictures.
 
     Raises:
@@ -61,14 +69,42 @@ def quantize(
         UnknownNameError: `recipe.float_layers` names a layer that does not exist.
         UsageError: settings of the recipe that cannot be used.
     """
-    deploy = trace_deploy_form(model)
-    placement = find_placement(deploy, recipe.float_layers)
+    reference = trace_deploy_form(model)
+    placement = find_placement(reference, recipe.float_layers)
     _report(placement)
-    scales, seen = calibrate(deploy, placement, pictures, recipe, progress)
+    deploy = equalize(reference, placement.int8_layers()) if recipe.equalize else reference
+
+    key = cache.make_key(reference, picture_hashes, recipe) if cache else None
+    found = cache.load(key) if cache and key else None
+    if found is None:
+        found = _calibrate(deploy, placement, pictures, recipe, progress)
+        if cache and key and found.count == len(picture_hashes):
+            cache.store(key, found)
+    else:
+        logger.info("scales are those of an earlier calibration on the same %d pictures", found.count)
+        progress.step("calibrate", found.count, found.count, "from the cache")
+
+    if found.biases:
+        deploy = with_biases(deploy, found.biases)
     record = CalibrationRecord(
-        recipe=recipe_name, method="ptq", count=seen, seed=recipe.seed, pictures=dict(picture_hashes)
+        recipe=recipe_name, method="ptq", count=found.count, seed=recipe.seed, pictures=dict(picture_hashes)
     )
-    return Quantized(insert_quantizers(deploy, placement, scales), deploy, placement, scales, record)
+    fake_quant = insert_quantizers(deploy, placement, found.scales)
+    return Quantized(fake_quant, deploy, placement, found.scales, record, reference)
+
+
+def _calibrate(
+    deploy: fx.GraphModule,
+    placement: Placement,
+    pictures: Iterable[Picture],
+    recipe: Recipe,
+    progress: Progress,
+) -> Calibration:
+    if recipe.bias_correction and isinstance(pictures, Iterator):
+        pictures = list(pictures)  # they are read twice
+    scales, count = calibrate(deploy, placement, pictures, recipe, progress)
+    biases = corrected_biases(deploy, placement, scales, pictures, progress) if recipe.bias_correction else {}
+    return Calibration(scales=scales, count=count, biases=biases)
 
 
 def _report(placement: Placement) -> None:

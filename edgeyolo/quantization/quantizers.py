@@ -95,7 +95,7 @@ def _quantize_weight(layer: nn.Module, path: str, scales: Scales) -> None:
     if type(layer) not in _QUANTIZED or not isinstance(layer.weight, Tensor):
         raise QuantizationError(f"{type(layer).__name__} cannot be quantized", where=path, hint="Keep it float")
     layer.__class__ = _QUANTIZED[type(layer)]
-    layer.weight_quantizer = make_weight_quantizer(scales.weights[path], layer.weight, scales.weight_bits)
+    layer.weight_quantizer = make_weight_quantizer(scales.weights[path], layer.weight, scales.weight_bits[path])
 
 
 def _quantize_inputs(quantized: fx.GraphModule, placement: Placement) -> None:
@@ -110,3 +110,21 @@ def _quantize_inputs(quantized: fx.GraphModule, placement: Placement) -> None:
                 target = f"{_FOLDER}.{groups[tensor.name]}"
                 quantized_nodes[tensor] = quantized.graph.call_module(target, (tensor,))
         call.replace_input_with(tensor, quantized_nodes[tensor])
+
+
+def is_quantizer_call(node: fx.Node) -> bool:
+    """Whether a node of a graph with quantizers passes a tensor through the quantizer of its group."""
+    return node.op == "call_module" and str(node.target).startswith(f"{_FOLDER}.")
+
+
+def set_group_enabled(module: nn.Module, placement: Placement, group: str, enabled: bool) -> None:
+    """Switch the quantizer of a group and those of its layers' weights, in place.
+
+    Off, `module` gives bit for bit what it would with those layers float.
+
+    Args:
+        module: what `insert_quantizers` gave for `placement`, or a copy.
+    """
+    paths = [f"{_FOLDER}.{group}", *(f"{path}.weight_quantizer" for path in placement.groups[group].layers)]
+    for path in paths:
+        getattr(module.get_submodule(path), "enable" if enabled else "disable")()

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgeyolo.spec.errors import QuantizationError, UsageError
+from edgeyolo.spec.errors import QuantizationError, UnknownNameError, UsageError
+from edgeyolo.spec.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
+WEIGHT_OBSERVERS = ("max", "mse")
 SMALLEST_RANGE = 2.0**-24  # ModelOpt takes a smaller range for zero, so do we: one function everywhere
+_GRID = 50  # candidates for a weight's range, in parts of its largest magnitude
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,14 @@ class Scales:
         groups: key of `Placement.groups` -> scale of its tensors.
         weights: module path of an int8 layer -> one scale per output channel.
         how, weight_how: what set them, such as "mse" or "max".
-        weight_bits: bits of the weights' integers; activations have 8.
+        weight_bits: module path of an int8 layer -> bits of its weight's integers; activations have 8.
     """
 
     groups: dict[str, float]
     weights: dict[str, tuple[float, ...]]
     how: str
     weight_how: str
-    weight_bits: int = 8
+    weight_bits: dict[str, int]
 
 
 def integer_limit(bits: int) -> int:
@@ -54,33 +57,74 @@ def group_scales(thresholds: Mapping[str, float]) -> dict[str, float]:
     return {name: _float32((1.0 if name in empty else value) / limit) for name, value in thresholds.items()}
 
 
-def weight_scales(layer: nn.Module, bits: int, *, where: str) -> tuple[float, ...]:
-    """One scale per output channel, from the largest magnitude; one of zeros gets the layer's largest, or 1.0.
+def choose_weight_bits(module: nn.Module, layers: Iterable[str], recipe: Recipe) -> dict[str, int]:
+    """Module path -> bits, for each of `layers`: 3x3 convolutions of stride and dilation 1 have their own.
 
     Raises:
-        QuantizationError: a weight is not finite.
+        UsageError: `weight_bits` or `weight_bits_3x3` of the recipe is not from 2 to 8.
     """
+    for field in ("weight_bits", "weight_bits_3x3"):
+        bits = getattr(recipe, field)
+        if not 2 <= bits <= 8:
+            raise UsageError(f"{field} is {bits}; it must be from 2 to 8", where="recipe")
+    return {
+        path: recipe.weight_bits_3x3 if _is_plain_3x3(module.get_submodule(path)) else recipe.weight_bits
+        for path in layers
+    }
+
+
+def weight_scales(layer: nn.Module, bits: int, how: str = "max", *, where: str) -> tuple[float, ...]:
+    """One scale per output channel; a channel of zeros gets the layer's largest, or 1.0.
+
+    Args:
+        how: "max" covers the largest magnitude; "mse" takes the part of it, in steps of 1 / 50 from 1 / 5 on, that
+            has the least squared error of rounding and clipping.
+
+    Raises:
+        QuantizationError: a weight is not finite. UnknownNameError: no such `how`.
+    """
+    if how not in WEIGHT_OBSERVERS:
+        raise UnknownNameError("weight observer", how, WEIGHT_OBSERVERS, where="recipe")
     weight = layer.weight
     if not isinstance(weight, Tensor) or not bool(torch.isfinite(weight).all()):
         raise QuantizationError("a weight is not a finite number", where=where, hint="Train or load the model again")
-    ranges = weight.detach().flatten(1).abs().amax(1).double()
+    rows = weight.detach().flatten(1)
+    ranges = rows.abs().amax(1).double()
     dead = ranges <= SMALLEST_RANGE
     largest = float(ranges.max())
     if bool(dead.any()):
         logger.info("%s: %d of %d output channels have only zero weights", where, int(dead.sum()), len(dead))
     ranges[dead] = largest if largest > SMALLEST_RANGE else float(integer_limit(bits))
+    if how == "mse":
+        ranges = _least_error_ranges(rows, ranges, integer_limit(bits))
     return tuple(_float32(value / integer_limit(bits)) for value in ranges.tolist())
 
 
-def all_weight_scales(module: nn.Module, layers: Iterable[str], bits: int) -> dict[str, tuple[float, ...]]:
-    """Module path -> scales, for each of `layers`; errors as in `weight_scales`.
+def all_weight_scales(module: nn.Module, bits: Mapping[str, int], how: str = "max") -> dict[str, tuple[float, ...]]:
+    """Module path -> scales, for each layer of `bits`; arguments and errors as in `weight_scales`."""
+    return {path: weight_scales(module.get_submodule(path), count, how, where=path) for path, count in bits.items()}
 
-    Raises:
-        UsageError: `bits` is not from 2 to 8.
-    """
-    if not 2 <= bits <= 8:
-        raise UsageError(f"weight_bits is {bits}; it must be from 2 to 8", where="recipe")
-    return {path: weight_scales(module.get_submodule(path), bits, where=path) for path in layers}
+
+def _least_error_ranges(rows: Tensor, ranges: Tensor, limit: int) -> Tensor:
+    """(O, N) weights, (O,) largest magnitudes -> (O,) the candidate with the least squared error of each row."""
+    best, least = ranges.clone(), torch.full_like(ranges, float("inf"))
+    for part in range(_GRID, _GRID // 5 - 1, -1):  # the largest range first: it wins a tie
+        candidates = ranges * (part / _GRID)
+        steps = (candidates / limit).to(rows.dtype)[:, None]
+        errors = (rows / steps).round_().clamp_(-limit, limit).mul_(steps).sub_(rows).square_().sum(1).double()
+        better = errors < least
+        best[better], least[better] = candidates[better], errors[better]
+    return best
+
+
+def _is_plain_3x3(layer: nn.Module) -> bool:
+    """Whether an engine may compute it by Winograd's method."""
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (3, 3)
+        and layer.stride == (1, 1)
+        and layer.dilation == (1, 1)
+    )
 
 
 def _float32(value: float) -> float:

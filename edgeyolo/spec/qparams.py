@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from edgeyolo.spec.errors import FormatError
+from edgeyolo.spec.recipe import QatRecipe
 from edgeyolo.spec.strict import encode_json, load_json
 
 FORMAT_VERSION = 1
@@ -55,12 +56,27 @@ class LayerPrecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     why: str = ""
 
 
+class QatRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the weights were trained with the scales frozen.
+
+    Attributes:
+        best_epoch: the epoch whose weights these are, counted from 1.
+        ap_start, ap_best: fake-quant AP on the validation split before training and of these weights, percent.
+    """
+
+    recipe: QatRecipe
+    best_epoch: int
+    ap_start: float
+    ap_best: float
+
+
 class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the scales come from.
 
     Attributes:
         method: "ptq" or "qat".
         pictures: image id -> sha256 of the file, in the order used.
+        qat: the training that followed, None if `method` is "ptq".
     """
 
     recipe: str
@@ -68,6 +84,7 @@ class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     count: int
     seed: int
     pictures: dict[str, str]
+    qat: QatRecord | None = None
 
 
 class QParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

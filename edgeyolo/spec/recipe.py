@@ -1,4 +1,4 @@
-"""How to calibrate, as data: `calib/<name>.toml`."""
+"""How to calibrate, correct and fine-tune a quantized model, as data: `calib/<name>.toml`."""
 
 from __future__ import annotations
 
@@ -9,28 +9,73 @@ import msgspec
 from edgeyolo.spec.shelf import list_shelf, load_from_shelf
 
 
+class QatRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Quantization-aware training from the calibrated model, with its scales frozen.
+
+    Attributes:
+        epochs: passes over the training split, each followed by an evaluation.
+        batch: pictures per step.
+        optimizer: "adam" or "sgd".
+        learning_rate: at the peak; short linear warm-up, then cosine. 1e-5 suits weights of 8 bits, whose steps are
+            small; 1e-4 those of 4.
+        final_lr_factor: learning rate of the last step, as a part of the peak.
+        weight_decay: of convolution and linear weights.
+        ema_decay: of the averaged weights, which are the result; 0 keeps the last step's.
+        feature_weight: of the mean squared error between the outputs of each stage and the frozen float copy's,
+            each divided by the variance of the float one.
+        detection_weight: of the model's own detection loss; 0 leaves it out.
+        mosaic: probability; 0 trains on single pictures.
+        precision: of the forward pass. bf16 has no more bits than the integers that are simulated: half of the
+            roundings go the other way, and gradients follow them; auto is bf16 where the processor or GPU has it.
+        seed: of order and augmentation.
+    """
+
+    epochs: int = 10
+    batch: int = 8
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 1e-5
+    final_lr_factor: float = 0.1
+    weight_decay: float = 0.0
+    ema_decay: float = 0.99
+    feature_weight: float = 1.0
+    detection_weight: float = 0.0
+    mosaic: float = 0.0
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    seed: int = 0
+
+
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Calibration of activations and weights.
+    """Calibration of activations and weights, and what is done to recover accuracy.
 
     Attributes:
         title: for people.
         observer: how an activation range is chosen.
         bins: histogram bins, for observers that need one.
+        percentile: part of the magnitudes inside the range, percent, for "percentile".
         count: training pictures to calibrate on; fewer are used, with a warning, where there are fewer.
         seed: of the choice of pictures.
         weight_observer: how a weight range is chosen, per output channel.
-        weight_bits: 8, or 6 for engines whose 3x3 kernels overflow at 8.
+        weight_bits: of every weight, 8 or fewer.
+        weight_bits_3x3: of 3x3 convolutions of stride 1; 6 for engines whose Winograd kernels overflow at 8.
+        equalize: balance channel ranges between layers joined by a ReLU or LeakyReLU before calibration.
+        bias_correction: move each bias by the mean error that quantization gives the layer's output.
         float_layers: module paths kept float, `*` matches any part; each must match something.
+        qat: settings of `--qat`.
     """
 
     title: str
-    observer: Literal["max", "mse"] = "mse"
+    observer: Literal["max", "percentile", "entropy", "mse"] = "mse"
     bins: int = 2048
+    percentile: float = 99.99
     count: int = 256
     seed: int = 0
-    weight_observer: Literal["max"] = "max"
+    weight_observer: Literal["max", "mse"] = "max"
     weight_bits: int = 8
+    weight_bits_3x3: int = 8
+    equalize: bool = False
+    bias_correction: bool = False
     float_layers: tuple[str, ...] = ()
+    qat: QatRecipe = QatRecipe()
 
 
 def list_recipes() -> list[str]:

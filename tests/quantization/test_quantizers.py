@@ -71,7 +71,8 @@ def quantized_net() -> tuple[fx.GraphModule, fx.GraphModule, Scales]:
     torch.manual_seed(0)
     deploy = fx.symbolic_trace(Net().eval())
     placement = find_placement(deploy)
-    scales = Scales({"g0": 0.01, "g1": 0.02}, all_weight_scales(deploy, placement.int8_layers(), 8), "max", "max")
+    bits = dict.fromkeys(placement.int8_layers(), 8)
+    scales = Scales({"g0": 0.01, "g1": 0.02}, all_weight_scales(deploy, bits), "max", "max", bits)
     return deploy, insert_quantizers(deploy, placement, scales), scales
 
 
@@ -97,6 +98,18 @@ def test_the_quantized_graph_computes_what_torch_computes_by_hand() -> None:
     # float summation order may move a value across a tie: one step of one weight at most
     assert float((found - expected).abs().max()) < 0.02 * float((plain - expected).abs().max()) + 1e-6
     assert float((plain - expected).abs().max()) > 1e-3
+
+
+def test_each_layer_has_its_own_bits() -> None:
+    deploy, _, _ = quantized_net()
+    placement = find_placement(deploy)
+    bits = {"a": 6, "b": 8, "c": 4}
+    scales = Scales({"g0": 0.01, "g1": 0.02}, all_weight_scales(deploy, bits), "max", "max", bits)
+    quantized = insert_quantizers(deploy, placement, scales)
+    for path, limit in (("a", 31), ("b", 127), ("c", 7)):
+        layer = quantized.get_submodule(path)
+        integers = layer.weight_quantizer(layer.weight) / torch.tensor(scales.weights[path])[:, None, None, None]
+        assert int(integers.round().abs().max()) == limit
 
 
 def test_one_quantizer_per_group_and_each_tensor_passes_once() -> None:
