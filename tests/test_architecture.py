@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "edgeyolo"
 GROUND_FLOOR = (("spec",), ("geometry",), ("data", "bundle"), ("backends",), ("runtime",), ("evaluation",))
-UPSTAIRS = (("nn",), ("assigners", "losses"), ("models",), ("training",), ("quantization",), ("export",))
+UPSTAIRS = (("nn",), ("assigners", "losses"), ("models",), ("training",), ("quantization",), ("export",), ("report",))
 RANK = {room: rank for rank, rooms in enumerate((*GROUND_FLOOR, *UPSTAIRS)) for room in rooms}
 GROUND_ROOMS = [room for rooms in GROUND_FLOOR for room in rooms]
 VENDORS = {"ncnn", "onnxruntime", "onnx", "onnxslim", "pnnx", "pycocotools", "tensorrt", "tensorrt_rtx", "modelopt"}
@@ -111,7 +111,7 @@ def test_every_room_says_what_enters_and_leaves(room: str) -> None:
 
 def test_every_folder_is_a_room_that_is_known() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and not path.name.startswith("__")}
-    assert folders == {*RANK, "cli"}
+    assert folders == {*RANK, "cli", "verbs"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -30,9 +30,8 @@ SUBSTITUTIONS = {
     "--runs 200": "--runs 5",
 }
 # A document that starts from what another one makes gets it made first.
-BEFORE = {
-    "formats.md": "edgeyolo train --model yolov7-nano --data cells --epochs 60 --image-size 320 --out runs/cells\n",
-}
+_TRAINED = "edgeyolo train --model yolov7-nano --data cells --epochs 60 --image-size 320 --out runs/cells\n"
+BEFORE = {"formats.md": _TRAINED, "quantization.md": _TRAINED}
 
 
 @pytest.fixture

@@ -129,6 +129,23 @@ def find_placement(graph_module: fx.GraphModule, float_layers: Sequence[str] = (
     return Placement(groups, layers, graph.unsupported()).with_float(chosen)
 
 
+def tensors_by_group(graph_module: fx.GraphModule, placement: Placement) -> dict[str, tuple[str, ...]]:
+    """Key of each group -> every fx node whose values its scale holds for, also those that no int8 layer reads itself.
+
+    Args:
+        placement: of `graph_module`.
+    """
+    graph = _Graph(graph_module)
+    sets = graph.scale_sets(graph.layer_calls())
+    group_of = placement.group_of_tensor()
+    names = {sets.root(node): group_of[node.name] for node in graph.nodes if node.name in group_of}
+    found: dict[str, list[str]] = {name: [] for name in placement.groups}
+    for node in graph.nodes:
+        if sets.root(node) in names:
+            found[names[sets.root(node)]].append(node.name)
+    return {name: tuple(tensors) for name, tensors in found.items()}
+
+
 def _group(name: str, layers: Mapping[str, LayerPlan], order: Mapping[str, int]) -> Group:
     members = [path for path, plan in layers.items() if plan.group == name]
     tensors = {tensor for path in members for tensor in layers[path].inputs}

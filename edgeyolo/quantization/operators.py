@@ -108,9 +108,10 @@ def effect_of(node: fx.Node, modules: Modules) -> Effect:
         return Effect.UNKNOWN
     name = operator_name(node, modules)
     if name == "interpolate":
-        return Effect.SELECT if node.kwargs.get("mode", "nearest") in ("nearest", "nearest-exact") else Effect.NEW
+        is_nearest = _argument(node, 3, "mode", "nearest") in ("nearest", "nearest-exact")
+        return Effect.SELECT if is_nearest else Effect.NEW
     if name == "pad":
-        pads_zero = node.kwargs.get("mode", "constant") == "constant" and not node.kwargs.get("value")
+        pads_zero = _argument(node, 2, "mode", "constant") == "constant" and not _argument(node, 3, "value", None)
         return Effect.SELECT if pads_zero else Effect.NEW
     return _EFFECT_OF_NAME.get(name, Effect.UNKNOWN)
 
@@ -130,6 +131,11 @@ def is_global_pool(node: fx.Node, modules: Modules) -> bool:
     if name in ("mean", "amax") and isinstance(second, list | tuple):
         return set(second) in ({2, 3}, {-1, -2})
     return False
+
+
+def _argument(node: fx.Node, position: int, name: str, default: object) -> object:
+    """What a call gives for a parameter, by position or by name."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
 def _effect_of_module(module: nn.Module) -> Effect:

@@ -2,12 +2,13 @@
 
 from edgeyolo.verbs._deploy import DeployResult, deploy
 from edgeyolo.verbs._evaluate import artefact_name, evaluate
-from edgeyolo.verbs._quantize import QuantizeResult, quantize
+from edgeyolo.verbs._quantize import QuantizeOptions, QuantizeResult, quantize
 from edgeyolo.verbs._splits import validation_split
 from edgeyolo.verbs._train import train
 
 __all__ = [
     "DeployResult",
+    "QuantizeOptions",
     "QuantizeResult",
     "artefact_name",
     "deploy",

@@ -26,7 +26,7 @@ def make_whole_way(folder: Path) -> WholeWay:
     """Train for seconds, quantize, deploy for every target."""
     draw_dataset(folder / "data", train=48, val=8, test=8, seed=3)
     config = TrainConfig(
-        model="yolov7-nano", epochs=6, image_size=128, batch=8, workers=0, device="cpu", evaluate_every=6
+        model="yolov7-nano", epochs=24, image_size=128, batch=8, workers=0, device="cpu", evaluate_every=24
     )
     verbs.train(config, folder / "data", folder / "run")
     verbs.quantize(folder / "run", folder / "data", folder / "int8", recipe="int8-mse")

@@ -1,0 +1,151 @@
+"""What every recipe costs, on every engine, on real photographs: AP of float, fake-quant, ONNX Runtime and NCNN.
+
+    python benchmarks/bccd.py --data ../shared/data/bccd --out runs/tiny                      # trains, if not done yet
+    python benchmarks/bccd.py --data ../shared/data/bccd --out runs/ppyoloe --model ppyoloe-s
+    python benchmarks/quantization.py --data ../shared/data/bccd --work runs/quantization runs/tiny/run runs/ppyoloe/run
+
+AP is of the val and test splits together; int8-qat chooses its epoch on val. Writes
+benchmarks/results/quantization.json after each recipe and prints a Markdown table; what is there for the same
+checkpoint is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgeyolo.data.dataset import Dataset, open_dataset
+from edgeyolo.evaluation.measure import measure_session
+from edgeyolo.export import export_model
+from edgeyolo.nn.session import TorchSession
+from edgeyolo.quantization import Quantized, quantize
+from edgeyolo.quantization.pictures import calibration_pictures
+from edgeyolo.quantization.qat import train_quantized
+from edgeyolo.quantization.qat_state import FILE_NAME
+from edgeyolo.spec.model import Score
+from edgeyolo.spec.recipe import load_recipe
+from edgeyolo.training.checkpoint import Checkpoint, load_checkpoint
+from edgeyolo.verbs._artefacts import measure_built
+
+RECIPES = ("int8-max", "int8-percentile", "int8-entropy", "int8-mse", "int8-qat")
+ENGINES = (("host-onnx", "onnxruntime"), ("host-cpu", "ncnn"))
+RESULTS = Path(__file__).parent / "results" / "quantization.json"
+
+
+class StageProgress:
+    """One line on stderr per finished stage."""
+
+    def step(self, stage: str, done: int, total: int, text: str = "") -> None:
+        """Write when `done` reaches `total`."""
+        if done == total:
+            sys.stderr.write(f"{stage} {text}\n")
+
+
+def join_splits(data: Path) -> Dataset:
+    """Val and test as one split."""
+    val, test = (open_dataset(data, split) for split in ("val", "test"))
+    return dataclasses.replace(val, split="val+test", records=[*val.records, *test.records])
+
+
+def quantize_run(source: Checkpoint, data: Path, recipe_name: str, work: Path) -> tuple[Quantized, dict[str, Any]]:
+    """The quantized model, and what it took: seconds of calibration and of training."""
+    recipe, spec = load_recipe(recipe_name), source.record.model
+    train_data = open_dataset(data, "train")
+    started = time.perf_counter()
+    pictures, hashes = calibration_pictures(train_data, spec.input, count=recipe.count, seed=recipe.seed)
+    quantized = quantize(source.model, pictures, recipe, recipe_name=recipe_name, picture_hashes=hashes)
+    row: dict[str, Any] = {"pictures": len(pictures), "calibration_seconds": time.perf_counter() - started}
+    if recipe_name == "int8-qat":
+        started = time.perf_counter()
+        result = train_quantized(
+            quantized,
+            source.model,
+            recipe.qat,
+            train_data=train_data,
+            val_data=open_dataset(data, "val"),
+            spec=spec,
+            out=work,
+            resume=(work / FILE_NAME).is_file(),
+            progress=StageProgress(),
+        )
+        quantized = result.quantized
+        row |= {"qat_seconds": time.perf_counter() - started, "best_epoch": result.best_epoch}
+        row["ap_by_epoch_on_val"] = [result.start.ap, *(epoch.ap for epoch in result.history)]
+    return quantized, row
+
+
+def measure_run(source: Checkpoint, data: Path, recipe_name: str, work: Path) -> dict[str, Any]:
+    """AP and AP50 of fake-quant and of both engines."""
+    quantized, row = quantize_run(source, data, recipe_name, work / "qat")
+    both, spec = join_splits(data), source.record.model
+    export_model(quantized, spec, work / "int8", checkpoint_sha256=source.sha256)
+    fake = measure_session(TorchSession(quantized.fake_quant), spec, both, artefact="fake-quant torch")
+    row["fake-quant"] = figures(fake)
+    for target, name in ENGINES:
+        row[name] = figures(measure_built(work / "int8", target, "int8", both))
+    return row
+
+
+def figures(score: Score) -> dict[str, Any]:
+    """What the table needs of a score."""
+    return {"ap": score.ap, "ap50": score.ap50, "per_class": score.per_class, "images": score.images}
+
+
+def table(report: dict[str, Any]) -> str:
+    """As Markdown."""
+    lines = [
+        "| model | recipe | float | fake-quant | onnxruntime | ncnn | drop | engines apart |",
+        "|---|---|" + "---:|" * 6,
+    ]
+    for model, found in report["models"].items():
+        ap = found["float"]["ap"]
+        for recipe, row in found["recipes"].items():
+            aps = [row[name]["ap"] for name in ("fake-quant", "onnxruntime", "ncnn")]
+            cells = " | ".join(f"{value:.2f}" for value in (ap, *aps, ap - min(aps), max(aps) - min(aps)))
+            lines.append(f"| {model} | {recipe} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure what is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders that `edgeyolo train` wrote")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--recipes", nargs="+", default=RECIPES)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+
+    report: dict[str, Any] = json.loads(args.out.read_text()) if args.out.is_file() else {"models": {}}
+    report |= {"machine": f"CPU, {os.cpu_count()} cores", "torch": torch.__version__, "data": args.data.name}
+    for run in args.runs:
+        source = load_checkpoint(run)
+        spec = source.record.model
+        found = report["models"].get(spec.name, {})
+        if found.get("checkpoint_sha256") != source.sha256:
+            score = measure_session(TorchSession(source.model), spec, join_splits(args.data), artefact="float torch")
+            found = {"checkpoint_sha256": source.sha256, "image_hw": spec.input.image_hw, "recipes": {}}
+            report["models"][spec.name] = found | {"float": figures(score)}
+            found = report["models"][spec.name]
+        for recipe in args.recipes:
+            if recipe in found["recipes"]:
+                continue
+            sys.stderr.write(f"{spec.name} {recipe}\n")
+            found["recipes"][recipe] = measure_run(source, args.data, recipe, args.work / spec.name / recipe)
+            report["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(report, indent=2) + "\n")
+    sys.stdout.write(table(report))
+
+
+if __name__ == "__main__":
+    main()

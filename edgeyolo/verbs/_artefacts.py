@@ -1,0 +1,100 @@
+"""Artefacts that are built to be measured, and not to be kept."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeyolo.spec.manifest import Artefact
+from edgeyolo.spec.model import Latency, ModelRecord, ModelSpec, Score
+from edgeyolo.spec.progress import SILENT, Progress
+from edgeyolo.spec.qparams import load_qparams
+from edgeyolo.spec.strict import load_json
+from edgeyolo.spec.target import Precision, load_target
+from edgeyolo.verbs._deploy import deployed_spec
+from edgeyolo.verbs._evaluate import artefact_name
+
+if TYPE_CHECKING:
+    from edgeyolo.backends import Session
+    from edgeyolo.data.dataset import Dataset
+
+_TIMED, _WARM_UP = 20, 3  # calls of `detect`
+
+
+@dataclass(frozen=True)
+class Built:
+    """An open artefact: what runs, what its maps mean, and the bytes of the files that ship."""
+
+    session: Session
+    artefact: Artefact
+    spec: ModelSpec
+    size_bytes: int
+
+    @property
+    def name(self) -> str:
+        """How scores call it."""
+        return artefact_name(self.artefact)
+
+
+@contextlib.contextmanager
+def open_built(folder: Path, target: str, precision: Precision) -> Iterator[Built]:
+    """Build what `deploy` would for a target, open it here, and remove it afterwards.
+
+    Args:
+        folder: that `quantize` wrote.
+
+    Raises:
+        UnknownNameError: no such target. MissingPackageError, BackendError: as their names say.
+    """
+    from edgeyolo import backends
+
+    record = load_json(folder / "model.json", ModelRecord)
+    qparams = load_qparams(folder / "qparams.json") if precision == "int8" else None
+    with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
+        out = Path(work)
+        artefact = backends.build(folder / "model.onnx", qparams, load_target(target), out, precision=precision)
+        spec = deployed_spec(record.model, artefact)
+        session = backends.open_artefact(
+            out, artefact, output_count=spec.output_count, image_hw=spec.input.image_hw, threads=0
+        )
+        size = sum((out / name).stat().st_size for name in artefact.files.values())
+        try:
+            yield Built(session, artefact, spec, size)
+        finally:
+            session.close()
+
+
+def measure_built(
+    folder: Path, target: str, precision: Precision, dataset: Dataset, *, progress: Progress = SILENT
+) -> Score:
+    """COCO mAP of what `deploy` would build; errors as in `open_built`."""
+    from edgeyolo.evaluation.measure import measure_session
+
+    with open_built(folder, target, precision) as built:
+        return measure_session(built.session, built.spec, dataset, artefact=built.name, progress=progress)
+
+
+def time_session(session: Session, spec: ModelSpec, dataset: Dataset, *, device: str) -> Latency:
+    """Time of `Detector.detect` with everyday thresholds on pictures of a split, on this computer."""
+    from edgeyolo.runtime.clock import Clock
+    from edgeyolo.runtime.detector import Detector
+
+    detector, clock = Detector(session, spec), Clock()
+    indices = itertools.islice(itertools.cycle(range(len(dataset))), _WARM_UP + _TIMED)
+    for call, index in enumerate(indices):
+        detector.detect(dataset[index].image)
+        if call >= _WARM_UP:
+            clock.add(detector.timing)
+    return clock.latency(device=device, threads=0)
+
+
+def missing_packages(target: str) -> list[str]:
+    """Why what is built for a target cannot run here; empty if it can."""
+    from edgeyolo import backends
+
+    return backends.probe(load_target(target))

@@ -1,0 +1,180 @@
+"""The report of `quantize`: what torch and the engines on this computer make of one quantized model."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeyolo.spec.errors import MissingPackageError
+from edgeyolo.spec.machine import processor_name
+from edgeyolo.spec.model import Latency, Score
+from edgeyolo.spec.provenance import sha256_of, tool_versions
+from edgeyolo.spec.target import Precision
+from edgeyolo.verbs._artefacts import Built, missing_packages, open_built, time_session
+
+if TYPE_CHECKING:
+    from edgeyolo.quantization.budget import BudgetResult
+    from edgeyolo.quantization.qat import QatResult
+    from edgeyolo.quantization.quantize import Quantized
+    from edgeyolo.quantization.sensitivity import Sensitivity
+    from edgeyolo.report.quantization import BudgetTrail, EngineDifference, QatHistory, SensitivityTable, WorstPicture
+    from edgeyolo.verbs._quantize import Job
+
+logger = logging.getLogger(__name__)
+
+ENGINES: tuple[tuple[str, Precision], ...] = (("host-onnx", "int8"), ("host-cpu", "int8"), ("raspberry-pi-5", "fp16"))
+PARITY_PICTURES = 8
+
+
+def report_on(job: Job, quantized: Quantized, folder: Path) -> list[Score]:
+    """Measure every artefact that runs here and write report.json, report.html and sensitivity.png to `folder`.
+
+    Returns:
+        The scores of the engines.
+    """
+    from edgeyolo.quantization.sensitivity import draw_sensitivity
+    from edgeyolo.quantization.signal import layer_sqnr
+    from edgeyolo.report.quantization import (
+        LayerSignal,
+        Provenance,
+        QuantizationReport,
+        artefact_rows,
+        write_report,
+    )
+
+    measured = EngineFigures(job, quantized, folder)
+    spec, plans = job.source.record.model, quantized.placement.layers.values()
+    report = QuantizationReport(
+        title=f"{spec.name}, {job.recipe_name}",
+        model=spec,
+        layers=dict(Counter(plan.precision for plan in plans)),
+        float_reasons=dict(Counter(plan.why for plan in plans if plan.precision == "float")),
+        groups=len(quantized.placement.groups),
+        rows=artefact_rows(
+            [*job.scores, *measured.scores], size_bytes=measured.size_bytes, latencies=measured.latencies
+        ),
+        provenance=Provenance(
+            recipe_name=job.recipe_name,
+            recipe=job.recipe,
+            method=quantized.calibration.method,
+            data=job.val_data.name,
+            picture_count=quantized.calibration.count,
+            checkpoint_sha256=job.source.sha256,
+            onnx_sha256=sha256_of(folder / "model.onnx"),
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            tools=tool_versions(),
+        ),
+        signal=tuple(
+            LayerSignal(layer=row.path, sqnr_db=row.sqnr_db)
+            for row in layer_sqnr(quantized, job.pictures, job.progress)
+        ),
+        sensitivity=sensitivity_table(job.sensitivity, job.scores[0].ap if job.scores else None),
+        qat=qat_history(job.qat),
+        budget=budget_trail(job.budget, job.options.max_drop, job.options.target),
+        parity=tuple(measured.differences),
+        worst=measured.worst,
+    )
+    if job.sensitivity is not None:
+        draw_sensitivity(job.sensitivity, folder / "sensitivity.png")
+    try:
+        write_report(folder, report, measured.worst_jpegs)
+    except MissingPackageError as error:
+        logger.warning("report.json is written, report.html is not: %s", error)
+    return measured.scores
+
+
+class EngineFigures:
+    """Scores, sizes, times, map differences and worst pictures of what the engines on this computer make of a model."""
+
+    def __init__(self, job: Job, quantized: Quantized, folder: Path) -> None:
+        self._job, self._quantized = job, quantized
+        self.scores: list[Score] = []
+        self.size_bytes: dict[str, int] = {}
+        self.latencies: dict[str, Latency] = {}
+        self.differences: list[EngineDifference] = []
+        self.worst: tuple[WorstPicture, ...] = ()
+        self.worst_jpegs: dict[str, bytes] = {}
+        for target, precision in ENGINES:
+            problems = missing_packages(target)
+            if problems:
+                logger.warning("%s %s is not in the report: %s", target, precision, "; ".join(problems))
+                continue
+            with open_built(folder, target, precision) as built:
+                self._measure(built)
+                if precision == "int8":
+                    self._compare(built)
+
+    def _measure(self, built: Built) -> None:
+        from edgeyolo.evaluation.measure import measure_session
+
+        data, name = self._job.val_data, built.name
+        self.scores.append(measure_session(built.session, built.spec, data, artefact=name, progress=self._job.progress))
+        self.size_bytes[name] = built.size_bytes
+        self.latencies[name] = time_session(built.session, built.spec, data, device=processor_name())
+
+    def _compare(self, built: Built) -> None:
+        """Raw maps against fake-quant, and the pictures on which boxes differ most from those of the float model."""
+        from edgeyolo.evaluation.parity import compare_maps
+        from edgeyolo.nn.session import TorchSession
+        from edgeyolo.report.pictures import worst_pictures
+        from edgeyolo.report.quantization import EngineDifference
+        from edgeyolo.runtime.detector import Detector
+
+        data, spec = self._job.val_data, self._job.source.record.model
+        count = min(PARITY_PICTURES, len(data))
+        images = [data[index].image for index in range(count)]
+        maps = compare_maps(TorchSession(self._quantized.fake_quant), built.session, images, spec.input)
+        self.differences.append(EngineDifference(artefact=built.name, pictures=count, maps=tuple(maps)))
+        detect_float = Detector(TorchSession(self._quantized.reference), spec).detect
+        detect_int8 = Detector(built.session, built.spec).detect
+        self.worst, self.worst_jpegs = worst_pictures(detect_float, detect_int8, data, progress=self._job.progress)
+
+
+def sensitivity_table(sensitivity: Sensitivity | None, float_ap: float | None) -> SensitivityTable | None:
+    """What the report keeps of a sensitivity analysis."""
+    if sensitivity is None:
+        return None
+    from edgeyolo.report.quantization import SensitivityRow, SensitivityTable
+
+    rows = tuple(
+        SensitivityRow(
+            group=row.group,
+            layers=row.layers,
+            ap_regained=_difference(row.map_float, sensitivity.map_int8),
+            ap_lost_alone=_difference(float_ap, row.map_alone),
+            sqnr_regained_db=row.sqnr_db_float - sensitivity.sqnr_db,
+            sqnr_alone_db=row.sqnr_db_alone,
+        )
+        for row in sensitivity.rows
+    )
+    agreement = next((found.spearman for found in sensitivity.agreement if found.proxy == "kl_alone"), None)
+    return SensitivityTable(rows=rows, rank_agreement=agreement)
+
+
+def qat_history(qat: QatResult | None) -> QatHistory | None:
+    """What the report keeps of a training."""
+    if qat is None:
+        return None
+    from edgeyolo.report.quantization import QatHistory, QatPoint
+
+    points = tuple(
+        QatPoint(epoch=row.epoch, loss=row.losses["total"], ap=row.ap) for row in qat.history if row.ap is not None
+    )
+    return QatHistory(start_ap=qat.start.ap, best_epoch=qat.best_epoch, points=points)
+
+
+def budget_trail(budget: BudgetResult | None, max_drop: float | None, target: str) -> BudgetTrail | None:
+    """What the report keeps of the search for float layers."""
+    if budget is None or max_drop is None:
+        return None
+    from edgeyolo.report.quantization import BudgetStep, BudgetTrail
+
+    steps = tuple(BudgetStep(floated=step.groups, ap=step.ap, drop=step.drop) for step in budget.trail)
+    return BudgetTrail(max_drop=max_drop, artefact=f"{target} int8", is_met=budget.met, steps=steps)
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b

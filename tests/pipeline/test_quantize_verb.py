@@ -1,0 +1,113 @@
+"""`quantize` with everything it can be asked for, on the model of the whole way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+from whole_way import WholeWay
+
+from edgeyolo import verbs
+from edgeyolo.cli.app import make_app
+from edgeyolo.spec.errors import UnknownNameError, UsageError
+from edgeyolo.spec.qparams import load_qparams
+from edgeyolo.verbs import QuantizeOptions, _artefacts
+
+
+def write_recipe(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def read_report(folder: Path) -> Any:
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_the_report_has_a_row_for_every_engine(whole_way: WholeWay, tmp_path: Path) -> None:
+    out = tmp_path / "int8"
+    options = QuantizeOptions(report=True, sensitivity=True, sensitivity_groups=1, explain=True)
+    result = verbs.quantize(whole_way.run, whole_way.data, out, recipe="int8-mse", options=options)
+    report = read_report(out)
+    names = [row["score"]["artefact"] for row in report["rows"]]
+    assert names == ["float torch", "fake-quant torch", "onnxruntime int8", "ncnn int8", "ncnn fp16"]
+    assert [score.artefact for score in result.scores] == names
+    ncnn = report["rows"][3]
+    deployed = verbs.evaluate(whole_way.bundles["host-cpu"], whole_way.data, split="val")
+    assert ncnn["score"]["ap"] == pytest.approx(deployed.ap, abs=0.05)
+    assert ncnn["drop"] == pytest.approx(report["rows"][0]["score"]["ap"] - ncnn["score"]["ap"], abs=1e-3)
+    assert 0 < ncnn["size_bytes"] < report["rows"][4]["size_bytes"]  # int8 weights are half of float16 ones
+    assert ncnn["latency"]["total_ms_median"] > 0
+    assert all(found["maps"][0]["relative_rms"] < 0.1 for found in report["parity"])
+    layers = load_qparams(out / "qparams.json").layers
+    assert [row["layer"] for row in report["signal"]] == list(layers)
+    rows = report["sensitivity"]["rows"]
+    assert len(rows) == report["groups"] and rows[0]["ap_regained"] is not None and rows[1]["ap_regained"] is None
+    html = (out / "report.html").read_text()
+    assert all(name in html for name in names) and "http" not in html.replace("http://www.w3.org", "")
+    assert "scale groups" in result.explanation and "head output" in result.explanation
+    assert (out / "graph.svg").read_text().startswith("<svg") and (out / "sensitivity.png").stat().st_size > 1000
+    assert not Path(f"{out}.work").exists()
+
+
+def test_a_budget_keeps_layers_float_until_the_artefact_holds_it(whole_way: WholeWay, tmp_path: Path) -> None:
+    """Weights of two bits ruin the model; half of its accuracy is asked back."""
+    recipe = write_recipe(tmp_path / "two-bits.toml", "title = 'two bits'\nweight_bits = 2\nweight_bits_3x3 = 2\n")
+    float_ap = verbs.evaluate(whole_way.run, whole_way.data, split="val").ap
+    assert float_ap > 0, "the model of the whole way has learnt nothing"
+    out, allowed = tmp_path / "mixed", float_ap / 2
+    options = QuantizeOptions(report=True, max_drop=allowed, target="host-onnx")
+    result = verbs.quantize(whole_way.run, whole_way.data, out, recipe=recipe, options=options)
+    trail = read_report(out)["budget"]
+    assert trail["is_met"] and trail["steps"][0]["floated"] == [] and trail["steps"][0]["drop"] > allowed
+    shipped = next(score for score in result.scores if score.artefact == "onnxruntime int8")
+    assert float_ap - shipped.ap <= allowed + 0.01
+    assert result.layers["float"] > 3 and result.layers["int8"] > 0
+    whys = {layer.why for layer in load_qparams(out / "qparams.json").layers.values()}
+    assert "floated: to meet the accuracy budget" in whys
+
+
+def test_a_budget_that_cannot_be_met_exits_with_four(
+    whole_way: WholeWay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in finds every artefact useless; what is asked here is what the command then does."""
+    score = verbs.evaluate(whole_way.run, whole_way.data, split="val")
+    useless = msgspec.structs.replace(score, ap=score.ap - 50)
+    monkeypatch.setattr(_artefacts, "measure_built", lambda *_, **__: useless)
+    out = tmp_path / "out"
+    arguments = ["quantize", str(whole_way.run), "--data", str(whole_way.data), "--out", str(out), "--no-report"]
+    done = CliRunner().invoke(make_app(), [*arguments, "--max-drop", "1"])
+    assert done.exit_code == 4, done.output
+    assert "loses 50.00 AP at best, over the 1.0 allowed" in done.output
+    assert (out / "model.onnx").is_file() and (out / "qparams.json").is_file()
+
+
+def test_training_on_leaves_a_model_that_is_never_worse(whole_way: WholeWay, tmp_path: Path) -> None:
+    recipe = write_recipe(
+        tmp_path / "short.toml",
+        "title = 'short'\nweight_bits = 3\nweight_bits_3x3 = 3\n[qat]\nepochs = 2\nlearning_rate = 1e-3\n",
+    )
+    out = tmp_path / "qat"
+    options = QuantizeOptions(report=True, qat=True)
+    result = verbs.quantize(whole_way.run, whole_way.data, out, recipe=recipe, options=options)
+    history = read_report(out)["qat"]
+    assert len(history["points"]) == 2
+    fake = next(score for score in result.scores if score.artefact == "fake-quant torch")
+    assert fake.ap >= history["start_ap"] - 1e-6
+    assert load_qparams(out / "qparams.json").calibration.method == ("qat" if history["best_epoch"] else "ptq")
+    assert not Path(f"{out}.work").exists()
+
+
+def test_options_that_cannot_be_used(whole_way: WholeWay, tmp_path: Path) -> None:
+    for options, error, said in (
+        (QuantizeOptions(max_drop=-1), UsageError, "max_drop is -1"),
+        (QuantizeOptions(max_drop=1, target="jetson-nano"), UsageError, "no int8"),
+        (QuantizeOptions(max_drop=1, target="host-cup"), UnknownNameError, "host-cpu"),
+        (QuantizeOptions(sensitivity_groups=-1), UsageError, "at least 0"),
+    ):
+        with pytest.raises(error, match=said):
+            verbs.quantize(whole_way.run, whole_way.data, tmp_path / "out", options=options)
+    assert not (tmp_path / "out").exists()
