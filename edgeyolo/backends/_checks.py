@@ -47,22 +47,30 @@ def list_version_problems(package: str, version: str, target: Target) -> list[st
     Raises:
         FormatError: `target.engine_versions` is not a PEP 440 specifier.
     """
-    if not target.engine_versions:
-        return []
-    try:
-        accepted = SpecifierSet(target.engine_versions)
-    except InvalidSpecifier:
-        raise FormatError(
-            f"engine_versions '{target.engine_versions}' is not a version range", where=target.title, hint="Write >=1.0"
-        ) from None
-    try:
-        fits = accepted.contains(Version(version), prereleases=True)
-    except InvalidVersion:
-        fits = False
-    if fits:
+    if is_accepted_version(version, target.engine_versions, where=target.title):
         return []
     wanted = f"{package}{target.engine_versions}"
     return [f'{package} {version} is installed and {target.title} needs {wanted}. Install it: pip install "{wanted}"']
+
+
+def is_accepted_version(version: str, accepted: str, *, where: str) -> bool:
+    """Whether a version is in the range `accepted`, a PEP 440 specifier; "" accepts all.
+
+    Raises:
+        FormatError: `accepted` is not a specifier; names `where` it stands.
+    """
+    try:
+        specifiers = SpecifierSet(accepted)
+    except InvalidSpecifier:
+        raise FormatError(
+            f"engine_versions '{accepted}' is not a version range", where=where, hint="Write >=1.0"
+        ) from None
+    if not accepted:
+        return True
+    try:
+        return specifiers.contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        return False
 
 
 def check_version(package: str, version: str, target: Target) -> None:

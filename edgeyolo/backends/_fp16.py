@@ -70,7 +70,8 @@ def cast_to_half(model: ModelProto) -> ModelProto:
     kept = _float_only(graph.node)
     _cast_initializers(graph.initializer, kept)
     for node in graph.node:
-        _cast_attributes(node)
+        if not kept.intersection(node.output):
+            _cast_attributes(node)
     _cast_edges(graph)
     try:
         onnx.checker.check_model(result, full_check=True)

@@ -7,7 +7,6 @@ works without a reformat only when everything on the way has one scale.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _HANDS_ON = ("Concat", "MaxPool", "Resize", "Slice", "Split", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
-_INT8_READERS = (*_LAYERS, *_HANDS_ON, "Add", "GlobalAveragePool", "AveragePool")
+_INT8_READERS = (*_LAYERS, "Add", "GlobalAveragePool", "AveragePool")
+_OTHER_INTEGERS = (np.uint8, np.int16, np.uint16)
 _FOREIGN = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
 
 
@@ -47,6 +47,7 @@ def check_qdq(model: ModelProto) -> QdqReport:
     layers = [node for node in graph.nodes if node.op_type in _LAYERS]
     why = {_name(node): graph.why_float(node) for node in layers}
     problems = [
+        *graph.no_pairs(),
         *graph.foreign_operators(),
         *graph.one_sided(layers),
         *graph.bad_zero_points(),
@@ -101,6 +102,11 @@ class _Graph:
             return "attention: reads a globally pooled tensor"
         return "neither its input nor its weight is quantized"
 
+    def no_pairs(self) -> Iterator[str]:
+        """A float graph."""
+        if not any(self._pairs()) and not any(node.op_type in _FOREIGN for node in self.nodes):
+            yield "the graph has no QuantizeLinear and no DequantizeLinear: nothing runs in int8"
+
     def foreign_operators(self) -> Iterator[str]:
         """Operators of other runtimes' quantized form."""
         for node in self.nodes:
@@ -117,11 +123,15 @@ class _Graph:
     def bad_zero_points(self) -> Iterator[str]:
         """TensorRT quantizes symmetrically, to signed integers."""
         for node in self._pairs():
-            zero = self.values.get(node.input[2]) if len(node.input) > 2 else None
-            if node.op_type == "QuantizeLinear" and zero is None and not _is_signed_by_attribute(node):
+            is_quantize, given = node.op_type == "QuantizeLinear", len(node.input) > 2 and node.input[2]
+            zero = self.values.get(node.input[2]) if given else None
+            typed = zero if is_quantize or zero is not None else self.values.get(node.input[0])
+            if given and zero is None:
+                yield f"{_name(node)}: its zero point is not a constant"
+            elif is_quantize and zero is None and not _is_signed_by_attribute(node):
                 yield f"{_name(node)}: no zero point, which makes it uint8; TensorRT needs int8"
-            elif zero is not None and zero.dtype == np.uint8:
-                yield f"{_name(node)}: uint8; TensorRT needs int8"
+            elif typed is not None and typed.dtype in _OTHER_INTEGERS:
+                yield f"{_name(node)}: {typed.dtype}; TensorRT needs int8"
             elif zero is not None and np.any(zero):
                 yield f"{_name(node)}: zero point is not 0"
 
@@ -147,11 +157,12 @@ class _Graph:
         """A Q and the DQ behind it must agree."""
         for node in self._pairs():
             before = self.producer.get(node.input[0])
-            if node.op_type == "DequantizeLinear" and before is not None and before.op_type == "QuantizeLinear":
-                one, two = self.values.get(before.input[1]), self.values.get(node.input[1])
-                if one is None or two is None:
-                    yield f"{_name(node)}: its scale is not a constant"
-                elif not np.array_equal(one, two):
+            own = self.values.get(node.input[1])
+            if own is None:
+                yield f"{_name(node)}: its scale is not a constant"
+            elif node.op_type == "DequantizeLinear" and before is not None and before.op_type == "QuantizeLinear":
+                other = self.values.get(before.input[1])
+                if other is not None and not np.array_equal(own, other):
                     yield f"{_name(node)}: dequantizes with another scale than {_name(before)} quantizes with"
 
     def unread_pairs(self) -> Iterator[str]:
@@ -162,9 +173,10 @@ class _Graph:
                     if reader.op_type != "DequantizeLinear":
                         yield f"{_name(node)}: is read by {reader.op_type}, not by DequantizeLinear"
                 continue
-            if node.output[0] in self.outputs:
+            reached, readers = self._final_readers(node.output[0])
+            if reached & self.outputs:
                 yield f"{_name(node)}: the pair stands at an output of the graph, where nothing fuses with it"
-            for reader in self._reading(node.output[0]):
+            for reader in readers:
                 if not self._takes_int8(reader):
                     yield f"{_name(node)}: is read by {reader.op_type} '{_name(reader)}', which runs in float"
 
@@ -182,11 +194,15 @@ class _Graph:
                 yield f"one tensor with {len(found)} scales: {text}"
 
     def crossings(self) -> Iterator[str]:
-        """Tensors with int8 and float readers."""
-        for tensor, readers in self.readers.items():
-            kinds = Counter(reader.op_type for reader in readers if reader.op_type not in _HANDS_ON)
-            if tensor not in self.values and kinds.get("QuantizeLinear") and len(kinds) > 1:
-                others = sorted(kind for kind in kinds if kind != "QuantizeLinear")
+        """Tensors with int8 and float readers, directly or behind what only hands them on."""
+        for tensor, direct in self.readers.items():
+            is_handed_on = len(direct) == 1 and self._hands_on(direct[0]) and tensor not in self.outputs
+            if tensor in self.values or is_handed_on:  # reported where it is handed on to
+                continue
+            reached, readers = self._final_readers(tensor)
+            kinds = {reader.op_type for reader in readers}
+            others = sorted(kinds - {"QuantizeLinear"}) + ["an output"] * bool(reached & self.outputs)
+            if "QuantizeLinear" in kinds and others:
                 yield f"'{tensor}' is read in int8 and in float by {', '.join(others)}"
 
     def _pairs(self) -> Iterator[NodeProto]:
@@ -195,16 +211,35 @@ class _Graph:
     def _reading(self, tensor: str) -> list[NodeProto]:
         return self.readers.get(tensor, [])
 
+    def _hands_on(self, node: NodeProto) -> bool:
+        """Its output holds values of its input, and none but these."""
+        return node.op_type in _HANDS_ON and (node.op_type != "Resize" or _is_nearest(node))
+
+    def _handed_in(self, node: NodeProto) -> list[str]:
+        """The inputs whose values a node of `_HANDS_ON` hands on."""
+        return [name for name in (node.input if node.op_type == "Concat" else node.input[:1]) if name]
+
+    def _final_readers(self, tensor: str) -> tuple[set[str], list[NodeProto]]:
+        """The tensors that hold values of `tensor`, itself included, and the nodes that compute with any of them."""
+        reached, final, pending = {tensor}, [], [tensor]
+        while pending:
+            name = pending.pop()
+            for reader in self._reading(name):
+                if not self._hands_on(reader):
+                    final.append(reader)
+                elif name in self._handed_in(reader):
+                    pending += [output for output in reader.output if output not in reached]
+                    reached.update(reader.output)
+        return reached, final
+
     def _is_dequantized(self, tensor: str) -> bool:
         """Comes from DequantizeLinear, perhaps through operators that only hand values on."""
         node = self.producer.get(tensor)
-        while node is not None and node.op_type in _HANDS_ON:
-            node = self.producer.get(node.input[0])
+        if node is not None and self._hands_on(node):
+            return all(self._is_dequantized(name) for name in self._handed_in(node))
         return node is not None and node.op_type == "DequantizeLinear"
 
     def _takes_int8(self, reader: NodeProto) -> bool:
-        if reader.op_type == "Resize":
-            return _is_nearest(reader)
         return reader.op_type in (*_INT8_READERS, "QuantizeLinear")
 
     def _is_constant(self, tensor: str) -> bool:
@@ -243,9 +278,9 @@ class _Graph:
     def _same_values(self) -> _Roots:
         roots = _Roots()
         for node in self.nodes:
-            if node.op_type in _HANDS_ON and (node.op_type != "Resize" or _is_nearest(node)):
-                inputs = node.input if node.op_type == "Concat" else node.input[:1]
-                roots.join([name for name in (*inputs, *node.output) if name not in self.values])
+            if self._hands_on(node):
+                names = (*self._handed_in(node), *node.output)
+                roots.join([name for name in names if name not in self.values])
             elif node.op_type in ("QuantizeLinear", "DequantizeLinear") and not self._is_constant(node.input[0]):
                 roots.join([node.input[0], node.output[0]])
         return roots

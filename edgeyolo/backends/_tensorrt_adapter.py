@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgeyolo.backends._checks import import_package, install_command
+from edgeyolo.backends._checks import import_package, install_command, is_accepted_version
 from edgeyolo.backends._tensorrt_options import Options, PackageName
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
 from edgeyolo.spec.progress import SILENT, Progress
@@ -63,14 +63,29 @@ class TensorRt:
         flags, wanted = self.module.NetworkDefinitionCreationFlag, 0
         if hasattr(flags, "EXPLICIT_BATCH"):  # needed in 8, deprecated in 10, gone in 11
             wanted |= 1 << int(flags.EXPLICIT_BATCH)
-        if options.strongly_typed:
-            if not hasattr(flags, "STRONGLY_TYPED"):
-                raise BackendError(
-                    f"{self.package} {self.version} has no strong typing, and the bundle was deployed for it",
-                    hint="Deploy with a target of this board's JetPack: edgeyolo targets",
-                )
+        if options.strongly_typed and hasattr(flags, "STRONGLY_TYPED"):  # ignored from 11 on: always so
             wanted |= 1 << int(flags.STRONGLY_TYPED)
+        elif options.strongly_typed and hasattr(self.module.BuilderFlag, "FP16"):
+            raise BackendError(
+                f"{self.package} {self.version} has no strong typing, and the bundle was deployed for it",
+                hint="Deploy with a target of this board's JetPack: edgeyolo targets",
+            )
         return wanted
+
+    def deserialize(self, plan: bytes, options: Options) -> Any:
+        """The engine of a plan, None where this TensorRT refuses it."""
+        runtime = self.module.Runtime(_make_log(self.module))
+        if options.dla_core >= 0:
+            runtime.DLA_core = options.dla_core
+        return runtime.deserialize_cuda_engine(plan)
+
+    def check_version(self, accepted: str) -> None:
+        """Raise BackendError if this is not one of the versions that the bundle was deployed for."""
+        if not is_accepted_version(self.version, accepted, where="the bundle"):
+            raise BackendError(
+                f"{self.package} {self.version} is installed, and the bundle was deployed for {accepted}",
+                hint="Deploy with a target of this board's JetPack: edgeyolo targets",
+            )
 
 
 @dataclass(frozen=True)
@@ -104,7 +119,7 @@ class Parsed:
             The plan, and the timing cache, b"" where the package keeps none.
 
         Raises:
-            BackendError: the builder found no way; its own words are in the message.
+            BackendError: the builder found no way; its own words are in the message. Or an open image size.
             UsageError: an option that this package does not have.
         """
         config = self.builder.create_builder_config()
@@ -183,12 +198,13 @@ class Parsed:
                 tensor.set_dynamic_range(-ranges[tensor.name], ranges[tensor.name])
 
     def _add_profile(self, config: Any, options: Options) -> None:
-        entry = next(
-            tensor
-            for tensor in (self.network.get_input(i) for i in range(self.network.num_inputs))
-            if tensor.name == INPUT_NAME
-        )
-        shape = tuple(entry.shape)
+        inputs = [self.network.get_input(i) for i in range(self.network.num_inputs)]
+        shape = next((tuple(entry.shape) for entry in inputs if entry.name == INPUT_NAME), ())
+        if -1 in shape[1:] or len(shape) != 4:
+            raise BackendError(
+                f"input '{INPUT_NAME}' has shape {shape or 'none'}, and only its batch may be open",
+                hint="Export with a fixed image size",
+            )
         if shape[0] != -1:
             return
         profile = self.builder.create_optimization_profile()
@@ -200,6 +216,9 @@ class Parsed:
         if self.trt.package == "tensorrt_rtx":  # compiles ahead of time and measures nothing
             return None
         cache = config.create_timing_cache(raw)
+        if cache is None:  # damaged
+            logger.warning("the kernel times kept from earlier builds cannot be read, and are measured again")
+            cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
         return cache
 
@@ -255,10 +274,12 @@ def _make_log(trt: Any) -> Any:
             self._errors: list[str] = []
 
         def log(self, severity: Any, text: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
+            kinds, level = trt.ILogger.Severity, logging.DEBUG
+            if severity <= kinds.WARNING and not any(part in text for part in _NOISE):
+                level = logging.INFO if severity == kinds.WARNING else logging.WARNING
+            if level == logging.WARNING:
                 self._errors.append(text.strip())
-            noise = severity >= trt.ILogger.Severity.WARNING or any(part in text for part in _NOISE)
-            logger.log(logging.DEBUG if noise else logging.WARNING, "tensorrt: %s", text.strip())
+            logger.log(level, "tensorrt: %s", text.strip())
 
         def last_errors(self) -> str:
             return "; ".join(self._errors[-3:])

@@ -7,24 +7,22 @@ interrupted, there is a valid pair or none.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.cache import FOLDER_VARIABLE, cache_folder
 from edgeyolo.spec.errors import FormatError, OutputError
 from edgeyolo.spec.strict import encode_json, load_json
-from edgeyolo.spec.target import Option
+from edgeyolo.spec.target import Option, Precision
 
 logger = logging.getLogger(__name__)
-
-FOLDER_VARIABLE = "EDGEYOLO_CACHE"
 
 
 class PlanKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,6 +30,7 @@ class PlanKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     Attributes:
         onnx_sha256: of the graph it is built from.
+        qparams_sha256: of the scales that go in beside the graph (INT8 on DLA), "" where they are in it.
         gpu: name, as the driver gives it.
         compute_capability: such as "8.7".
         package, version: of TensorRT.
@@ -39,11 +38,12 @@ class PlanKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """
 
     onnx_sha256: str
+    qparams_sha256: str = ""
     gpu: str
     compute_capability: str
     package: str
     version: str
-    precision: str
+    precision: Precision
     options: dict[str, Option]
 
     def digest(self) -> str:
@@ -59,29 +59,33 @@ class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     plan_bytes: int
 
 
-def cache_folder() -> Path:
-    """`$EDGEYOLO_CACHE`, or `edgeyolo` under the user's cache folder."""
-    chosen = os.environ.get(FOLDER_VARIABLE)
-    if chosen:
-        return Path(chosen) / "tensorrt"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeyolo" / "tensorrt"
+def plan_folder() -> Path:
+    """Where plans are kept on this machine."""
+    return cache_folder("tensorrt")
 
 
 def cached_plan(key: PlanKey, build: Callable[[], bytes], *, folder: Path | None = None) -> bytes:
     """The plan of `key`: from the cache, or built and kept there. Processes that ask at once build it once.
 
+    A folder that cannot be written serves the plans that are in it.
+
     Args:
         build: gives the plan; may take minutes.
-        folder: None for `cache_folder()`.
+        folder: None for `plan_folder()`.
 
     Raises:
         OutputError: the folder cannot be written. Whatever `build` raises; nothing is kept then.
     """
-    folder = folder or cache_folder()
+    folder = folder or plan_folder()
     name = key.digest()
-    with _locked(folder / f"{name}.lock"):
-        found = _read(folder, name, key)
-        if found is not None:
+    try:
+        lock = _locked(folder / f"{name}.lock")
+    except OutputError:
+        if (found := _read(folder, name, key)) is None:
+            raise
+        return found
+    with lock:
+        if (found := _read(folder, name, key)) is not None:
             return found
         _remove_leftovers(folder, name)
         plan = build()
@@ -93,21 +97,21 @@ def cached_plan(key: PlanKey, build: Callable[[], bytes], *, folder: Path | None
 
 def forget_plan(key: PlanKey, *, folder: Path | None = None) -> None:
     """Remove a plan that the engine refuses."""
-    folder = folder or cache_folder()
+    folder = folder or plan_folder()
     with _locked(folder / f"{key.digest()}.lock"):
         _remove_leftovers(folder, key.digest())
 
 
 def read_timing_cache(key: PlanKey, *, folder: Path | None = None) -> bytes:
     """Kernel times of earlier builds with this TensorRT on this GPU, b"" where there are none."""
-    path = _timing_path(key, folder or cache_folder())
+    path = _timing_path(key, folder or plan_folder())
     return path.read_bytes() if path.is_file() else b""
 
 
 def write_timing_cache(key: PlanKey, raw: bytes, *, folder: Path | None = None) -> None:
     """Keep kernel times for the next build."""
     if raw:
-        write_file(_timing_path(key, folder or cache_folder()), raw)
+        write_file(_timing_path(key, folder or plan_folder()), raw)
 
 
 def _timing_path(key: PlanKey, folder: Path) -> Path:
@@ -138,17 +142,20 @@ def _remove_leftovers(folder: Path, name: str) -> None:
         path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> BinaryIO:
+    """A file that nobody else holds as long as it is open; waits for those who do."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("ab")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("another process is building this plan; waiting for it")
+            fcntl.flock(stream, fcntl.LOCK_EX)
     except OSError as error:
         raise OutputError(
             f"the build cache cannot be written ({error.strerror})",
             where=path.parent,
             hint=f"Set {FOLDER_VARIABLE} to a folder that can",
         ) from None
-    with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    return stream

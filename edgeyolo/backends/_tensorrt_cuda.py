@@ -26,6 +26,8 @@ _INSTALL = 'pip install "cuda-python>=12,<13" on JetPack 6, pip install "cuda-py
 class Cuda:
     """The first GPU of this machine, its primary context current in the thread that makes it.
 
+    The context stays until the process ends: an engine may outlive its session, and must not outlive the context.
+
     Attributes:
         name: as the driver gives it.
         compute_capability: such as "8.7".
@@ -81,10 +83,9 @@ class Cuda:
             BackendError: something in it cannot be recorded.
         """
         self.call("cuStreamBeginCapture", stream, self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
-        graph = None
         try:
             run()
-        finally:
+        finally:  # the stream cannot be used otherwise before the recording has ended
             graph = self.call("cuStreamEndCapture", stream)
         try:
             return self.call("cuGraphInstantiate", graph, 0)

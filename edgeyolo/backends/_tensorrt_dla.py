@@ -53,16 +53,17 @@ def dynamic_ranges(graph: GraphProto, qparams: QParams) -> dict[str, float]:
         if node.op_type in _UP_TO_ONE:
             ranges.setdefault(node.output[0], 1.0)
     nodes = list(graph.node)
+    gates = {node.output[0]: str(node.input[0]) for node in nodes if node.op_type == "Sigmoid"}
     changed = True
     while changed:
         before = len(ranges)
         for node in reversed(nodes):
-            _spread(node, ranges, _gated(node, graph))
+            _spread(node, ranges, gates)
         changed = len(ranges) > before
     return ranges
 
 
-def _spread(node: NodeProto, ranges: dict[str, float], gated: str) -> None:
+def _spread(node: NodeProto, ranges: dict[str, float], gates: dict[str, str]) -> None:
     if node.op_type in _HANDS_ON:
         inputs = [name for name in (node.input if node.op_type == "Concat" else node.input[:1]) if name]
         known = [ranges[name] for name in (node.output[0], *inputs) if name in ranges]
@@ -70,18 +71,10 @@ def _spread(node: NodeProto, ranges: dict[str, float], gated: str) -> None:
             ranges.setdefault(name, max(known))
     elif node.op_type in _ACTIVATIONS and node.output[0] in ranges:
         ranges.setdefault(node.input[0], ranges[node.output[0]])
-    elif gated and node.output[0] in ranges:
-        ranges.setdefault(gated, ranges[node.output[0]])
-
-
-def _gated(node: NodeProto, graph: GraphProto) -> str:
-    """x of x * sigmoid(x), "" for any other node."""
-    if node.op_type != "Mul":
-        return ""
-    for gate in graph.node:
-        if gate.op_type == "Sigmoid" and gate.output[0] in node.input and gate.input[0] in node.input:
-            return str(gate.input[0])
-    return ""
+    elif node.op_type == "Mul" and node.output[0] in ranges:
+        for name in node.input:
+            if gates.get(name) in node.input:  # x of x * sigmoid(x)
+                ranges.setdefault(gates[name], ranges[node.output[0]])
 
 
 def _why_not(node: NodeProto) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeyolo.backends._tensorrt_adapter import install_hint, load_tensorrt
-from edgeyolo.backends._tensorrt_cache import cache_folder
+from edgeyolo.backends._tensorrt_cache import plan_folder
 from edgeyolo.backends._tensorrt_cuda import Cuda
 from edgeyolo.backends._tensorrt_options import PackageName
 from edgeyolo.spec.errors import BackendError, MissingPackageError
@@ -37,7 +37,7 @@ def examine_gpu() -> list[Finding]:
     findings = [_jetson()] if _JETSON_RELEASE.is_file() else []
     findings += [_package(name) for name in _PACKAGES]
     findings.append(_driver())
-    findings.append(Finding("plans are kept in", str(cache_folder())))
+    findings.append(Finding("plans are kept in", str(plan_folder())))
     return findings
 
 

@@ -1,7 +1,8 @@
 """model.onnx + qparams -> the ONNX that TensorRT builds from, and the trtexec command that does the same.
 
 TensorRT 10 and later (JetPack 6 and 7): strongly typed. float16 around Q/DQ, weights stored as int8 with
-DequantizeLinear: half the file of float16 weights, and the same plan; all of these versions read it.
+DequantizeLinear: half the file of float16 weights with Q/DQ, and a plan of the same size; all of these versions read
+it.
 
 TensorRT 8 (JetPack 4 and 5) is older than strong typing and reads no int8 weights: float32 weights, which lie on the
 int8 grid, with QuantizeLinear and DequantizeLinear, at opset 13, for the builder's own fp16 and int8 flags.
@@ -69,6 +70,8 @@ def make_network(
         BackendError: a graph that has no such form. UsageError: options that contradict each other.
     """
     _check_input(model.graph)
+    if precision not in ("int8", "fp16", "fp32"):
+        raise UsageError(f"tensorrt artefacts are int8, fp16 or fp32, not {precision}")
     nodes = weighted_nodes(model.graph)
     total = sum(len(readers) for readers in nodes.values())
     int8 = sum(len(nodes[weight]) for weight in int8_layers(model.graph, qparams)) if qparams else 0
@@ -89,19 +92,25 @@ def make_network(
     return Network(result, layers, count)
 
 
-def trtexec_command(options: Options, precision: Precision, *, dynamic_batch: bool, image_hw: tuple[int, int]) -> str:
-    """The command that builds the same plan from `model.onnx` with NVIDIA's own tool."""
-    words = ["trtexec", "--onnx=model.onnx", "--saveEngine=model.plan"]
+def trtexec_command(options: Options, precision: Precision, shape: list[int]) -> str:
+    """The command that builds the same plan from `model.onnx` with NVIDIA's own tool: `trtexec`, or `tensorrt_rtx`.
+
+    Args:
+        shape: of the graph's input, as `input_shape` gives it.
+    """
+    is_rtx = options.package == "tensorrt_rtx"  # always strongly typed, and has no such flag
+    words = ["tensorrt_rtx" if is_rtx else "trtexec", "--onnx=model.onnx", "--saveEngine=model.plan"]
     if options.strongly_typed:
-        words.append("--stronglyTyped")
+        words += [] if is_rtx else ["--stronglyTyped"]
     else:
         words += {"int8": ["--fp16", "--int8"], "fp16": ["--fp16"]}.get(precision, [])
+    words += ["--noTF32"] if precision == "fp32" else []
     words += [f"--memPoolSize=workspace:{options.workspace_mib}"] if options.workspace_mib else []
     words += [f"--builderOptimizationLevel={options.builder_level}"] if options.builder_level >= 0 else []
     words += [f"--useDLACore={options.dla_core}"] if options.dla_core >= 0 else []
     words += ["--allowGPUFallback"] if options.dla_core >= 0 and options.gpu_fallback else []
-    if dynamic_batch:
-        sizes = f"3x{image_hw[0]}x{image_hw[1]}"
+    if shape[0] == 0:
+        sizes = "x".join(map(str, shape[1:]))
         words += [f"--minShapes={INPUT_NAME}:1x{sizes}"]
         words += [f"--{kind}Shapes={INPUT_NAME}:{options.max_batch}x{sizes}" for kind in ("opt", "max")]
     return " ".join(words)
@@ -125,11 +134,7 @@ def _check_input(graph: GraphProto) -> None:
 def _strongly_typed(model: ModelProto, qparams: QParams | None, precision: Precision) -> ModelProto:
     if precision == "fp32":
         return model
-    if precision == "int8" and qparams is not None:
-        return cast_to_half(insert_qdq(model, half_scales(qparams)))
-    if precision == "fp16":
-        return cast_to_half(model)
-    raise UsageError(f"tensorrt artefacts are int8, fp16 or fp32, not {precision}")
+    return cast_to_half(insert_qdq(model, half_scales(qparams)) if qparams else model)
 
 
 def float_weights(model: ModelProto) -> ModelProto:

@@ -29,6 +29,7 @@ class Options:
         max_batch: largest batch of a graph whose batch is open.
         candidates: rows that leave the graph with in-graph post-processing.
         cuda_graph: capture a run and replay it.
+        versions: of the package that may build and run, PEP 440; "" for any. `build` takes them from the target.
     """
 
     package: PackageName = "tensorrt"
@@ -41,6 +42,7 @@ class Options:
     max_batch: int = 1
     candidates: int = 1000
     cuda_graph: bool = True
+    versions: str = ""
 
 
 _RANGES = {
@@ -51,7 +53,7 @@ _RANGES = {
     "candidates": (1, 3840),
 }
 # What a plan does not depend on: left out of the key of the build cache.
-_NOT_OF_THE_PLAN = ("timing_cache", "cuda_graph")
+_NOT_OF_THE_PLAN = ("timing_cache", "cuda_graph", "versions")
 
 
 def make_options(values: Mapping[str, Option]) -> Options:

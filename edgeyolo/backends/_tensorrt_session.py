@@ -40,7 +40,8 @@ class TensorRtSession:
         self._fixed = shape[0] != -1
         self._largest = options.max_batch if shape[0] == -1 else shape[0]
         self._use_graph = options.cuda_graph
-        self._graphs: dict[int, Any] = {}
+        self._graph: Any = None
+        self._batch = 0  # that the context, and with it the graph, is set up for
         self._closing = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
             self._engine = engine
@@ -70,9 +71,7 @@ class TensorRtSession:
         if self._context is None:
             return
         self._cuda.use()
-        for graph in self._graphs.values():
-            self._cuda.call("cuGraphExecDestroy", graph)
-        self._graphs.clear()
+        self._forget_graph()
         self._context = self._engine = None
         self._closing.close()
 
@@ -84,14 +83,17 @@ class TensorRtSession:
     def _run_once(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         batch = len(images)
         np.copyto(self._buffers[INPUT_NAME].part(batch), images)
-        if batch in self._graphs:
-            self._cuda.call("cuGraphLaunch", self._graphs[batch], self._stream)
-        else:
+        if batch != self._batch:
+            self._forget_graph()  # it holds only as long as its context stays as it was
             self._context.set_input_shape(INPUT_NAME, images.shape)
+            self._batch = batch
+        if self._graph is not None:
+            self._cuda.call("cuGraphLaunch", self._graph, self._stream)
+        else:
             self._enqueue(batch)
         self._cuda.call("cuStreamSynchronize", self._stream)
         results = [self._buffers[name].part(batch).copy() for name in self._outputs]
-        if self._use_graph and batch not in self._graphs:  # after a first run, which may allocate
+        if self._use_graph and self._graph is None:  # after a first run, which may allocate
             self._record(batch)
         return results
 
@@ -100,7 +102,7 @@ class TensorRtSession:
         entry = self._buffers[INPUT_NAME]
         self._cuda.call("cuMemcpyHtoDAsync", entry.device, entry.host, entry.part(batch).nbytes, self._stream)
         if not self._context.execute_async_v3(int(self._stream)):
-            raise BackendError("TensorRT failed to run the plan", hint="Run with --verbose for its own words")
+            raise BackendError("TensorRT failed to run the plan", hint="Its own words are above. Run: edgeyolo doctor")
         for name in self._outputs:
             self._copy_out(self._buffers[name], batch)
 
@@ -109,10 +111,15 @@ class TensorRtSession:
 
     def _record(self, batch: int) -> None:
         try:
-            self._graphs[batch] = self._cuda.capture(self._stream, lambda: self._enqueue(batch))
+            self._graph = self._cuda.capture(self._stream, lambda: self._enqueue(batch))
         except BackendError as error:
             logger.warning("runs without a CUDA graph (%s)", error)
             self._use_graph = False
+
+    def _forget_graph(self) -> None:
+        if self._graph is not None:
+            self._cuda.call("cuGraphExecDestroy", self._graph)
+        self._graph = None
 
 
 def _check_tensors(trt: TensorRt, engine: Any, outputs: list[str], image_hw: tuple[int, int]) -> tuple[int, ...]:

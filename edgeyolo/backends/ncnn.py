@@ -160,9 +160,16 @@ def _is_half(target: Target, precision: Precision) -> bool:
 
 
 def _precision_options(target: Target, precision: Precision) -> dict[str, Option]:
-    """Engine options that make float layers run as `precision` says, whatever the engine's defaults are."""
+    """Engine options that make float layers run as `precision` says, whatever the engine's defaults are.
+
+    int8 goes without winograd F(4,3), whose int32 sums overflow with full 8-bit weights. x86 and ARM cores without dot
+    products (asimddp) would run int8 by it; the others have no use for it there, and so agree with a check on x86.
+
+    Source: github.com/Tencent/ncnn, src/layer/arm/convolution_arm.cpp and convolution_3x3_winograd_int8.h.
+    """
     half = _is_half(target, precision)
-    return {
+    guard: dict[str, Option] = {"use_winograd43_convolution": False} if precision == "int8" else {}
+    return guard | {
         "use_fp16_packed": half,
         "use_fp16_storage": half,
         "use_fp16_arithmetic": half and "asimdhp" in target.cpu_features,

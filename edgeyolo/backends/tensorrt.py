@@ -11,11 +11,11 @@ import contextlib
 import dataclasses
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgeyolo.backends._checks import artefact_file
+from edgeyolo.backends._checks import artefact_file, import_package, is_accepted_version
 from edgeyolo.backends._qdq import load_onnx
 from edgeyolo.backends._qdq_check import check_qdq
 from edgeyolo.backends._tensorrt_adapter import TensorRt, load_tensorrt
@@ -41,6 +41,9 @@ from edgeyolo.spec.qparams import QParams, load_qparams, save_qparams
 from edgeyolo.spec.strict import load_json
 from edgeyolo.spec.target import Precision, Target
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 logger = logging.getLogger(__name__)
 
 _ONNX, _QPARAMS, _COMMAND = "model.onnx", "qparams.json", "trtexec.txt"
@@ -51,8 +54,6 @@ def probe(target: Target) -> list[str]:
     """What is missing here to build for `target`: only the onnx package, the rest is the board's."""
     make_options(target.engine_options)
     try:
-        from edgeyolo.backends._checks import import_package
-
         import_package("onnx", needed_for="building an artefact from model.onnx", extra="onnxruntime")
     except (MissingPackageError, BackendError) as error:
         return [str(error)]
@@ -65,12 +66,12 @@ def build(onnx_path: Path, qparams: QParams | None, target: Target, out: Path, *
     With in-graph post-processing, the model's decode is read from the `model.json` beside `model.onnx`. Where
     tensorrt_rtx is installed, its parser reads the graph, so that what TensorRT does not take is found here.
     """
-    options = make_options(target.engine_options)
+    options = _target_options(target)
     model = load_onnx(onnx_path)
     spec = _decode_of(onnx_path) if target.postprocess == "graph" else None
     dla = options.dla_core >= 0
     if dla:
-        _report_dla(model, options)
+        _report_dla(model, options, target)
     implicit = qparams if dla and precision == "int8" else None  # DLA takes ranges, not Q/DQ
     network = make_network(
         model, None if implicit else qparams, options, precision="fp32" if implicit else precision, postprocess=spec
@@ -80,14 +81,17 @@ def build(onnx_path: Path, qparams: QParams | None, target: Target, out: Path, *
     raw = network.model.SerializeToString()
     _parse_if_possible(raw, options)
     write_file(out / _ONNX, raw)
-    files = {"onnx": _ONNX, "trtexec": _COMMAND}
+    files = {"onnx": _ONNX}
     if qparams is not None:
         save_qparams(qparams, out / _QPARAMS)
         files["qparams"] = _QPARAMS
-    shape = input_shape(model.graph)
-    command = trtexec_command(options, precision, dynamic_batch=shape[0] == 0, image_hw=(shape[2], shape[3]))
-    write_file(out / _COMMAND, f"{command}\n".encode())
-    logger.info("the same plan by hand, on the board: %s", command)
+    if implicit:
+        logger.info("trtexec cannot be given the ranges of INT8 on DLA: the plan is built when the bundle is loaded")
+    else:
+        command = trtexec_command(options, precision, input_shape(model.graph))
+        write_file(out / _COMMAND, f"{command}\n".encode())
+        files["trtexec"] = _COMMAND
+        logger.info("the same plan by hand, on the board: %s", command)
     return Artefact(
         engine="tensorrt",
         engine_version=ON_BOARD,
@@ -106,9 +110,13 @@ def open_artefact(
     options = make_options(artefact.options)
     onnx_path = artefact_file(folder, artefact, "onnx")
     trt = load_tensorrt(options.package)
+    trt.check_version(options.versions)
     cuda = Cuda()
+    implicit = options.dla_core >= 0 and artefact.precision == "int8"
+    scales_path = artefact_file(folder, artefact, "qparams") if implicit else None
     key = PlanKey(
         onnx_sha256=sha256_of(onnx_path),
+        qparams_sha256=sha256_of(scales_path) if scales_path else "",
         gpu=cuda.name,
         compute_capability=cuda.compute_capability,
         package=options.package,
@@ -116,16 +124,8 @@ def open_artefact(
         precision=artefact.precision,
         options=plan_options(options),
     )
-    ranges = _ranges(folder, artefact, options)
-    with _progress_bar() as progress:
-        plan = cached_plan(key, lambda: _compile(trt, onnx_path, artefact, options, key, ranges, progress))
-    engine = _deserialize(trt, plan)
-    if engine is None:  # whole, and still refused: a TensorRT of the same version, built otherwise
-        forget_plan(key)
-        plan = cached_plan(key, lambda: _compile(trt, onnx_path, artefact, options, key, ranges, SILENT))
-        engine = _deserialize(trt, plan)
-    if engine is None:
-        raise BackendError("TensorRT refuses the plan it has just built", hint="Run: edgeyolo doctor")
+    ranges = dynamic_ranges(load_onnx(onnx_path).graph, load_qparams(scales_path)) if scales_path else {}
+    engine = _cached_engine(trt, options, key, lambda: _compile(trt, onnx_path, options, key, ranges))
     names = session_outputs(output_count, artefact.graph_candidates)
     return TensorRtSession(cuda, trt, engine, names, image_hw, options)
 
@@ -147,26 +147,35 @@ def compile_for(
     return parsed.compile(options, precision, capability=capability, progress=progress)[0]
 
 
-def _compile(
-    trt: TensorRt,
-    onnx_path: Path,
-    artefact: Artefact,
-    options: Options,
-    key: PlanKey,
-    ranges: dict[str, float],
-    progress: Progress,
-) -> bytes:
+def _cached_engine(trt: TensorRt, options: Options, key: PlanKey, compile_plan: Callable[[], bytes]) -> Any:
+    """The engine of the cached plan.
+
+    A plan that is whole and still refused comes from another build of the same version: it is made again, once.
+    """
+    engine = trt.deserialize(cached_plan(key, compile_plan), options)
+    if engine is None:
+        logger.warning("TensorRT refuses the cached plan, which is built again")
+        forget_plan(key)
+        engine = trt.deserialize(cached_plan(key, compile_plan), options)
+    if engine is None:
+        raise BackendError("TensorRT refuses the plan it has just built", hint="Run: edgeyolo doctor")
+    return engine
+
+
+def _compile(trt: TensorRt, onnx_path: Path, options: Options, key: PlanKey, ranges: dict[str, float]) -> bytes:
     logger.info("building the plan for %s with %s %s, once", key.gpu, key.package, key.version)
     parsed = trt.parse(onnx_path.read_bytes(), options)
     timing = read_timing_cache(key) if options.timing_cache else b""
-    plan, timing = parsed.compile(options, artefact.precision, timing_cache=timing, ranges=ranges, progress=progress)
+    with _progress_bar() as progress:
+        plan, timing = parsed.compile(options, key.precision, timing_cache=timing, ranges=ranges, progress=progress)
     write_timing_cache(key, timing)
     return plan
 
 
-def _deserialize(trt: TensorRt, plan: bytes) -> Any:
-    runtime = trt.module.Runtime(trt.module.Logger(trt.module.Logger.ERROR))
-    return runtime.deserialize_cuda_engine(plan)
+def _target_options(target: Target) -> Options:
+    options = make_options(target.engine_options)
+    is_accepted_version("0", target.engine_versions, where=target.title)  # refuses a malformed range here, not there
+    return dataclasses.replace(options, versions=options.versions or target.engine_versions)
 
 
 def _decode_of(onnx_path: Path) -> ModelSpec:
@@ -180,21 +189,20 @@ def _decode_of(onnx_path: Path) -> ModelSpec:
     return load_json(path, ModelRecord).model
 
 
-def _report_dla(model: Any, options: Options) -> None:
+def _report_dla(model: ModelProto, options: Options, target: Target) -> None:
+    if options.dla_core >= target.dla_cores:
+        raise UsageError(
+            f"dla_core is {options.dla_core}, and the target has {target.dla_cores} DLA cores",
+            where=target.title,
+            hint="Set dla_core = -1, or dla_cores if the board has them",
+        )
     if options.strongly_typed:
         raise UsageError(
             "DLA takes INT8 ranges, which a strongly typed network cannot have",
             hint="Set strongly_typed = false beside dla_core (TensorRT 8 and 10)",
         )
     for line in describe_dla(model.graph):
-        logger.info("DLA: %s", line)
-
-
-def _ranges(folder: Path, artefact: Artefact, options: Options) -> dict[str, float]:
-    if options.dla_core < 0 or artefact.precision != "int8":
-        return {}
-    model = load_onnx(artefact_file(folder, artefact, "onnx"))
-    return dynamic_ranges(model.graph, load_qparams(artefact_file(folder, artefact, "qparams")))
+        logger.warning("DLA: %s", line)
 
 
 def _layer_counts(layers: dict[str, int], implicit: QParams | None) -> dict[str, int]:

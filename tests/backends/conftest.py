@@ -7,6 +7,7 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -15,6 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.qparams import CalibrationRecord, LayerPrecision, QParams, TensorGroup, WeightScales
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclasses.dataclass
@@ -132,53 +136,73 @@ class QuantizedModel:
 
     folder: Path
     spec: ModelSpec
-    fake_quant: Callable[[np.ndarray], list[np.ndarray]]
+
+
+def settle(model: torch.nn.Module, images: torch.Tensor) -> None:
+    """Batch norms that normalise, and heads that differ from cell to cell and see objects here and there."""
+    import torch
+
+    def take_statistics(norm: torch.nn.BatchNorm2d, inputs: tuple[torch.Tensor, ...]) -> None:
+        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+        norm.running_var.copy_(inputs[0].var((0, 2, 3)).clamp_min(1e-2))
+
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d) and layer.bias is not None:  # of the heads
+            torch.nn.init.normal_(layer.bias)
+            torch.nn.init.normal_(layer.weight, std=0.02 * layer.weight[0].numel() ** -0.5)
+    norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(take_statistics) for norm in norms]
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+
+
+def make_quantized(
+    name: str, size: int, folder: Path, *, settled: bool = True, classes: int = 3, dynamic_batch: bool = False
+) -> QuantizedModel:
+    """Write one into `folder`.
+
+    Args:
+        settled: as `settle` leaves it. False leaves all as it is made, which is enough to build from.
+    """
+    import torch
+
+    from edgeyolo import models
+    from edgeyolo.export import export_model
+    from edgeyolo.quantization import quantize
+    from edgeyolo.spec.recipe import Recipe
+
+    torch.manual_seed(0)
+    model = models.create(name, classes).eval()
+    spec = ModelSpec(
+        name=name,
+        activation=model.config.activation,
+        class_names=tuple("abcdefgh"[:classes]),
+        input=model.make_input_spec((size, size)),
+        decode=model.decode,
+    )
+    coarse, fine = (torch.rand(2, 3, side, side) for side in (4, size))
+    pictures = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear") + 0.1 * fine
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.input.mean, spec.input.std))
+    images = (pictures - mean) / std
+    if settled:
+        settle(model, images)
+    recipe = Recipe(title="random pictures", observer="max", count=2)
+    quantized = quantize(model, [images.numpy()], recipe, recipe_name="max", picture_hashes={"0": "", "1": ""})
+    export_model(quantized, spec, folder, dynamic_batch=dynamic_batch)
+    return QuantizedModel(folder, spec)
 
 
 @pytest.fixture(scope="session")
 def quantized_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., QuantizedModel]:
-    """Makes one by name and image size, and keeps the latest.
+    """Makes one by name and image size, and keeps the latest."""
+    return functools.lru_cache(maxsize=3)(
+        lambda name, size: make_quantized(name, size, tmp_path_factory.mktemp(name) / "int8")
+    )
 
-    `settled` takes the batch norms' statistics from random pictures. False leaves them as they are made: enough to
-    build from, where settled signals of random weights explode, as in the deep models.
-    """
 
-    @functools.lru_cache(maxsize=3)
-    def make(name: str, size: int, settled: bool = True) -> QuantizedModel:
-        import torch
-
-        from edgeyolo import models
-        from edgeyolo.export import export_model
-        from edgeyolo.quantization import quantize
-        from edgeyolo.spec.recipe import Recipe
-
-        torch.manual_seed(0)
-        model = models.create(name, 3)
-        images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 1.0
-        if settled:
-            with torch.no_grad():
-                model.train()(images)
-        spec = ModelSpec(
-            name=name,
-            activation=model.config.activation,
-            class_names=("a", "b", "c"),
-            input=model.make_input_spec((size, size)),
-            decode=model.decode,
-        )
-        recipe = Recipe(title="random pictures", observer="max", count=2)
-        quantized = quantize(
-            model.eval(), [images.numpy()], recipe, recipe_name="max", picture_hashes={"0": "", "1": ""}
-        )
-        folder = tmp_path_factory.mktemp(name) / "int8"
-        export_model(quantized, spec, folder)
-
-        def run(batch: np.ndarray) -> list[np.ndarray]:
-            with torch.no_grad():
-                return [map_.numpy() for map_ in quantized.fake_quant(torch.from_numpy(batch))]
-
-        return QuantizedModel(folder, spec, run)
-
-    return make
+@pytest.fixture
+def fresh_model() -> Callable[..., QuantizedModel]:
+    """`make_quantized` itself, which keeps nothing: the largest models weigh gigabytes."""
+    return make_quantized

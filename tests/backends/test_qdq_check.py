@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +21,7 @@ class Net:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {"zero": np.int8(0), "scale": np.float32(0.02)}
+        self.outputs = ["map_0"]
         self.conv("stem", "images", 3, 16)
         for side in ("left", "right"):
             self.conv(side, "stem/out", 16, 16)
@@ -56,16 +59,19 @@ class Net:
         self.nodes.insert(position, helper.make_node(operator, inputs, [output], output, **attributes))
 
     def check(self) -> QdqReport:
+        return check_qdq(self.model())
+
+    def model(self) -> onnx.ModelProto:
         graph = helper.make_graph(
             self.nodes,
             "net",
             [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 8, 8])],
-            [helper.make_tensor_value_info("map_0", TensorProto.FLOAT, [None] * 4)],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in self.outputs],
             [numpy_helper.from_array(np.asarray(value), name) for name, value in self.constants.items()],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
         onnx.checker.check_model(model)
-        return check_qdq(model)
+        return model
 
 
 def test_the_clean_graph_is_clean() -> None:
@@ -149,6 +155,48 @@ def pair_at_an_output(net: Net) -> None:
     net.node("DequantizeLinear", ["raw/q", "scale", "zero"], "map_0")
 
 
+def pair_before_an_activation_behind_a_pool(net: Net) -> None:
+    net.add_before("join", "Sigmoid", ["join/dq"], "gate")
+
+
+def pair_at_an_output_behind_a_reshape(net: Net) -> None:
+    net.find("head").output[0] = "raw"
+    net.node("QuantizeLinear", ["raw", "scale", "zero"], "raw/q")
+    net.node("DequantizeLinear", ["raw/q", "scale", "zero"], "raw/dq")
+    net.node("Transpose", ["raw/dq"], "map_0")
+
+
+def half_quantized_concat(net: Net) -> None:
+    """Only the first branch is quantized before the concat, and nothing after it."""
+    net.add_before("joined", "QuantizeLinear", ["left/out", "scale", "zero"], "side/q")
+    net.add_before("joined", "DequantizeLinear", ["side/q", "scale", "zero"], "side/dq")
+    net.find("joined").input[0] = "side/dq"
+    net.find("join").input[0] = "pooled"
+
+
+def unsigned_weight(net: Net) -> None:
+    net.constants["left/weight/int8"] = np.zeros((16, 16, 1, 1), np.uint8)
+    net.find("left/weight").input.pop()
+
+
+def computed_zero_point(net: Net) -> None:
+    net.add_before("stem/q", "Identity", ["zero"], "stem/zero")
+    for name in ("stem/q", "stem/dq"):
+        net.find(name).input[2] = "stem/zero"
+
+
+def computed_scale(net: Net) -> None:
+    net.add_before("stem/q", "Identity", ["scale"], "stem/scale")
+    for name in ("stem/q", "stem/dq"):
+        net.find(name).input[1] = "stem/scale"
+
+
+def no_pairs(net: Net) -> None:
+    for name in ("stem", "left", "right", "join"):
+        net.find(name).input[:2] = [net.find(f"{name}/q").input[0], f"{name}/weight/float"]
+    net.nodes = [node for node in net.nodes if "quantize" not in node.op_type.lower()]
+
+
 def foreign_operator(net: Net) -> None:
     net.node("DynamicQuantizeLinear", ["stem/out"], "odd")
     net.nodes[-1].output.extend(["odd/scale", "odd/zero"])
@@ -168,6 +216,13 @@ FAULTS: list[tuple[Callable[[Net], None], str]] = [
     (scales_per_channel_of_an_activation, "left/q: an activation has 16 scales"),
     (pair_before_an_activation, "between/dq: is read by LeakyRelu 'stem/out', which runs in float"),
     (pair_at_an_output, "map_0: the pair stands at an output"),
+    (pair_before_an_activation_behind_a_pool, "join/dq: is read by Sigmoid 'gate', which runs in float"),
+    (pair_at_an_output_behind_a_reshape, "raw/dq: the pair stands at an output"),
+    (half_quantized_concat, "join: only its weight is quantized"),
+    (unsigned_weight, "left/weight: uint8"),
+    (computed_zero_point, "stem/q: its zero point is not a constant"),
+    (computed_scale, "stem/q: its scale is not a constant"),
+    (no_pairs, "the graph has no QuantizeLinear"),
     (foreign_operator, "odd: TensorRT has no DynamicQuantizeLinear"),
 ]
 
@@ -196,11 +251,48 @@ def test_a_crossing_is_reported() -> None:
     assert net.check().crossings == ("'stem/out' is read in int8 and in float by Sigmoid",)
 
 
+def test_a_crossing_behind_a_concat_is_reported_once_where_it_is() -> None:
+    net = Net()
+    net.node("Mul", ["pooled", "scale"], "scaled")
+    assert net.check().crossings == ("'pooled' is read in int8 and in float by Mul",)
+    net = Net()
+    net.node("Transpose", ["left/out"], "turned")
+    net.node("Sigmoid", ["turned"], "gate")
+    assert net.check().crossings == ("'left/out' is read in int8 and in float by Sigmoid",)
+    net = Net()
+    net.node("Transpose", ["join/out"], "map_1")
+    assert net.check().crossings == ()  # two float readers
+
+
+def test_an_output_of_the_graph_is_a_float_reader() -> None:
+    net = Net()
+    net.outputs.append("left/out")
+    assert net.check().crossings == ("'left/out' is read in int8 and in float by an output",)
+
+
 def test_the_command_reports_and_has_an_exit_code(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from edgeyolo.cli.app import make_app
 
-    (tmp_path / "broken.onnx").write_bytes(b"not onnx")
-    done = CliRunner().invoke(make_app(), ["inspect", "--qdq", str(tmp_path / "broken.onnx")])
-    assert done.exit_code == 1
+    def run(net: Net | None) -> tuple[int, dict[str, Any]]:
+        path = tmp_path / "model.onnx"
+        path.write_bytes(net.model().SerializeToString() if net else b"not onnx")
+        done = CliRunner().invoke(make_app(), ["inspect", "--qdq", str(path), "--json"])
+        return done.exit_code, json.loads(done.stdout) if net else {}
+
+    assert run(None)[0] == 1
+    assert run(Net()) == (
+        0,
+        {
+            "int8": ["stem", "left", "right", "join"],
+            "floats": {"head": "head output"},
+            "problems": [],
+            "crossings": [],
+        },
+    )
+    faulty = Net()
+    zero_point(faulty)
+    code, told = run(faulty)
+    assert code == 4
+    assert told["problems"] == ["stem/q: zero point is not 0", "stem/dq: zero point is not 0"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -112,6 +113,7 @@ def test_a_damaged_plan_is_built_again(damage: object, tmp_path: Path) -> None:
         {"version": "10.4.0"},
         {"package": "tensorrt_rtx"},
         {"onnx_sha256": "1" * 64},
+        {"qparams_sha256": "1" * 64},
         {"precision": "fp16"},
         {"options": {"workspace_mib": 512}},
     ],
@@ -141,11 +143,53 @@ def test_a_refused_plan_is_forgotten(tmp_path: Path) -> None:
     assert cached_plan(KEY, lambda: PLAN, folder=tmp_path) == PLAN
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
-def test_a_read_only_folder_says_how_to_choose_another(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(OutputError, match="EDGEYOLO_CACHE"):
-        cached_plan(KEY, never, folder=tmp_path / "cache")
+READ_ONLY = """
+import os, sys
+from pathlib import Path
+import msgspec
+from edgeyolo.backends._tensorrt_cache import PlanKey, cached_plan
+from edgeyolo.spec.errors import OutputError
+if os.geteuid() == 0:
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+folder, key = Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=PlanKey)
+try:
+    print(cached_plan(key, lambda: b"built", folder=folder).decode()[:8])
+except OutputError as error:
+    print(error)
+"""
+
+
+def ask_without_rights(folder: Path) -> str:
+    """As a user who may read the folder and not write it; nobody, where the tests run as root."""
+    command = [sys.executable, "-c", READ_ONLY, str(folder), msgspec.json.encode(KEY).decode()]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def read_only() -> Iterator[Path]:
+    """A folder that everybody may read; pytest's own are private."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "cache"
+        folder.mkdir()
+        Path(name).chmod(0o755)
+        yield folder
+        folder.chmod(0o755)
+
+
+def test_a_read_only_folder_says_how_to_choose_another(read_only: Path) -> None:
+    read_only.chmod(0o555)
+    said = ask_without_rights(read_only)
+    assert "the build cache cannot be written (Permission denied)" in said
+    assert "EDGEYOLO_CACHE" in said
+
+
+def test_a_read_only_folder_serves_the_plans_in_it(read_only: Path) -> None:
+    cached_plan(KEY, lambda: PLAN, folder=read_only)
+    for path in read_only.iterdir():
+        path.chmod(0o444)
+    read_only.chmod(0o555)
+    assert ask_without_rights(read_only).strip() == "planplan"
 
 
 def test_a_folder_that_cannot_be_says_how_to_choose_another(tmp_path: Path) -> None:

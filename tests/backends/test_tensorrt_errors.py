@@ -10,17 +10,21 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from edgeyolo import verbs
 from edgeyolo.backends import build, open_artefact
 from edgeyolo.backends._fp16 import cast_to_half, half_scales
 from edgeyolo.backends._qdq import load_onnx
+from edgeyolo.backends._tensorrt_adapter import load_tensorrt
 from edgeyolo.backends._tensorrt_dla import dynamic_ranges, list_gpu_layers
+from edgeyolo.backends._tensorrt_doctor import examine_gpu
+from edgeyolo.backends._tensorrt_onnx import trtexec_command
 from edgeyolo.backends._tensorrt_options import Options, make_options
 from edgeyolo.backends.tensorrt import compile_for
 from edgeyolo.bundle import open_bundle
 from edgeyolo.runtime import Detector
-from edgeyolo.spec.errors import BackendError, MissingPackageError, UnknownNameError, UsageError
+from edgeyolo.spec.errors import BackendError, FormatError, MissingPackageError, UnknownNameError, UsageError
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.target import Target, load_target
 
@@ -145,6 +149,12 @@ def test_runs_as_onnx_runtime_does_on_a_gpu(quantized_model: Any, tmp_path: Path
     session.close()
 
 
+@needs_rtx
+def test_the_real_runtime_refuses_what_is_no_plan(caplog: pytest.LogCaptureFixture) -> None:
+    assert load_tensorrt("tensorrt_rtx").deserialize(b"no plan" * 20, RTX) is None
+    assert "Serialization" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -188,9 +198,112 @@ def test_graph_postprocess_needs_the_decode(tmp_path: Path) -> None:
 
 def test_dla_and_strong_typing_exclude_each_other(tmp_path: Path) -> None:
     path = one_conv(tmp_path / "model.onnx", [1, 3, 8, 8])
-    target = Target(title="test", engine="tensorrt", precisions=("fp16",), engine_options={"dla_core": 0})
+    options = {"dla_core": 0}
+    target = Target(title="test", engine="tensorrt", precisions=("fp16",), dla_cores=1, engine_options=options)
     with pytest.raises(UsageError, match="strongly_typed = false"):
         build(path, None, target, tmp_path / "out", precision="fp16")
+
+
+def test_a_dla_core_that_the_board_has_not_is_refused(tmp_path: Path) -> None:
+    path = one_conv(tmp_path / "model.onnx", [1, 3, 8, 8])
+    options = {"strongly_typed": False, "dla_core": 1}
+    target = Target(title="one core", engine="tensorrt", precisions=("fp16",), dla_cores=1, engine_options=options)
+    with pytest.raises(UsageError, match="dla_core is 1, and the target has 1 DLA cores"):
+        build(path, None, target, tmp_path / "out", precision="fp16")
+
+
+def test_a_range_of_versions_that_is_none_is_refused_on_the_host(tmp_path: Path) -> None:
+    path = one_conv(tmp_path / "model.onnx", [1, 3, 8, 8])
+    target = Target(title="board", engine="tensorrt", precisions=("fp16",), engine_versions="10 or so")
+    with pytest.raises(FormatError, match="'10 or so' is not a version range"):
+        build(path, None, target, tmp_path / "out", precision="fp16")
+
+
+def test_the_command_is_the_plan_s(tmp_path: Path) -> None:
+    """Every option that changes the plan and that NVIDIA's tool has is in it."""
+
+    def command(precision: Any, shape: list[int], **values: Any) -> str:
+        return trtexec_command(make_options(values), precision, shape)
+
+    fixed, begin = [1, 3, 64, 96], "--onnx=model.onnx --saveEngine=model.plan"
+    assert command("int8", fixed) == f"trtexec {begin} --stronglyTyped"
+    assert command("fp32", fixed, package="tensorrt_rtx") == f"tensorrt_rtx {begin} --noTF32"
+    old = command("int8", fixed, strongly_typed=False, workspace_mib=256, builder_level=5)
+    assert old == f"trtexec {begin} --fp16 --int8 --memPoolSize=workspace:256 --builderOptimizationLevel=5"
+    opened = command("fp16", [0, 3, 64, 96], max_batch=8)
+    shapes = [f"--{kind}Shapes=images:{count}x3x64x96" for kind, count in (("min", 1), ("opt", 8), ("max", 8))]
+    assert opened == f"trtexec {begin} --stronglyTyped {' '.join(shapes)}"
+
+
+def test_bf16_is_refused(tmp_path: Path) -> None:
+    path = one_conv(tmp_path / "model.onnx", [1, 3, 8, 8])
+    for strongly_typed in (True, False):
+        options = {"strongly_typed": strongly_typed}
+        target = Target(title="test", engine="tensorrt", precisions=("bf16",), engine_options=options)
+        with pytest.raises(UsageError, match="int8, fp16 or fp32, not bf16"):
+            build(path, None, target, tmp_path / "out", precision="bf16")
+
+
+@needs_rtx
+def test_an_open_image_size_is_refused_by_the_builder_too(tmp_path: Path) -> None:
+    """Of an ONNX that did not come through `build`."""
+    with pytest.raises(BackendError, match="only its batch may be open"):
+        compile_for(one_conv(tmp_path / "model.onnx", [1, 3, "h", "w"]), RTX, "fp32", capability="8.6")
+
+
+@needs_rtx
+def test_an_open_batch_with_int8_and_decoding_builds(fresh_model: Any, tmp_path: Path) -> None:
+    source = fresh_model("yolov7-nano", 64, tmp_path / "source", settled=False, dynamic_batch=True).folder
+    options = {"package": "tensorrt_rtx", "max_batch": 4}
+    target = Target(title="t", engine="tensorrt", precisions=("int8",), postprocess="graph", engine_options=options)
+    build(source / "model.onnx", load_qparams(source / "qparams.json"), target, tmp_path / "out", precision="int8")
+    assert compile_for(tmp_path / "out/model.onnx", make_options(options), "int8", capability="8.6")
+
+
+def test_resize_keeps_its_sizes_in_float32(tmp_path: Path) -> None:
+    """Also where they are a Constant node: ONNX has them in no other type."""
+    nodes = [
+        helper.make_node("Constant", [], ["twice"], value=numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32))),
+        helper.make_node("Resize", ["images", "", "twice"], ["map_0"], mode="nearest"),
+    ]
+    model = load_onnx(write_graph(tmp_path / "model.onnx", nodes, [1, 3, 8, 8], {}))
+    half = cast_to_half(model)
+    images = np.random.default_rng(0).random((1, 3, 8, 8), dtype=np.float32)
+    (found,) = ReferenceEvaluator(half).run(None, {"images": images})
+    np.testing.assert_allclose(found, images.repeat(2, axis=2).repeat(2, axis=3), atol=1e-3)
+
+
+def test_doctor_names_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a screen of lines; each thing that is wrong has something to do about it."""
+
+    def absent(package: str, **about: Any) -> Any:
+        raise MissingPackageError(package, needed_for="", install="")
+
+    monkeypatch.setattr("edgeyolo.backends._tensorrt_adapter.import_package", absent)
+    monkeypatch.setattr("edgeyolo.backends._tensorrt_cuda.import_package", absent)
+    findings = {finding.what: finding for finding in examine_gpu()}
+    assert len(findings) < 12
+    assert findings["tensorrt"].found == "missing"
+    assert "sudo apt install tensorrt" in findings["tensorrt"].hint
+    assert 'pip install "edgeyolo[tensorrt]"' in findings["tensorrt_rtx"].hint
+    assert "cuda-python" in findings["CUDA driver"].found + findings["CUDA driver"].hint
+
+    def broken(package: str, **about: Any) -> Any:
+        raise BackendError(f"'{package}' does not import (libcudart.so.12: cannot open shared object file)")
+
+    monkeypatch.setattr("edgeyolo.backends._tensorrt_adapter.import_package", broken)
+    findings = {finding.what: finding for finding in examine_gpu()}
+    assert "libcudart.so.12" in findings["tensorrt"].found
+    assert "Reinstall" in findings["tensorrt"].hint
+
+
+def test_doctor_says_when_there_is_no_driver() -> None:
+    pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there is an NVIDIA GPU here")
+    finding = {finding.what: finding for finding in examine_gpu()}["CUDA driver"]
+    assert "no NVIDIA driver" in finding.found
+    assert "--runtime nvidia" in finding.hint
 
 
 def test_dla_report_and_ranges(quantized_model: Any) -> None:
@@ -210,17 +323,27 @@ def test_dla_report_and_ranges(quantized_model: Any) -> None:
         if node.op_type == "Concat":
             assert len({ranges[name] for name in (*node.input, node.output[0])}) == 1
 
+    graph, qparams = load_onnx(ppyoloe / "model.onnx").graph, load_qparams(ppyoloe / "qparams.json")
+    ranges = dynamic_ranges(graph, qparams)
+    gates = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Sigmoid"}
+    swishes = [(n.output[0], gates[x]) for n in graph.node for x in n.input if x in gates and gates[x] in n.input]
+    read_in_int8 = [(output, given) for output, given in swishes if output in ranges]
+    assert len(read_in_int8) > 20
+    assert all(ranges[output] == ranges[given] for output, given in read_in_int8)
+
 
 def test_dla_int8_keeps_the_graph_free_of_qdq(quantized_model: Any, tmp_path: Path) -> None:
     folder = quantized_model("yolov7-nano", 128).folder
     options = {"strongly_typed": False, "dla_core": 0}
-    target = Target(title="test", engine="tensorrt", precisions=("int8",), engine_options=options)
+    target = Target(title="t", engine="tensorrt", precisions=("int8", "fp16"), dla_cores=1, engine_options=options)
     qparams = load_qparams(folder / "qparams.json")
     artefact = build(folder / "model.onnx", qparams, target, tmp_path, precision="int8")
     assert "QuantizeLinear" not in {node.op_type for node in load_onnx(tmp_path / "model.onnx").graph.node}
     assert artefact.layers == {"int8": 55, "float": 3}
-    command = (tmp_path / "trtexec.txt").read_text()
-    assert "--useDLACore=0 --allowGPUFallback" in command
+    assert "trtexec" not in artefact.files  # it has no way to give the ranges
+    artefact = build(folder / "model.onnx", None, target, tmp_path / "fp16", precision="fp16")
+    command = (tmp_path / "fp16" / artefact.files["trtexec"]).read_text()
+    assert "--fp16 --useDLACore=0 --allowGPUFallback" in command
 
 
 def test_defaults_are_the_documented_ones() -> None:
