@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from edgeyolo.spec.errors import DataError, UnknownNameError, UsageError
+from edgeyolo.spec.errors import DataError, MissingPackageError, UnknownNameError, UsageError
 from edgeyolo.spec.manifest import Artefact, Manifest
 from edgeyolo.spec.model import GraphDecode, ModelRecord, ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
@@ -20,6 +21,8 @@ from edgeyolo.spec.strict import load_json
 from edgeyolo.spec.target import Precision, Target, load_target, target_name
 from edgeyolo.verbs._evaluate import artefact_name
 from edgeyolo.verbs._splits import validation_split
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ def deploy(
     Args:
         target: name in `targets/`, or a path to a `.toml`.
         precision: one of the target's; None for its first that the source allows.
-        data: also measure the bundle on `split` of this data set, and record the score in its manifest.
+        data: also measure the bundle on `split` of this data set, and record the score in its manifest; where the
+            board's engine is not installed here, the bundle is written all the same, and a warning says so.
 
     Raises:
         UnknownNameError: no such target. UsageError: a precision that target or source does not have.
@@ -70,10 +74,13 @@ def deploy(
         record = msgspec.structs.replace(record, model=deployed_spec(record.model, artefact))
         scores = record.scores
         if data is not None:
-            score = _measure_artefact(
-                Path(work), artefact, record.model, data, split or validation_split(data), progress
-            )
-            scores = (*scores, score)
+            try:
+                score = _measure_artefact(
+                    Path(work), artefact, record.model, data, split or validation_split(data), progress
+                )
+                scores = (*scores, score)
+            except MissingPackageError as error:
+                logger.warning("the bundle is written and was not measured here: %s", error)
         manifest = make_manifest(folder, record, qparams, board, target, artefact, scores)
         progress.step("deploy", 2, 3, "writing the bundle")
         manifest = write_bundle(out, manifest, Path(work))
