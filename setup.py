@@ -38,7 +38,12 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["edgeyolo", "edgeyolo.*"]), "edgeyolo._targets", "edgeyolo._calib"],
     package_dir={"edgeyolo": "edgeyolo", "edgeyolo._targets": "targets", "edgeyolo._calib": "calib"},
-    package_data={"edgeyolo": ["py.typed"], "edgeyolo._targets": ["*.toml"], "edgeyolo._calib": ["*.toml"]},
+    package_data={
+        "edgeyolo": ["py.typed"],
+        "edgeyolo.report": ["*.j2"],
+        "edgeyolo._targets": ["*.toml"],
+        "edgeyolo._calib": ["*.toml"],
+    },
     install_requires=[
         "numpy>=1.24",
         "opencv-python-headless>=4.8",

@@ -34,7 +34,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_carries_every_module_and_every_toml(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "edgeyolo").rglob("*.py")}
+    package = ROOT / "edgeyolo"
+    modules = {str(path.relative_to(ROOT)) for kind in ("*.py", "*.j2") for path in package.rglob(kind)}
     tomls = {
         f"edgeyolo/_{path.parent.name}/{path.name}" for shelf in ("targets", "calib") for path in shelf_files(shelf)
     }
