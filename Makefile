@@ -1,6 +1,7 @@
 # demo   the whole way on drawn pictures, about ten minutes
 # test   everything CI runs: lint, types, tests
 # check  lint and types only
+# test-arm  the runtime on emulated ARM cores; sets them up first (Debian, 150 MB once, a few minutes)
 # bench  time a bundle on this computer: make bench BUNDLE=cells.eyb
 # clean  remove what the others made, but not .venv
 
@@ -10,13 +11,17 @@ BUNDLE ?= demo/host-cpu-int8.eyb
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-arm check bench clean
 
 demo: $(READY)
 	$(BIN)/edgeyolo demo
 
 test: check
 	$(BIN)/python -m pytest
+
+test-arm: $(READY)
+	$(BIN)/python tests/arm/setup_arm.py
+	EDGEYOLO_REQUIRE_ARM=1 $(BIN)/python -m pytest tests/arm
 
 check: $(READY)
 	$(BIN)/ruff check .
