@@ -148,8 +148,10 @@ def _check_recipe(recipe: QatRecipe, spec: ModelSpec) -> TrainConfig:
 
 
 def _make_loader(data: Dataset, recipe: QatRecipe, spec: ModelSpec, device: torch.device) -> TrainLoader:
-    """Pictures near those it is calibrated on: augmentations are half of a training's, and mixup is left out."""
-    augment = AugmentConfig(hsv_s=0.35, hsv_v=0.2, translate=0.05, scale=0.25, mosaic=recipe.mosaic, mixup=0.0)
+    """Mirrored, shifted and scaled pictures; their colours stay, for others leave the ranges that were calibrated."""
+    augment = AugmentConfig(
+        hsv_h=0.0, hsv_s=0.0, hsv_v=0.0, translate=0.05, scale=0.25, mosaic=recipe.mosaic, mixup=0.0
+    )
     cores = os.cpu_count() or 1
     return make_loader(
         data,
