@@ -156,6 +156,8 @@ class Deadly(Dataset):
         return super().__getitem__(index)
 
 
+# torch raises in a signal handler, wherever Python is at that moment: in a callback of Hypothesis it is "unraisable".
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_killed_worker_has_a_message(dataset: Dataset) -> None:
     deadly = Deadly(dataset.name, dataset.split, dataset.class_names, dataset.records, dataset.report)
     with pytest.raises(TrainingError, match="loader process died"):
