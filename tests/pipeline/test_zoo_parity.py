@@ -120,7 +120,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     quantized = quantize(network, pictures.split(1), recipe, recipe_name="int8-max", picture_hashes=hashes)
     folder = tmp_path_factory.mktemp("parity") / "int8"
     export_model(quantized, spec, folder)
-    return Case(quantized, spec, folder, [test[i].image for i in range(4)])
+    return Case(quantized, spec, folder, [test[i].image for i in range(16)])
 
 
 def rms(rows: list[MapDifference]) -> list[float]:
