@@ -12,7 +12,6 @@ float, plain int8-max, and int8-max under a budget, the latter two deployed to O
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 import tempfile
@@ -24,7 +23,6 @@ import msgspec
 import torch
 from torch import fx, nn
 
-from edgeyolo import backends
 from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.evaluation.measure import measure_session
 from edgeyolo.export import export_model
@@ -35,10 +33,9 @@ from edgeyolo.quantization import Quantized, calibration_pictures, quantize
 from edgeyolo.quantization.budget import meet_budget
 from edgeyolo.quantization.sensitivity import measure_sensitivity
 from edgeyolo.spec.model import ModelSpec
-from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.recipe import load_recipe
-from edgeyolo.spec.target import load_target
 from edgeyolo.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from edgeyolo.verbs._artefacts import measure_built
 
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.Identity)
 TOLERANCE = 1e-3
@@ -183,16 +180,11 @@ def measure(source: Checkpoint, data: Path, split: str, max_drop: float) -> dict
 
 
 def deployed_ap(quantized: Quantized, spec: ModelSpec, dataset: Dataset) -> float:
-    """Export, build for this computer's CPU and measure what was built."""
+    """AP of what is deployed to ONNX Runtime."""
     with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
-        folder, out = Path(work) / "model", Path(work) / "artefact"
-        out.mkdir()
+        folder = Path(work) / "model"
         export_model(quantized, spec, folder)
-        scales, target = load_qparams(folder / "qparams.json"), load_target("host-onnx")
-        artefact = backends.build(folder / "model.onnx", scales, target, out, precision="int8")
-        session = backends.open_artefact(out, artefact, output_count=spec.output_count, image_hw=spec.input.image_hw)
-        with contextlib.closing(session):
-            return measure_session(session, spec, dataset, artefact="onnxruntime int8").ap
+        return measure_built(folder, "host-onnx", "int8", dataset).ap
 
 
 class Lines:

@@ -115,7 +115,8 @@ class EngineDifference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """Raw head maps of an artefact against fake-quant torch on the same pictures.
 
     Attributes:
-        integers_differing: part of all int8 tensor elements that differ, in [0, 1]; None where they cannot be read.
+        integers_differing: part of all int8 tensor elements that differ, in [0, 1], on a few of the pictures, each
+            engine running on its own; None where they cannot be read.
     """
 
     artefact: str

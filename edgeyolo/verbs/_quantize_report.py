@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from edgeyolo.spec.errors import MissingPackageError
 from edgeyolo.spec.machine import processor_name
 from edgeyolo.spec.model import Latency, Score
 from edgeyolo.spec.provenance import sha256_of, tool_versions
+from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.target import Precision
 from edgeyolo.verbs._artefacts import Built, missing_packages, open_built, time_session
 
@@ -21,12 +23,13 @@ if TYPE_CHECKING:
     from edgeyolo.quantization.quantize import Quantized
     from edgeyolo.quantization.sensitivity import Sensitivity
     from edgeyolo.report.quantization import BudgetTrail, EngineDifference, QatHistory, SensitivityTable, WorstPicture
+    from edgeyolo.spec.detections import Image
     from edgeyolo.verbs._quantize import Job
 
 logger = logging.getLogger(__name__)
 
 ENGINES: tuple[tuple[str, Precision], ...] = (("host-onnx", "int8"), ("host-cpu", "int8"), ("raspberry-pi-5", "fp16"))
-PARITY_PICTURES = 8
+PARITY_PICTURES, INTEGER_PICTURES = 8, 2
 
 
 def report_on(job: Job, quantized: Quantized, folder: Path) -> list[Score]:
@@ -90,7 +93,7 @@ class EngineFigures:
     """Scores, sizes, times, map differences and worst pictures of what the engines on this computer make of a model."""
 
     def __init__(self, job: Job, quantized: Quantized, folder: Path) -> None:
-        self._job, self._quantized = job, quantized
+        self._job, self._quantized, self._folder = job, quantized, folder
         self.scores: list[Score] = []
         self.size_bytes: dict[str, int] = {}
         self.latencies: dict[str, Latency] = {}
@@ -127,10 +130,26 @@ class EngineFigures:
         count = min(PARITY_PICTURES, len(data))
         images = [data[index].image for index in range(count)]
         maps = compare_maps(TorchSession(self._quantized.fake_quant), built.session, images, spec.input)
-        self.differences.append(EngineDifference(artefact=built.name, pictures=count, maps=tuple(maps)))
+        differing = self._count_integers(images) if built.artefact.engine == "onnxruntime" else None
+        self.differences.append(
+            EngineDifference(artefact=built.name, pictures=count, maps=tuple(maps), integers_differing=differing)
+        )
         detect_float = Detector(TorchSession(self._quantized.reference), spec).detect
         detect_int8 = Detector(built.session, built.spec).detect
         self.worst, self.worst_jpegs = worst_pictures(detect_float, detect_int8, data, progress=self._job.progress)
+
+    def _count_integers(self, images: Sequence[Image]) -> float:
+        """Part of the integers of all int8 tensors that ONNX Runtime and fake-quant do not share, each on its own."""
+        import onnx
+
+        from edgeyolo.export.integers import compare_integers, differing_part
+        from edgeyolo.runtime.preprocess import make_input
+
+        spec = self._job.source.record.model
+        batches = [make_input(image, spec.input)[0] for image in images[:INTEGER_PICTURES]]
+        model = onnx.load(self._folder / "model.onnx")
+        qparams = load_qparams(self._folder / "qparams.json")
+        return differing_part(compare_integers(self._quantized, model, qparams, batches))
 
 
 def sensitivity_table(sensitivity: Sensitivity | None, float_ap: float | None) -> SensitivityTable | None:
