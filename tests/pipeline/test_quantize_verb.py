@@ -57,7 +57,7 @@ def test_a_budget_keeps_layers_float_until_the_artefact_holds_it(whole_way: Whol
     """Weights of two bits ruin the model; half of its accuracy is asked back."""
     recipe = write_recipe(tmp_path / "two-bits.toml", "title = 'two bits'\nweight_bits = 2\nweight_bits_3x3 = 2\n")
     float_ap = verbs.evaluate(whole_way.run, whole_way.data, split="val").ap
-    assert float_ap > 0, "the model of the whole way has learnt nothing"
+    assert float_ap > 20, "the model of the whole way has learnt too little to lose anything"
     out, allowed = tmp_path / "mixed", float_ap / 2
     options = QuantizeOptions(report=True, max_drop=allowed, target="host-onnx")
     result = verbs.quantize(whole_way.run, whole_way.data, out, recipe=recipe, options=options)
@@ -77,9 +77,9 @@ def test_a_budget_that_cannot_be_met_exits_with_four(whole_way: WholeWay, tmp_pa
     recipe = write_recipe(tmp_path / "stem.toml", "\n".join([*lines, f"float_layers = {others}"]))
     out = tmp_path / "out"
     arguments = ["quantize", str(whole_way.run), "--data", str(whole_way.data), "--out", str(out), "--no-report"]
-    done = CliRunner().invoke(make_app(), [*arguments, "--recipe", recipe, "--max-drop", "0", "--target", "host-onnx"])
+    done = CliRunner().invoke(make_app(), [*arguments, "--recipe", recipe, "--max-drop", "2", "--target", "host-onnx"])
     assert done.exit_code == 4, done.output
-    assert "AP at best, over the 0.0 allowed" in done.output
+    assert "AP at best, over the 2.0 allowed" in done.output
     assert (out / "model.onnx").is_file()
     int8 = [path for path, layer in load_qparams(out / "qparams.json").layers.items() if layer.precision == "int8"]
     assert int8 and all(path.startswith("backbone.stem.0") for path in int8)

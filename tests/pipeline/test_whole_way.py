@@ -4,7 +4,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from whole_way import TARGETS, WholeWay
+from whole_way import PICTURES, TARGETS, WholeWay
 
 from edgeyolo import verbs
 from edgeyolo.bundle import open_bundle
@@ -31,7 +31,7 @@ def test_every_bundle_detects_the_same_objects_as_the_float_model(whole_way: Who
     """AP of an int8 bundle stays near the float one's, although the model was trained for seconds only."""
     deployed = verbs.evaluate(whole_way.bundles[target], whole_way.data, split="val")
     floating = verbs.evaluate(whole_way.run, whole_way.data, split="val")
-    assert deployed.images == 8 and deployed.artefact.endswith("int8")
+    assert deployed.images == PICTURES["val"] and deployed.artefact.endswith("int8")
     assert abs(deployed.ap - floating.ap) < 2.0
     picture = next((whole_way.data).rglob("*.jpg"), None) or next(whole_way.data.rglob("*.png"))
     with Detector.load(whole_way.bundles[target], score_threshold=0.01) as detector:
