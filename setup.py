@@ -61,7 +61,7 @@ setup(
         "tensorrt": TENSORRT,
         "evaluate": ["pycocotools>=2.0.8"],
         "report": REPORT,
-        "dev": [*TRAIN, *TENSORRT, "pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],
+        "dev": [*TRAIN, *TENSORRT, "pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "openvino>=2025.0"],
     },
     entry_points={"console_scripts": ["edgeyolo=edgeyolo.cli.app:main"]},
 )

@@ -21,6 +21,7 @@ from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.provenance import sha256_of
 from edgeyolo.spec.qparams import QParams, check_qparams
 from edgeyolo.spec.target import Precision, Target
+from edgeyolo.spec.tuning import Choice
 
 
 class Session(Protocol):
@@ -110,6 +111,36 @@ def open_artefact(
     return _engine(artefact.engine).open_artefact(
         folder, artefact, output_count=output_count, image_hw=image_hw, threads=threads
     )
+
+
+def list_needed_features(artefact: Artefact, target: Target) -> tuple[str, ...]:
+    """Processor features without which `artefact` gives wrong results on boards like `target`, as Linux names them.
+
+    An engine says so with a function of the same name; one that has none needs nothing but what its package needs.
+    """
+    needed = getattr(_engine(artefact.engine), "list_needed_features", None)
+    return tuple(needed(artefact, target)) if needed else ()
+
+
+def list_tuning_choices(folder: Path, artefact: Artefact) -> list[Choice]:
+    """Ways to run `artefact` on this device that may be faster than how it was deployed, most promising first.
+
+    An engine offers them with a function of the same name; one that chooses its kernels itself has none.
+
+    Raises:
+        BackendError: files that are missing or broken.
+    """
+    choices = getattr(_engine(artefact.engine), "list_tuning_choices", None)
+    return list(choices(folder, artefact)) if choices else []
+
+
+def cpu_package(engine: str) -> str:
+    """The vendor package whose code computes on the processor, an engine's `CPU_PACKAGE`; "" where a GPU computes.
+
+    Raises:
+        UnknownNameError: no such engine.
+    """
+    return str(getattr(_engine(engine), "CPU_PACKAGE", ""))
 
 
 def _engine(name: str) -> Engine:

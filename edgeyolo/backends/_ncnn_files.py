@@ -23,6 +23,9 @@ Array = npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.int8]
 
 MAGIC = 7767517
 ARRAY_KEY = -23300  # key of an array parameter k is ARRAY_KEY - k
+CONVOLUTIONAL = ("Convolution", "ConvolutionDepthWise", "InnerProduct")
+INT8_TERM_KEY = 8
+REQUANTIZED = 100  # added to the int8 term of a convolution that gives int8
 _MAX_KEY = 31
 _MAX_LAYERS = 20_000
 _MAX_NAME = 255
@@ -222,9 +225,10 @@ def _list_weight_sizes(layer: Layer) -> list[tuple[int, bool]]:
     integer = layer.integer
     if layer.kind in ("Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise"):
         scales = integer(7, 1) if layer.kind == "ConvolutionDepthWise" else integer(0)
-        return _list_filter_sizes(integer(6), integer(0) * bool(integer(5)), scales * bool(integer(8)))
+        filters = _list_filter_sizes(integer(6), integer(0) * bool(integer(5)), scales * bool(integer(INT8_TERM_KEY)))
+        return [*filters, (1, False)] if integer(INT8_TERM_KEY) > REQUANTIZED else filters  # the scale of its output
     if layer.kind == "InnerProduct":
-        return _list_filter_sizes(integer(2), integer(0) * bool(integer(1)), integer(0) * bool(integer(8)))
+        return _list_filter_sizes(integer(2), integer(0) * bool(integer(1)), integer(0) * bool(integer(INT8_TERM_KEY)))
     if layer.kind == "BatchNorm":
         return [(integer(0), False)] * 4
     if layer.kind == "Scale":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from edgeyolo.backends._ncnn_files import Blob, Layer
+from edgeyolo.backends._ncnn_files import CONVOLUTIONAL, INT8_TERM_KEY, Blob, Layer
 from edgeyolo.backends._qdq import int8_layers, quantize_weight, weighted_nodes
 from edgeyolo.spec.errors import BackendError
 from edgeyolo.spec.qparams import LayerPrecision, QParams, WeightScales
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     Float32 = npt.NDArray[np.float32]
-
-CONVOLUTIONAL = ("Convolution", "ConvolutionDepthWise", "InnerProduct")
-_INT8_TERM_KEY = 8
 
 
 def quantize_network(layers: Sequence[Layer], model: ModelProto, qparams: QParams) -> list[Layer]:
@@ -127,7 +124,7 @@ def _quantize_layer(layer: Layer, weight: Float32, qparams: QParams, plan: Layer
         Blob(multipliers),
         Blob(_multiplier(np.asarray([qparams.groups[plan.group].scale], np.float32), plan.group)),
     )
-    return replace(layer, weights=blobs, params=layer.params | {_INT8_TERM_KEY: 1 if groups else 2})
+    return replace(layer, weights=blobs, params=layer.params | {INT8_TERM_KEY: 1 if groups else 2})
 
 
 def _multiplier(steps: Float32, where: str) -> Float32:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from edgeyolo.backends._ncnn_files import Layer
+from edgeyolo.backends._ncnn_files import INT8_TERM_KEY, REQUANTIZED, Layer
+from edgeyolo.backends._ncnn_requantize import find_chains, is_requantized
 from edgeyolo.spec.errors import BackendError
 
 Shape = tuple[int, ...]
@@ -35,10 +36,26 @@ def check_network(layers: Sequence[Layer], image_hw: tuple[int, int], output_cou
         except BackendError as error:
             raise BackendError(f"layer '{layer.name}' ({layer.kind}): {error.what}", where=where) from None
         shapes.update(zip(layer.outputs, made, strict=True))
+    _check_chains(layers, where=where)
     wanted = [f"out{i}" for i in range(output_count)]
     found = sorted(name for name in shapes if name.startswith("out") and name not in consumed)
     if "in0" not in shapes or found != sorted(wanted) or any(len(shapes[name]) != 3 for name in wanted):
         raise BackendError(f"gives {found} from in0, and {wanted} of three dimensions were expected", where=where)
+
+
+def is_known_kind(kind: str) -> bool:
+    """Whether a network with a layer of this kind can pass `check_network`."""
+    return kind == "Input" or kind in _RULES
+
+
+def _check_chains(layers: Sequence[Layer], *, where: object) -> None:
+    """An int8 blob reaches int8 convolutions only, whose input scale is the one it was made with."""
+    chains = find_chains(layers)
+    for layer in layers:
+        if is_requantized(layer) and chains.get(layer.name) != float(layer.weights[-1].values[0]):
+            raise BackendError(
+                f"layer '{layer.name}' gives int8 to a layer that does not take it, or with another scale", where=where
+            )
 
 
 def _infer(layer: Layer, inputs: list[Shape], image_hw: tuple[int, int]) -> list[Shape]:
@@ -112,7 +129,8 @@ def _convolution(layer: Layer, inputs: list[Shape]) -> Shape:
     _require(groups > 0 and out_chs > 0 and out_chs % groups == 0 and shape[0] % groups == 0, "groups do not divide")
     count = out_chs * (shape[0] // groups) * kernel[0] * kernel[1]
     _require(layer.integer(6) == count, f"has {layer.integer(6)} weights, and {count} fit its input {inputs[0]}")
-    _require(layer.integer(8) in ((0, 1) if layer.kind == "ConvolutionDepthWise" else (0, 2)), "int8 term")
+    term = 1 if layer.kind == "ConvolutionDepthWise" else 2
+    _require(layer.integer(INT8_TERM_KEY) in (0, term, REQUANTIZED + term), "int8 term")
     _require(layer.integer(5) in (0, 1) and layer.integer(19) == 0, "bias or dynamic weight")
     _check_activation(layer)
     sizes = [

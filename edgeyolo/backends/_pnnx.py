@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgeyolo.backends._checks import install_command
 from edgeyolo.backends._ncnn_files import Layer, parse_param, read_bin
+from edgeyolo.backends._ncnn_shapes import is_known_kind
 from edgeyolo.spec.errors import BackendError, MissingPackageError
 
 _TIMEOUT_S = 900
@@ -36,7 +37,8 @@ def convert(onnx_path: Path, image_hw: tuple[int, int]) -> list[Layer]:
     """The ncnn network of an ONNX file, float32, for one picture of that size.
 
     Raises:
-        MissingPackageError: no pnnx. BackendError: it fails, with the end of what it says.
+        MissingPackageError: no pnnx. BackendError: it fails, with the end of what it says; or an operator of the model
+            that ncnn has no layer for.
     """
     program = find_pnnx()
     with tempfile.TemporaryDirectory(prefix="edgeyolo-pnnx-") as work:
@@ -47,8 +49,25 @@ def convert(onnx_path: Path, image_hw: tuple[int, int]) -> list[Layer]:
         param, weights = folder / "model.ncnn.param", folder / "model.ncnn.bin"
         if not (param.is_file() and weights.is_file()):
             raise BackendError(f"pnnx wrote no ncnn model. It said:\n{said}", where=onnx_path)
-        layers = parse_param(param.read_text(encoding="utf-8", errors="replace"), where=param.name)
+        text = param.read_text(encoding="utf-8", errors="replace")
+        _check_operators(text, where=onnx_path)
+        layers = parse_param(text, where=param.name)
         return read_bin(layers, weights.read_bytes(), where=weights.name)
+
+
+def _check_operators(param_text: str, *, where: Path) -> None:
+    """pnnx writes what it cannot convert under the operator's own name; name that before the engine meets it."""
+    lines = [line.split(maxsplit=2) for line in param_text.splitlines()[2:]]
+    unknown = [words[:2] for words in lines if len(words) == 3 and not is_known_kind(words[0])]
+    # A pnnx.Expression is only a constant that such an operator reads, unless there is nothing else.
+    told = [words for words in unknown if words[0] != "pnnx.Expression"] or unknown
+    if told:
+        layers = ", ".join(f"{kind} (layer '{name}')" for kind, name in told)
+        raise BackendError(
+            f"ncnn has no layer for {layers}",
+            where=where,
+            hint="Change the model so that it does without, or deploy for another engine, such as --target host-onnx",
+        )
 
 
 def _run(command: list[str], folder: Path) -> str:

@@ -6,7 +6,10 @@ bfloat16. What an int8 artefact keeps float is half precision for aarch64 boards
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,13 @@ from edgeyolo.backends._checks import (
     import_package,
     list_version_problems,
 )
-from edgeyolo.backends._ncnn_files import Layer, format_param, parse_param, read_bin, write_bin
-from edgeyolo.backends._ncnn_int8 import CONVOLUTIONAL, quantize_network, store_half
+from edgeyolo.backends._ncnn_files import CONVOLUTIONAL, Layer, format_param, parse_param, read_bin, write_bin
+from edgeyolo.backends._ncnn_int8 import quantize_network, store_half
+from edgeyolo.backends._ncnn_mixed import float_layers as turn_float
+from edgeyolo.backends._ncnn_mixed import int8_layer_names
+from edgeyolo.backends._ncnn_requantize import requantize
 from edgeyolo.backends._ncnn_shapes import check_network
+from edgeyolo.backends._ncnn_tuning import list_choices
 from edgeyolo.backends._pnnx import convert, find_pnnx
 from edgeyolo.backends._qdq import load_onnx
 from edgeyolo.spec.atomic import write_file
@@ -33,8 +40,11 @@ from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.qparams import QParams
 from edgeyolo.spec.target import Option, Precision, Target
 from edgeyolo.spec.tensor import INPUT_NAME, output_names
+from edgeyolo.spec.tuning import Choice
 
+CPU_PACKAGE = "ncnn"
 _PARAM_FILE, _BIN_FILE = "model.ncnn.param", "model.ncnn.bin"
+_POWERSAVE = "cpu_powersave"  # of ncnn's cpu.h, not of its Option: 0 all cores, 1 the little ones, 2 the big ones
 _INPUT_BLOB = "in0"  # pnnx numbers inputs and outputs in the order of the ONNX graph
 
 
@@ -62,7 +72,7 @@ def build(onnx_path: Path, qparams: QParams | None, target: Target, out: Path, *
     image_hw, output_count = _read_signature(model.graph, where=onnx_path)
     layers = [_with_size(layer, image_hw) for layer in convert(onnx_path, image_hw)]
     if qparams is not None:
-        layers = quantize_network(layers, model, qparams)
+        layers = requantize(quantize_network(layers, model, qparams))
     if _is_half(target, precision):
         layers = store_half(layers)
     check_network(layers, image_hw, output_count, where=onnx_path)
@@ -88,27 +98,61 @@ def open_artefact(
     _check_options(artefact.options)
     param, weights = (artefact_file(folder, artefact, role) for role in ("param", "bin"))
     try:
-        layers = parse_param(param.read_text(encoding="utf-8"), where=param)
-        layers = read_bin(layers, weights.read_bytes(), where=weights)
-    except (OSError, UnicodeDecodeError) as error:
-        raise BackendError(f"cannot be read ({error})", where=folder) from None
+        layers = read_bin(_read_param(param), weights.read_bytes(), where=weights)
+    except OSError as error:
+        raise BackendError(f"cannot be read ({error})", where=weights) from None
     check_network(layers, image_hw, output_count, where=param)
+    options = dict(artefact.options)
+    powersave = int(options.pop(_POWERSAVE, 0))
     net = engine.Net()
-    for name, value in artefact.options.items():
+    for name, value in options.items():
         setattr(net.opt, name, value)
     if threads > 0:
         net.opt.num_threads = threads
-    for load, path in ((net.load_param, param), (net.load_model, weights)):
-        if load(str(path)) != 0:
-            raise BackendError("ncnn cannot load it", where=path, hint="Deploy again with the board's ncnn version")
-    return NcnnSession(engine, net, output_count, image_hw)
+    with _loadable(layers, artefact, param, weights) as paths:
+        for load, path in zip((net.load_param, net.load_model), paths, strict=True):
+            if load(str(path)) != 0:
+                raise BackendError("ncnn cannot load it", where=path, hint="Deploy again with the board's ncnn version")
+    return NcnnSession(engine, net, output_count, image_hw, powersave=powersave)
+
+
+@contextlib.contextmanager
+def _loadable(layers: list[Layer], artefact: Artefact, param: Path, weights: Path) -> Iterator[tuple[Path, Path]]:
+    """The files to load: the bundle's own, or others for as long as they are read, where layers are turned to float."""
+    if not artefact.float_layers:
+        yield param, weights
+        return
+    layers = turn_float(layers, artefact.float_layers, half=False)
+    with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
+        turned = (Path(work) / _PARAM_FILE, Path(work) / _BIN_FILE)
+        write_file(turned[0], format_param(layers).encode())
+        write_file(turned[1], write_bin(layers))
+        yield turned
+
+
+def list_tuning_choices(folder: Path, artefact: Artefact) -> list[Choice]:
+    """Threads, engine options, and parts of the int8 layers in float; see `edgeyolo.backends.list_tuning_choices`."""
+    param = artefact_file(folder, artefact, "param")
+    return list_choices(_import_engine(), artefact, int8_layer_names(_read_param(param)))
+
+
+def list_needed_features(artefact: Artefact, target: Target) -> tuple[str, ...]:
+    """Dot products, where int8 asks for winograd F(4,3): an ARM core without them runs it, and its sums overflow.
+
+    Nothing else is needed: ncnn looks at the processor and takes the kernels that it has.
+    """
+    unguarded = artefact.precision == "int8" and artefact.options.get("use_winograd43_convolution", True)
+    return ("asimddp",) if unguarded and target.machine == "aarch64" else ()
 
 
 class NcnnSession:
     """Runs an ncnn network, picture by picture. `run` may be called from several threads."""
 
-    def __init__(self, engine: Any, net: Any, output_count: int, image_hw: tuple[int, int]) -> None:
+    def __init__(
+        self, engine: Any, net: Any, output_count: int, image_hw: tuple[int, int], *, powersave: int = 0
+    ) -> None:
         self._engine = engine
+        self._powersave = powersave
         self._net: Any = net
         self._outputs = [f"out{i}" for i in range(output_count)]
         self._image_hw = image_hw
@@ -120,8 +164,26 @@ class NcnnSession:
         check_images(images, self._image_hw)
         if len(images) == 0:
             raise BackendError("no pictures given")
+        if self._engine.get_cpu_powersave() != self._powersave:  # of the whole process, so another session may differ
+            self._engine.set_cpu_powersave(self._powersave)
         runs = [self._run_one(np.ascontiguousarray(image)) for image in images]
         return [np.stack(maps) for maps in zip(*runs, strict=True)]
+
+    def time_layers(self, image: npt.NDArray[np.float32]) -> dict[str, float]:
+        """Name of each layer -> milliseconds that it took in one run on a picture (3, H, W), all layers in order.
+
+        A layer's time holds what the engine does to its inputs first, such as packing them.
+        """
+        check_images(image[None], self._image_hw)
+        extractor = self._net.create_extractor()
+        extractor.input(_INPUT_BLOB, self._engine.Mat(image))
+        taken = {}
+        for layer in self._net.layers():
+            if layer.type != "Input":
+                started = time.perf_counter()
+                extractor.extract(layer.tops[0], 1)  # 1: as the layer leaves it, not converted for the caller
+                taken[layer.name] = 1000 * (time.perf_counter() - started)
+        return taken
 
     def close(self) -> None:
         """Give the engine's memory back."""
@@ -144,6 +206,13 @@ class NcnnSession:
                 raise BackendError(f"ncnn cannot compute '{name}' (code {code})", hint="Out of memory, perhaps")
             maps.append(np.asarray(map_, np.float32))
         return maps
+
+
+def _read_param(path: Path) -> list[Layer]:
+    try:
+        return parse_param(path.read_text(encoding="utf-8"), where=path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BackendError(f"cannot be read ({error})", where=path) from None
 
 
 def _import_engine() -> Any:
@@ -182,10 +251,13 @@ def _check_options(options: Mapping[str, Option]) -> None:
     defaults = _import_engine().Option()
     names = [name for name in dir(defaults) if not name.startswith("_") and name != "num_threads"]
     known = {name: getattr(defaults, name) for name in names if isinstance(getattr(defaults, name), bool | int)}
+    known[_POWERSAVE] = 0
     check_option_names(options, list(known), engine="ncnn")
     for name, value in options.items():
         if type(value) is not type(known[name]):
             raise UsageError(f"ncnn option '{name}' is {value!r}, not a {type(known[name]).__name__}")
+    if options.get("use_int8_inference") is False:
+        raise UsageError("ncnn takes int8 weights for floats without 'use_int8_inference'", hint="Leave it out")
 
 
 def _read_signature(graph: Any, *, where: Path) -> tuple[tuple[int, int], int]:

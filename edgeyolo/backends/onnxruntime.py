@@ -30,6 +30,7 @@ from edgeyolo.spec.qparams import QParams
 from edgeyolo.spec.target import Precision, Target
 from edgeyolo.spec.tensor import INPUT_NAME, output_names
 
+CPU_PACKAGE = "onnxruntime"
 _FILE = "model.onnx"
 _OPTIONS: list[str] = []  # none of its options changes what an artefact is
 

@@ -1,7 +1,7 @@
 """Every error a user can meet: what is wrong, where, and what to do next.
 
-One exit code per kind of failure: 1 failed, 2 wrong usage, 3 a needed tool or package is missing,
-4 an accuracy or latency gate was not met.
+One exit code per kind of failure: 1 failed, 2 wrong usage, 3 a needed tool or package is missing or does not run
+here, 4 an accuracy or latency gate was not met, 5 a run was stopped before its end and can be resumed.
 """
 
 from __future__ import annotations
@@ -68,6 +68,12 @@ class TrainingError(EdgeYoloError):
     """A training run that cannot go on, such as a loss that is not a number."""
 
 
+class StoppedError(TrainingError):
+    """A training run that was told to stop, or lost one of its processes; its last checkpoint can be resumed."""
+
+    exit_code = 5
+
+
 class QuantizationError(EdgeYoloError):
     """Calibration or quantization that cannot give a usable result."""
 
@@ -78,6 +84,12 @@ class ExportError(EdgeYoloError):
 
 class BackendError(EdgeYoloError):
     """An engine that cannot build, open or run an artefact."""
+
+
+class EngineCrashError(BackendError):
+    """An engine's package that is installed and dies on this machine."""
+
+    exit_code = 3
 
 
 class BundleError(EdgeYoloError):

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
 _CPUINFO = Path("/proc/cpuinfo")
+_BOARD = Path("/proc/device-tree/model")  # an ARM board's name, where cpuinfo has none of its processor
+
+# What the kernel of an aarch64 Linux tells every process of the features that count here: name -> (word, bit).
+# Source: Linux, arch/arm64/include/uapi/asm/hwcap.h.
+_AT_HWCAP, _AT_HWCAP2 = 16, 26
+_ARM_FEATURES = {
+    "asimd": (_AT_HWCAP, 1),
+    "asimdhp": (_AT_HWCAP, 10),
+    "asimddp": (_AT_HWCAP, 20),
+    "sve": (_AT_HWCAP, 22),
+    "i8mm": (_AT_HWCAP2, 13),
+    "bf16": (_AT_HWCAP2, 14),
+}
 
 # Features that decide how fast int8 and half precision run, as Linux names them: x86 first, then ARM.
 _TELLING = (
@@ -20,8 +35,7 @@ def describe_machine() -> dict[str, Any]:
     """Versions, processor, cores and the telling processor features."""
     from edgeyolo import __version__
 
-    found = _read_cpuinfo()
-    features = set(found.get("flags", found.get("Features", "")).split())
+    features = list_cpu_features()
     return {
         "edgeyolo": __version__,
         "python": platform.python_version(),
@@ -33,9 +47,20 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def list_cpu_features() -> frozenset[str]:
+    """Features of the processor as Linux names them; empty where they are not known."""
+    if sys.platform == "linux" and platform.machine() == "aarch64":
+        ask = ctypes.CDLL(None).getauxval
+        ask.restype, ask.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+        return frozenset(name for name, (word, bit) in _ARM_FEATURES.items() if ask(word) >> bit & 1)
+    found = _read_cpuinfo()
+    return frozenset(found.get("flags", found.get("Features", "")).split())
+
+
 def processor_name() -> str:
-    """As the system names it, such as "AMD Ryzen 7"; the architecture where it gives no name."""
-    return _read_cpuinfo().get("model name") or platform.processor() or platform.machine()
+    """As the system names it, such as "AMD Ryzen 7" or "Raspberry Pi 4 Model B"; else the architecture."""
+    board = _BOARD.read_text(errors="replace").strip("\0\n ") if _BOARD.is_file() else ""
+    return _read_cpuinfo().get("model name") or board or platform.processor() or platform.machine()
 
 
 def _read_cpuinfo() -> dict[str, str]:

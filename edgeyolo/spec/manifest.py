@@ -6,6 +6,7 @@ import msgspec
 
 from edgeyolo.spec.model import Latency, ModelSpec, Score
 from edgeyolo.spec.target import Option, Precision
+from edgeyolo.spec.tuning import Tuning
 
 FORMAT_VERSION = 1
 
@@ -20,6 +21,8 @@ class Artefact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         files: role -> file name, such as {"param": "model.ncnn.param", "bin": "model.ncnn.bin"}.
         options: engine options that the runtime must set before loading.
         layers: how many Conv/Gemm layers run in each precision, such as {"int8": 55, "float": 3}.
+        float_layers: int8 layers that are run in float, which `edgeyolo bench --tune` found faster on the device; the
+            files stay as they were built and the engine turns the layers when it loads them.
         graph_candidates: where boxes are decoded inside the graph, how many leave it per picture (see
             `spec.model.GraphDecode`); 0 where raw maps do.
     """
@@ -30,6 +33,7 @@ class Artefact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     files: dict[str, str]
     options: dict[str, Option] = {}
     layers: dict[str, int] = {}
+    float_layers: tuple[str, ...] = ()
     graph_candidates: int = 0
 
 
@@ -38,9 +42,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     Attributes:
         target: name of the board it was built for.
+        machine: architecture of that board as `platform.machine()` gives it there, "" for any.
+        cpu_features: what its processor must have for right results, as Linux names it, such as "asimddp". What the
+            engine merely makes use of where it is there is not among them.
         threads: engine threads on that board, 0 for the engine's default.
         sha256: file name -> digest, for every file in the bundle but the manifest.
         scores: measured accuracy, float first, each deployed artefact after.
+        tuning: what the options, threads and float layers were chosen from, None where they are the target's.
         source: provenance: checkpoint, onnx and qparams digests, recipe name.
         tools: package name -> version.
     """
@@ -48,11 +56,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     format_version: int = FORMAT_VERSION
     model: ModelSpec
     target: str
+    machine: str = ""
+    cpu_features: tuple[str, ...] = ()
     artefact: Artefact
     threads: int = 0
     sha256: dict[str, str]
     scores: tuple[Score, ...] = ()
     latency: tuple[Latency, ...] = ()
+    tuning: Tuning | None = None
     source: dict[str, str] = {}
     tools: dict[str, str] = {}
     created: str = ""

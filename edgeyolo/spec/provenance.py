@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import platform
 from pathlib import Path
 
@@ -30,7 +29,9 @@ def sha256_of(path: Path) -> str:
 
 
 def tool_versions() -> dict[str, str]:
-    """Versions of edgeyolo, Python and every package of ours that is installed; nothing is imported."""
+    """Versions of edgeyolo, Python and every package of ours that is installed; nothing of theirs is imported."""
+    import importlib.metadata
+
     from edgeyolo import __version__
 
     versions = {"edgeyolo": __version__, "python": platform.python_version()}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgeyolo import backends
-from edgeyolo.backends._ncnn_files import format_param, parse_param, read_bin, write_bin
+from edgeyolo.backends._ncnn_files import Blob, Layer, format_param, parse_param, read_bin, write_bin
+from edgeyolo.backends._ncnn_requantize import is_requantized, requantize
 from edgeyolo.backends._ncnn_shapes import check_network
 from edgeyolo.spec.errors import BackendError
 from edgeyolo.spec.target import Target
@@ -175,13 +178,29 @@ print("refused", refused)
 """
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_altered_files_never_crash_the_engine(one_layer, seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("chained", [False, True])
+def test_altered_files_never_crash_the_engine(one_layer, chained: bool, tmp_path: Path) -> None:
     """Bytes changed, removed and doubled at random: each time an error of ours, or a run. In a process of its own."""
     path, qparams = one_layer(activation="LeakyRelu").write(tmp_path)
     target = Target(title="t", engine="ncnn", precisions=("int8",))
     backends.build(path, qparams, target, tmp_path / "o", precision="int8")
-    command = [sys.executable, "-c", FUZZ, str(tmp_path / "o"), str(seed)]
+    if chained:
+        add_a_chain(tmp_path / "o")
+    command = [sys.executable, "-c", FUZZ, str(tmp_path / "o"), str(int(chained))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout.split("refused")[1]) > 50
+
+
+def add_a_chain(folder: Path) -> None:
+    """Another int8 convolution behind the one that is there, which then hands int8 over through a Split."""
+    param, weights = folder / "model.ncnn.param", folder / "model.ncnn.bin"
+    start, first = read_bin(parse_param(param.read_text(), where="p"), weights.read_bytes(), where="b")
+    split = Layer("Split", "copy", ("x",), ("y",), {})
+    values = np.random.default_rng(0).integers(-127, 128, 8 * 16, dtype=np.int8)
+    scales = (Blob(np.full(8, 500, np.float32)), Blob(np.full(1, 40, np.float32)))
+    second = Layer("Convolution", "second", ("y",), ("out0",), {0: 8, 6: 128, 8: 2}, (Blob(values, True), *scales))
+    layers = requantize([start, replace(first, outputs=("x",)), split, second])
+    assert is_requantized(layers[1])
+    param.write_text(format_param(layers))
+    weights.write_bytes(write_bin(layers))

@@ -1,0 +1,372 @@
+"""ncnn int8 against its own float and against other engines on this processor: yolov7-tiny at 640, two threads.
+
+    python benchmarks/host_cpu.py --data ../shared/data/bccd [--checkpoint runs/cells] [--rounds 20] [--profile]
+
+All rows run in one process, in turns (A B C ... A B C ...), so that what else the computer does falls on all alike;
+what is compared is the ratio to ncnn float32 within a round, its median. Without a checkpoint the weights are random,
+with batch norms that normalise real pictures: time does not depend on them. "as written by deploy" is the network that
+`edgeyolo deploy --target host-cpu` writes; "stock int8" the same without what this package does to it; "tuned" has
+engine options and the precision of each layer chosen by time, as listed. Peers are OpenVINO and ONNX Runtime, on the
+float graph, on our Q/DQ graph, and on the one that ONNX Runtime's own quantizer makes (unsigned activations).
+`--profile` adds the milliseconds of every ncnn layer in each network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from edgeyolo.backends import build, open_artefact
+from edgeyolo.backends._ncnn_files import Layer, format_param, parse_param, read_bin, write_bin
+from edgeyolo.backends._ncnn_int8 import quantize_network
+from edgeyolo.backends._ncnn_mixed import float_layers, group_int8_layers, int8_layer_names
+from edgeyolo.backends._pnnx import convert
+from edgeyolo.backends._qdq import insert_qdq, load_onnx
+from edgeyolo.backends.ncnn import NcnnSession
+from edgeyolo.data.dataset import Dataset, open_dataset
+from edgeyolo.runtime.preprocess import make_input
+from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.machine import describe_machine
+from edgeyolo.spec.manifest import Artefact
+from edgeyolo.spec.model import InputSpec, ModelSpec
+from edgeyolo.spec.qparams import load_qparams
+from edgeyolo.spec.recipe import load_recipe
+from edgeyolo.spec.target import Option, Precision, load_target
+
+THREADS = 2
+PICTURES = 8
+REFERENCE = "ncnn float32"
+OURS = "ncnn int8, as written by deploy"
+DEFAULT_OUT = Path(__file__).parent / "results" / "host_cpu.json"
+MAPS = 3
+PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
+FLOAT32: dict[str, Option] = {
+    "use_fp16_packed": False,
+    "use_fp16_storage": False,
+    "use_fp16_arithmetic": False,
+    "use_bf16_storage": False,
+}
+BFLOAT16 = FLOAT32 | {"use_bf16_storage": True}
+STOCK = FLOAT32 | {"use_winograd43_convolution": False}  # full 8-bit weights overflow otherwise
+TUNED: dict[str, dict[str, Option]] = {
+    "float32, no winograd": STOCK | {"use_winograd_convolution": False},
+    "bfloat16, winograd": STOCK | {"use_bf16_storage": True},
+    "bfloat16, no winograd": STOCK | {"use_bf16_storage": True, "use_winograd_convolution": False},
+}
+Images = npt.NDArray[np.float32]
+
+
+def main() -> None:
+    """Build all, race them, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--model", default="yolov7-tiny")
+    parser.add_argument("--image-size", type=int, default=640)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
+    args = parser.parse_args()
+    dataset = open_dataset(args.data, "train")
+    with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
+        folder = Path(work)
+        spec = write_quantized(args.checkpoint, args.model, args.image_size, dataset, folder)
+        images, _ = make_input(dataset[0].image, spec.input)
+        networks = write_networks(folder, spec.input.image_hw)
+        report: dict[str, Any] = {"machine": describe_machine(), "threads": THREADS, "versions": list_versions()}
+        report |= {"model": spec.name, "image_hw": spec.input.image_hw, "rounds": args.rounds}
+        sessions = {name: network.open(spec.input.image_hw) for name, network in networks.items()}
+        tuned, report["tuned"] = tune(networks[OURS], spec.input.image_hw, images)
+        if args.profile:
+            report["layers"] = profile(networks[REFERENCE].layers(), sessions | tuned, images)
+            report["by_kind_ms"] = add_up(report["layers"])
+        runs: dict[str, Callable[[], Any]] = {
+            name: partial(session.run, images) for name, session in (sessions | tuned).items()
+        }
+        runs |= dict(make_peers(folder, dataset, spec.input, images))
+        report["rows"] = race(runs, args.rounds)
+    write_file(args.out, (json.dumps(report, indent=1) + "\n").encode())
+    sys.stdout.write(table(report["rows"]))
+
+
+def write_quantized(checkpoint: Path | None, name: str, size: int, dataset: Dataset, folder: Path) -> ModelSpec:
+    """model.onnx and qparams.json into `folder`."""
+    import torch
+
+    from edgeyolo import models
+    from edgeyolo.export import export_model
+    from edgeyolo.quantization import quantize
+    from edgeyolo.quantization.pictures import calibration_pictures
+    from edgeyolo.training.checkpoint import load_checkpoint
+
+    if checkpoint:
+        loaded = load_checkpoint(checkpoint)
+        model, spec = loaded.model, loaded.record.model
+        spec = msgspec.structs.replace(spec, input=msgspec.structs.replace(spec.input, image_hw=(size, size)))
+    else:
+        torch.manual_seed(0)
+        model = models.create(name, len(dataset.class_names))
+        spec = ModelSpec(
+            name=name,
+            activation=model.config.activation,
+            class_names=dataset.class_names,
+            input=model.make_input_spec((size, size)),
+            decode=model.decode,
+        )
+    pictures, hashes = calibration_pictures(dataset, spec.input, count=PICTURES)
+    if not checkpoint:
+        normalise(model, pictures)
+    recipe = load_recipe("int8-max")
+    quantized = quantize(model.eval(), pictures, recipe, recipe_name="int8-max", picture_hashes=hashes)
+    export_model(quantized, spec, folder)
+    return spec
+
+
+def normalise(model: Any, pictures: Any) -> None:
+    """Batch norms take the statistics of the pictures."""
+    import torch
+
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None  # the plain mean over all pictures
+    model.train()
+    with torch.no_grad():
+        for picture in pictures:
+            model(picture)
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """An ncnn network in a folder of its own."""
+
+    folder: Path
+    artefact: Artefact
+
+    def layers(self) -> list[Layer]:
+        """With their weights."""
+        layers = parse_param((self.folder / PARAM).read_text(), where=PARAM)
+        return read_bin(layers, (self.folder / BIN).read_bytes(), where=BIN)
+
+    def open(self, image_hw: tuple[int, int]) -> NcnnSession:
+        """With the benchmark's threads."""
+        session = open_artefact(self.folder, self.artefact, output_count=MAPS, image_hw=image_hw, threads=THREADS)
+        assert isinstance(session, NcnnSession)
+        return session
+
+
+def write_network(
+    folder: Path, layers: Sequence[Layer], options: Mapping[str, Option], precision: Precision
+) -> Network:
+    """Into a new folder."""
+    folder.mkdir()
+    (folder / PARAM).write_text(format_param(layers))
+    (folder / BIN).write_bytes(write_bin(layers))
+    files = {"param": PARAM, "bin": BIN}
+    artefact = Artefact(engine="ncnn", engine_version="", precision=precision, files=files, options=dict(options))
+    return Network(folder, artefact)
+
+
+def write_networks(folder: Path, image_hw: tuple[int, int]) -> dict[str, Network]:
+    """The ncnn rows but for the tuned one."""
+    qparams = load_qparams(folder / "qparams.json")
+    in_float = convert(folder / "model.onnx", image_hw)
+    stock = quantize_network(in_float, load_onnx(folder / "model.onnx"), qparams)
+    target = load_target("host-cpu")
+    ours = build(folder / "model.onnx", qparams, target, folder / "ours", precision="int8")
+    return {
+        REFERENCE: write_network(folder / "float32", in_float, FLOAT32, "fp32"),
+        "ncnn bfloat16": write_network(folder / "bfloat16", in_float, BFLOAT16, "bf16"),
+        "ncnn stock int8": write_network(folder / "stock", stock, STOCK, "int8"),
+        OURS: Network(folder / "ours", ours),
+    }
+
+
+def tune(network: Network, image_hw: tuple[int, int], images: Images) -> tuple[dict[str, NcnnSession], dict[str, Any]]:
+    """The fastest of a few engine options, each with all layers in int8 and with several choices of them in float."""
+    layers = network.layers()
+    groups = group_int8_layers(layers)
+    choices = {"": [], "1x1": groups["1x1"], "1x1 and the first": [*groups["1x1"], *groups["first layers"]]}
+    candidates: dict[str, tuple[NcnnSession, list[str]]] = {}
+    for number, (name, options) in enumerate(TUNED.items()):
+        measured = {"those faster so": list_faster(network, options, image_hw, images)}
+        for label, kept_float in (choices | measured).items():
+            where = network.folder.with_name(f"tuned-{number}-{label or 'none'}")
+            mixed = float_layers(layers, kept_float, half=False)
+            session = write_network(where, mixed, options, "int8").open(image_hw)
+            candidates[f"{name}; {label or 'no'} layers in float"] = (session, kept_float)
+    runs = {label: partial(session.run, images) for label, (session, _) in candidates.items()}
+    rows = race(runs, 8, reference=next(iter(runs)))
+    best = min(rows, key=lambda row: float(row["ratio"]))["name"]
+    session, kept_float = candidates[best]
+    return {"ncnn int8, tuned": session}, {"chosen": best, "float_layers": kept_float, "candidates": rows}
+
+
+def list_faster(
+    network: Network, options: Mapping[str, Option], image_hw: tuple[int, int], images: Images
+) -> list[str]:
+    """Layers that took less time in float than in int8, each within its own whole network."""
+    layers = network.layers()
+    names = int8_layer_names(layers)
+    with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
+        in_float = write_network(Path(work) / "float", float_layers(layers, names, half=False), options, "fp32")
+        in_int8 = write_network(Path(work) / "int8", layers, options, "int8")
+        times = time_both(in_float.open(image_hw), in_int8.open(image_hw), images)
+    return [name for name in names if times[name][0] < times[name][1]]
+
+
+def time_both(
+    first: NcnnSession, second: NcnnSession, images: Images, rounds: int = 8
+) -> dict[str, tuple[float, float]]:
+    """Median milliseconds of each layer in both, taken in turns."""
+    taken = [(first.time_layers(images[0]), second.time_layers(images[0])) for _ in range(rounds)]
+    return {
+        name: (statistics.median(a[name] for a, _ in taken), statistics.median(b[name] for _, b in taken))
+        for name in taken[0][0]
+    }
+
+
+def profile(layers: Sequence[Layer], sessions: dict[str, NcnnSession], images: Images) -> list[dict[str, Any]]:
+    """Milliseconds of every layer in every ncnn row, medians of rounds taken in turns."""
+    taken = [{name: session.time_layers(images[0]) for name, session in sessions.items()} for _ in range(10)]
+    rows = []
+    for layer in layers:
+        if layer.kind != "Input":
+            size = {"kernel": layer.integer(1), "out_chs": layer.integer(0)} if layer.kind == "Convolution" else {}
+            times = {name: statistics.median(each[name][layer.name] for each in taken) for name in sessions}
+            rows.append({"name": layer.name, "kind": layer.kind, **size, "ms": rounded(times)})
+    return rows
+
+
+def add_up(layers: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Milliseconds of each kind of layer, convolutions by kernel."""
+    totals: dict[str, dict[str, float]] = {}
+    for row in layers:
+        kind = f"{row['kind']} {row['kernel']}x{row['kernel']}" if "kernel" in row else row["kind"]
+        sums = totals.setdefault(kind, dict.fromkeys(row["ms"], 0.0))
+        for name, time_ms in row["ms"].items():
+            sums[name] += time_ms
+    return {kind: rounded(sums) for kind, sums in totals.items()}
+
+
+def make_peers(
+    folder: Path, dataset: Dataset, input_spec: InputSpec, images: Images
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Name and call of each row of another engine."""
+    path, qdq, unsigned = folder / "model.onnx", folder / "qdq.onnx", folder / "unsigned.onnx"
+    onnx.save(insert_qdq(load_onnx(path), load_qparams(folder / "qparams.json")), qdq)
+    pictures = [make_input(dataset[i].image, input_spec)[0] for i in range(min(PICTURES, len(dataset)))]
+    quantize_by_onnxruntime(path, unsigned, pictures)
+    for name, file in (("float32", path), ("our Q/DQ, s8s8", qdq), ("its own Q/DQ, u8s8", unsigned)):
+        yield f"ONNX Runtime {name}", open_onnxruntime(file, images)
+    for name, file, precision in (
+        ("float, its default", path, ""),
+        ("float32", path, "f32"),
+        ("our Q/DQ, int8", qdq, ""),
+        ("ONNX Runtime's Q/DQ, u8s8", unsigned, ""),
+    ):
+        yield f"OpenVINO {name}", open_openvino(file, images, precision)
+
+
+def quantize_by_onnxruntime(path: Path, out: Path, pictures: list[Images]) -> None:
+    """ONNX Runtime's static quantization: unsigned activations, signed weights per channel."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left = iter(pictures)
+
+        def get_next(self) -> dict[str, Images] | None:
+            picture = next(self._left, None)
+            return None if picture is None else {"images": picture}
+
+    quantize_static(
+        str(path),
+        str(out),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+    )
+
+
+def open_onnxruntime(path: Path, images: Images) -> Callable[[], Any]:
+    """One run of a file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"images": images})
+
+
+def open_openvino(path: Path, images: Images, precision: str) -> Callable[[], Any]:
+    """One run of a file; precision "" is the engine's own choice."""
+    import openvino
+
+    config: dict[str, Any] = {"INFERENCE_NUM_THREADS": THREADS, "PERFORMANCE_HINT": "LATENCY"}
+    if precision:
+        config["INFERENCE_PRECISION_HINT"] = precision
+    request = openvino.Core().compile_model(str(path), "CPU", config).create_infer_request()
+    return lambda: request.infer([images])
+
+
+def race(runs: Mapping[str, Callable[[], Any]], rounds: int, *, reference: str = REFERENCE) -> list[dict[str, Any]]:
+    """Median milliseconds of each, and the median of its ratio to the reference in the same round."""
+    for run in runs.values():
+        run()
+    gc.collect()
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            run()  # brings its weights into the caches that the one before has filled
+            started = time.perf_counter()
+            run()
+            taken[name].append(1000 * (time.perf_counter() - started))
+    rows = []
+    for name, times in taken.items():
+        ratios = [mine / theirs for mine, theirs in zip(times, taken[reference], strict=True)]
+        times_ms = {"median_ms": statistics.median(times), "least_ms": min(times), "ratio": statistics.median(ratios)}
+        rows.append({"name": name, **rounded(times_ms)})
+    return rows
+
+
+def rounded(values: Mapping[str, float]) -> dict[str, float]:
+    """To three places."""
+    return {name: round(value, 3) for name, value in values.items()}
+
+
+def list_versions() -> dict[str, str]:
+    """Of the engines."""
+    import ncnn
+    import onnxruntime
+    import openvino
+
+    return {"ncnn": ncnn.__version__, "onnxruntime": onnxruntime.__version__, "openvino": openvino.__version__}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """As Markdown."""
+    lines = [f"| row | ms, median | ms, least | ratio to {REFERENCE} |", "|---|---|---|---|"]
+    for row in rows:
+        lines.append(f"| {row['name']} | {row['median_ms']:.1f} | {row['least_ms']:.1f} | {row['ratio']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
