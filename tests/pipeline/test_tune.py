@@ -1,0 +1,139 @@
+"""`bench --tune` on the bundle of the whole way: what it tries is really run, and what it writes is really used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+from whole_way import WholeWay
+
+from edgeyolo import verbs
+from edgeyolo.backends import Session, list_tuning_choices
+from edgeyolo.backends._ncnn_files import parse_param
+from edgeyolo.backends._ncnn_mixed import int8_layer_names
+from edgeyolo.bundle import open_bundle, rewrite_manifest
+from edgeyolo.bundle.reader import read_manifest
+from edgeyolo.cli.app import make_app
+from edgeyolo.runtime import Detector
+from edgeyolo.runtime.race import Verdict
+from edgeyolo.runtime.tuner import as_deployed, tune
+from edgeyolo.spec.errors import UnknownNameError, UsageError
+from edgeyolo.spec.tuning import Choice, Setup
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (160, 160, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def bundle(whole_way: WholeWay, tmp_path: Path) -> Path:
+    return Path(shutil.copy(whole_way.bundles["host-cpu"], tmp_path / "tuned.eyb"))
+
+
+def let_every_challenger_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the clock out: every choice runs, and every one is 10 % faster."""
+
+    def won(holder: object, challenger: object) -> Verdict:
+        for run in (holder, challenger):
+            assert callable(run)
+            run()
+        return Verdict(0.9, 0.89, 0.91, 8, 10.0, 9.0, is_faster=True)
+
+    monkeypatch.setattr("edgeyolo.runtime.tuner.race", won)
+
+
+def test_tuning_on_data_holds_the_budget_and_keeps_the_files(whole_way: WholeWay, bundle: Path) -> None:
+    deployed = read_manifest(bundle)
+    before = verbs.evaluate(bundle, whole_way.data, split="val").ap
+    arguments = ["bench", str(bundle), "--tune", "--data", str(whole_way.data), "--max-drop", "1", "--runs", "3"]
+    done = CliRunner().invoke(make_app(), [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    tuning = json.loads(done.stdout)["tuning"]
+    manifest = read_manifest(bundle)
+    assert manifest.tuning is not None and len(manifest.tuning.rows) == len(tuning["rows"]) > 15
+    assert tuning["default_ap"] == pytest.approx(before, abs=0.01)
+    after = verbs.evaluate(bundle, whole_way.data, split="val").ap
+    assert tuning["tuned_ap"] == pytest.approx(after, abs=0.01) and before - after <= 1.0
+    assert manifest.sha256 == deployed.sha256 and as_deployed(manifest) == deployed
+    assert tuning["ratio"] == 1.0 or tuning["ratio_high"] < 1.0
+
+
+def test_everything_that_can_be_chosen_runs_and_detects_the_same(
+    whole_way: WholeWay, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All choices at once: threads, every option turned, every layer in float."""
+    let_every_challenger_win(monkeypatch)
+    tune(bundle, [PICTURE], score=lambda session: 50.0)
+    manifest = read_manifest(bundle)
+    assert manifest.tuning is not None and all(row.kept for row in manifest.tuning.rows)
+    assert all(row.map_difference < 0.2 for row in manifest.tuning.rows)
+    with open_bundle(bundle) as opened:
+        param = opened.folder / manifest.artefact.files["param"]
+        int8 = int8_layer_names(parse_param(param.read_text(), where=param))
+    assert set(manifest.artefact.float_layers) == set(int8) and manifest.threads == 1
+    deployed = verbs.evaluate(whole_way.bundles["host-cpu"], whole_way.data, split="val").ap
+    assert verbs.evaluate(bundle, whole_way.data, split="val").ap == pytest.approx(deployed, abs=3)
+    with Detector.load(bundle) as detector:
+        detector.detect(cv2.imread(str(next(whole_way.data.rglob("*.png")))))
+
+
+def test_a_budget_that_nothing_meets_leaves_the_bundle_as_deployed(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_every_challenger_win(monkeypatch)
+    scores = iter([50.0])  # the first is of the bundle as deployed
+
+    def score(session: Session) -> float:
+        return next(scores, 40.0)
+
+    before = read_manifest(bundle)
+    tuned = tune(bundle, [PICTURE], score=score, max_drop=0.5)
+    assert as_deployed(tuned) == before and tuned.artefact == before.artefact and tuned.threads == before.threads
+    assert tuned.tuning is not None and tuned.tuning.ratio == 1.0 and tuned.tuning.tuned_ap == 50.0
+    assert all("taken back: 10.00 AP" in row.why and not row.kept for row in tuned.tuning.rows)
+
+
+def test_other_numbers_are_not_taken_without_data(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_every_challenger_win(monkeypatch)
+    monkeypatch.setattr("edgeyolo.runtime.tuner.MAX_DIFFERENCE", 1e-9)
+    tuned = tune(bundle, [PICTURE])
+    assert tuned.tuning is not None
+    for row in tuned.tuning.rows:
+        assert row.kept == (row.map_difference <= 1e-9) and ("give data" in row.why) == (not row.kept)
+    assert any(row.kept for row in tuned.tuning.rows) and any(not row.kept for row in tuned.tuning.rows)
+
+
+def test_int8_is_never_offered_the_winograd_that_overflows(bundle: Path) -> None:
+    with open_bundle(bundle) as opened:
+        choices = list_tuning_choices(opened.folder, opened.manifest.artefact)
+    assert choices and all(dict(choice.options).get("use_winograd43_convolution") is not True for choice in choices)
+
+
+def test_what_cannot_be_tuned(whole_way: WholeWay, bundle: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to tune for engine onnxruntime"):
+        tune(whole_way.bundles["host-onnx"], [PICTURE])
+    with pytest.raises(UsageError, match="no picture"):
+        tune(bundle, [])
+    with pytest.raises(UsageError, match="max_drop is -1"):
+        tune(bundle, [PICTURE], max_drop=-1)
+    done = CliRunner().invoke(make_app(), ["bench", str(bundle), "--data", str(whole_way.data)])
+    assert done.exit_code == 2 and "--data is for --tune" in done.output
+
+
+def test_a_manifest_that_names_a_layer_which_is_not_there(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    artefact = msgspec.structs.replace(manifest.artefact, float_layers=("nowhere",))
+    rewrite_manifest(bundle, msgspec.structs.replace(manifest, artefact=artefact))
+    with pytest.raises(UnknownNameError, match="nowhere"):
+        Detector.load(bundle)
+
+
+def test_a_choice_changes_only_what_it_says() -> None:
+    setup = Setup({"a": True, "b": 1}, threads=4, float_layers=("x",))
+    assert Choice("t", threads=2).change(setup) == Setup({"a": True, "b": 1}, 2, ("x",))
+    assert Choice("o", (("a", False),)).change(setup) == Setup({"a": False, "b": 1}, 4, ("x",))
+    assert Choice("l", float_layers=("x", "y")).change(setup) == Setup({"a": True, "b": 1}, 4, ("x", "y"))
