@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import msgspec
 
 from edgeyolo.spec.errors import BundleError, FormatError
 from edgeyolo.spec.manifest import FORMAT_VERSION, Manifest
+from edgeyolo.spec.model import AnchorDecode, DflDecode
 from edgeyolo.spec.strict import decode_json
 
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_TOTAL_BYTES = 4 << 30
 REBUILD = "Build it again with `edgeyolo deploy`, or copy it again from where it was built"
+_MAX_THREADS, _MAX_CLASSES, _MAX_SIDE, _MAX_BINS, _LARGE = 1024, 100_000, 1 << 14, 1024, 1_000_000
 
 # One flat folder of plain names: no separator, drive, leading dot or control character can name another place.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
@@ -67,7 +70,13 @@ def parse_manifest(raw: bytes, *, where: object) -> Manifest:
 
 
 def check_manifest(manifest: Manifest, *, where: object) -> None:
-    """Raise BundleError unless the files of the artefact are exactly those that have a digest, all plain names."""
+    """Raise BundleError unless its numbers can be used and those that have a digest are the artefact's files.
+
+    That they are the right digests is for the reader to see.
+    """
+    for name, fits in _list_checks(manifest):
+        if not fits:
+            raise BundleError(f"{name} is out of its range", where=where, hint=REBUILD)
     check_names([MANIFEST_NAME, *manifest.sha256], where=where)
     for role, name in manifest.artefact.files.items():
         if name not in manifest.sha256:
@@ -75,3 +84,27 @@ def check_manifest(manifest: Manifest, *, where: object) -> None:
     for name in manifest.sha256:
         if name not in manifest.artefact.files.values():
             raise BundleError(f"'{name}' has a sha256 but is no file of the artefact", where=where, hint=REBUILD)
+
+
+def _list_checks(manifest: Manifest) -> Iterator[tuple[str, bool]]:
+    """Every number that the runtime computes with: its name, and whether it can.
+
+    JSON has no numbers that are not finite, so only ranges are left to look at.
+    """
+    model = manifest.model
+    picture, decode = model.input, model.decode
+    yield "threads", 0 <= manifest.threads <= _MAX_THREADS
+    yield "model.class_names", 0 < len(model.class_names) <= _MAX_CLASSES
+    yield "model.input.image_hw", all(0 < side <= _MAX_SIDE for side in picture.image_hw)
+    yield "model.input.mean", all(abs(mean) <= _LARGE for mean in picture.mean)
+    yield "model.input.std", all(1 / _LARGE <= std <= _LARGE for std in picture.std)
+    yield "model.input.letterbox_value", 0 <= picture.letterbox_value <= 255
+    yield "model.decode.strides", len(decode.strides) > 0 and all(0 < s <= _MAX_SIDE for s in decode.strides)
+    if isinstance(decode, AnchorDecode):
+        sides = [side for level in decode.anchors_wh for anchor in level for side in anchor]
+        yield "model.decode.anchors_wh", len(decode.anchors_wh) == len(decode.strides) and all(decode.anchors_wh)
+        yield "model.decode.anchors_wh", all(0 < side <= _LARGE for side in sides)
+    elif isinstance(decode, DflDecode):
+        yield "model.decode.bins", 0 < decode.bins <= _MAX_BINS
+    else:
+        yield "model.decode.candidates", 0 < decode.candidates <= _LARGE

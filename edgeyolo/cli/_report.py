@@ -71,6 +71,12 @@ class Report:
             sys.stdout.write(json_format.dumps(value, indent=2) + "\n")
             sys.stdout.flush()
 
+    def show_json_line(self, value: object) -> None:
+        """Print one machine-readable line of several, if they were asked for."""
+        if self.json:
+            sys.stdout.write(json_format.dumps(value) + "\n")
+            sys.stdout.flush()
+
     def fail(self, error: EdgeYoloError) -> None:
         """Print an error; the verb will exit with its code."""
         self.errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -1,8 +1,12 @@
-"""`edgeyolo detect`: pictures, a video or a camera -> boxes."""
+"""`edgeyolo detect`: pictures, a video, an address or a camera -> boxes."""
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +16,10 @@ from edgeyolo.cli._report import Json, Report, reporting
 
 if TYPE_CHECKING:
     from edgeyolo.runtime import Detections, Detector
+    from edgeyolo.runtime.capture import Source
+    from edgeyolo.runtime.clock import Timing
+    from edgeyolo.runtime.pipeline import StreamRun
+    from edgeyolo.runtime.video_file import VideoFile
     from edgeyolo.spec.detections import Image
 
 PLACE = (5, "On the board")
@@ -19,8 +27,12 @@ PLACE = (5, "On the board")
 
 def detect(
     bundle: Annotated[Path, typer.Argument(help="Bundle that `edgeyolo deploy` wrote.")],
-    sources: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns, videos or a camera's number.")],
-    save: Annotated[Path | None, typer.Option(help="Folder for pictures with the boxes drawn on them.")] = None,
+    sources: Annotated[
+        list[str], typer.Argument(help="Pictures, folders, patterns, videos, addresses (rtsp://...), camera numbers.")
+    ],
+    save: Annotated[
+        Path | None, typer.Option(help="Folder for pictures, and a video (.mp4) of each stream, with the boxes drawn.")
+    ] = None,
     score_threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Weaker boxes are not reported.")] = 0.25,
     iou_threshold: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Of boxes of a class that overlap more, the best is kept.")
@@ -28,9 +40,19 @@ def detect(
     max_detections: Annotated[int, typer.Option(min=1, help="Per picture.")] = 300,
     threads: Annotated[int, typer.Option(min=0, help="Engine threads, 0 for the bundle's own number.")] = 0,
     frames: Annotated[int, typer.Option(min=0, help="Stop after so many pictures; 0 for all there are.")] = 0,
+    every_frame: Annotated[
+        bool, typer.Option("--every-frame", help="Drop no frame of a live source, however late the boxes come.")
+    ] = False,
+    reconnect: Annotated[
+        float, typer.Option(min=0.0, help="Seconds for which a live source that goes away is tried again; 0 for none.")
+    ] = 10.0,
     json: Json = False,
 ) -> None:
-    """Find objects in pictures, a video or a camera."""
+    """Find objects in pictures, a video or a camera.
+
+    With --json, pictures give one object at the end; where there is a video or a camera, every frame gives one line as
+    it is done, and each stream one line of counts and times after its last. Ctrl-C ends a stream and sums it up.
+    """
     with reporting(json=json) as report:
         from edgeyolo.runtime import Detector
 
@@ -41,12 +63,9 @@ def detect(
             iou_threshold=iou_threshold,
             max_detections=max_detections,
         ) as detector:
-            records, errors = _detect_all(detector, _expand(sources), save, frames or None, report)
-        if save is not None and records:
-            report.say(f"Wrote {len(records)} pictures into {save}")
-        if errors:
-            report.warn(f"{len(errors)} of {len(records) + len(errors)} could not be read")
-        report.show_json({"pictures": records, "errors": errors})
+            run = _Run(detector, save, frames, every_frame, reconnect, report)
+            run.detect_all(_expand(sources))
+        run.conclude()
 
 
 def _expand(sources: list[str]) -> list[str]:
@@ -62,38 +81,139 @@ def _expand(sources: list[str]) -> list[str]:
     return expanded
 
 
-def _detect_all(
-    detector: Detector, sources: list[str], save: Path | None, frames: int | None, report: Report
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """One record per picture, and one per source that could not be read."""
-    from edgeyolo.runtime.stream import open_stream
-    from edgeyolo.spec.errors import DataError
+class _Run:
+    """One call of the verb: goes from source to source and keeps what the end is to tell."""
 
-    records: list[dict[str, Any]] = []
-    errors: list[dict[str, str]] = []
-    names: set[str] = set()
-    for source in sources:
-        try:
-            for name, image in open_stream(source):
-                if frames is not None and len(records) >= frames:
-                    return records, errors
-                detections = detector.detect(image)
-                records.append(_make_record(name, image, detections, detector))
-                report.say(_summarise(records[-1]))
-                if save is not None:
-                    _save_drawn(save / _free_name(name, names), image, detections, detector.class_names)
-        except DataError as error:
-            report.fail(error)
-            errors.append({"source": source, "what": error.what, "hint": error.hint})
-    return records, errors
+    def __init__(
+        self, detector: Detector, save: Path | None, frames: int, every_frame: bool, reconnect_s: float, report: Report
+    ) -> None:
+        self._detector, self._save, self._report = detector, save, report
+        self._frames, self._every_frame, self._reconnect_s = frames, every_frame, reconnect_s
+        self._records: list[dict[str, Any]] = []
+        self._errors: list[dict[str, str]] = []
+        self._names: set[str] = set()
+        self._count = 0
+        self._lines = False
+
+    def detect_all(self, sources: list[str]) -> None:
+        """Every source in turn; one that cannot be read is reported, and the next one comes."""
+        from edgeyolo.runtime.capture import make_source
+        from edgeyolo.spec.errors import DataError
+
+        captured = [make_source(source) for source in sources]
+        self._lines = any(captured)
+        for source, stream in zip(sources, captured, strict=True):
+            if self._is_enough():
+                return
+            try:
+                if stream is None:
+                    self._detect_pictures(source)
+                elif not self._detect_stream(stream):
+                    return
+            except DataError as error:
+                self._report.fail(error)
+                self._tell_error({"source": source, "what": error.what, "hint": error.hint})
+
+    def conclude(self) -> None:
+        """What is said once, at the end."""
+        if self._save is not None and self._names:
+            self._report.say(f"Wrote {len(self._names)} files into {self._save}")
+        if self._errors:
+            self._report.warn(f"{len(self._errors)} of {self._count + len(self._errors)} could not be read")
+        if not self._lines:
+            self._report.show_json({"pictures": self._records, "errors": self._errors})
+
+    def _is_enough(self) -> bool:
+        return 0 < self._frames <= self._count
+
+    def _detect_pictures(self, source: str) -> None:
+        from edgeyolo.runtime.draw import draw_detections
+        from edgeyolo.runtime.stream import open_stream
+
+        for name, image in open_stream(source):
+            if self._is_enough():
+                return
+            detections = self._detector.detect(image)
+            self._tell(_make_record(name, image, detections, self._detector.class_names, self._detector.timing))
+            if self._save is not None:
+                drawn = draw_detections(image, detections, self._detector.class_names)
+                _write_picture(self._save / _free_name(name, self._names), drawn)
+
+    def _detect_stream(self, source: Source) -> bool:
+        """Frames as they come, into one video; False where a signal asked for the end."""
+        from edgeyolo.runtime.draw import draw_detections
+        from edgeyolo.runtime.pipeline import StreamRun
+
+        run = StreamRun(self._detector, source, every_frame=self._every_frame, reconnect_s=self._reconnect_s)
+        with contextlib.ExitStack() as ending:
+            ending.callback(self._tell_summary, run)
+            video = ending.enter_context(self._open_video(run, self._save)) if self._save is not None else None
+            signals = ending.enter_context(_stopping_on_signals(run))
+            for name, image, detections in ending.enter_context(run):
+                record = _make_record(name, image, detections, self._detector.class_names, run.timing)
+                self._tell(record | {"seconds": round(run.seconds, 3)})
+                if video is not None:
+                    video.write(draw_detections(image, detections, self._detector.class_names), run.seconds)
+                if self._is_enough():
+                    break
+            return not signals
+
+    def _open_video(self, run: StreamRun, folder: Path) -> VideoFile:
+        from edgeyolo.runtime.video_file import VideoFile
+
+        return VideoFile(folder / _free_name(f"{run.stem}.mp4", self._names), fps=run.fps)
+
+    def _tell(self, record: dict[str, Any]) -> None:
+        self._count += 1
+        self._report.say(_summarise(record))
+        if self._lines:
+            self._report.show_json_line(record)
+        else:
+            self._records.append(record)
+
+    def _tell_error(self, error: dict[str, str]) -> None:
+        self._errors.append(error)
+        if self._lines:
+            self._report.show_json_line({"error": error})
+
+    def _tell_summary(self, run: StreamRun) -> None:
+        summary = run.summarise()
+        times = ", ".join(f"{part} {spread.median_ms:.1f}" for part, spread in summary.latency.items())
+        self._report.say(
+            f"{run.stem}: {summary.detected} of {summary.captured} frames in {summary.seconds:.1f} s "
+            f"({summary.fps:.1f} a second), {summary.dropped} dropped, {summary.reconnects} times reconnected; "
+            f"median ms: {times or 'none'}"
+        )
+        self._report.show_json_line({"stream": run.stem, "summary": asdict(summary)})
 
 
-def _make_record(name: str, image: Image, detections: Detections, detector: Detector) -> dict[str, Any]:
+@contextlib.contextmanager
+def _stopping_on_signals(run: StreamRun) -> Iterator[list[int]]:
+    """The first SIGINT or SIGTERM ends the stream, and is noted in the list; a second one has its usual effect."""
+    caught: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+        run.stop()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before: dict[int, Any] = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _make_record(
+    name: str, image: Image, detections: Detections, class_names: tuple[str, ...], timing: Timing
+) -> dict[str, Any]:
     return {
         "picture": name,
         "image_hw": [image.shape[0], image.shape[1]],
-        "latency_ms": round(detector.timing.total_ms, 3),
-        "objects": detections.as_dicts(detector.class_names),
+        "latency_ms": round(timing.total_ms, 3),
+        "objects": detections.as_dicts(class_names),
     }
 
 
@@ -105,10 +225,10 @@ def _summarise(record: dict[str, Any]) -> str:
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """A file name that no earlier picture has; what has no picture's suffix, such as a frame, becomes a JPEG."""
+    """A file name that no earlier picture has; what has no suffix of a picture or of ours becomes a JPEG."""
     from edgeyolo.runtime.stream import PICTURE_SUFFIXES
 
-    path = Path(name if Path(name).suffix.lower() in PICTURE_SUFFIXES else f"{name}.jpg")
+    path = Path(name if Path(name).suffix.lower() in {*PICTURE_SUFFIXES, ".mp4"} else f"{name}.jpg")
     free, number = path.name, 2
     while free in taken:
         free, number = f"{path.stem}-{number}{path.suffix}", number + 1
@@ -116,11 +236,9 @@ def _free_name(name: str, taken: set[str]) -> str:
     return free
 
 
-def _save_drawn(path: Path, image: Image, detections: Detections, class_names: tuple[str, ...]) -> None:
+def _write_picture(path: Path, image: Image) -> None:
     import cv2
 
-    from edgeyolo.runtime.draw import draw_detections
     from edgeyolo.spec.atomic import write_file
 
-    encoded = cv2.imencode(path.suffix, draw_detections(image, detections, class_names))[1]
-    write_file(path, encoded.tobytes())
+    write_file(path, cv2.imencode(path.suffix, image)[1].tobytes())

@@ -14,7 +14,7 @@ import numpy as np
 from edgeyolo.geometry.nms import class_wise_nms
 from edgeyolo.runtime.clock import Timing
 from edgeyolo.runtime.decode import decode, map_shapes
-from edgeyolo.runtime.preprocess import make_batch
+from edgeyolo.runtime.preprocess import InputWriter, make_batch
 from edgeyolo.spec.detections import Detections, Float32, Image
 from edgeyolo.spec.errors import BackendError, UsageError
 from edgeyolo.spec.manifest import Manifest
@@ -75,6 +75,7 @@ class Detector:
         self._session = session
         self._map_shapes = map_shapes(spec.decode, len(spec.class_names), spec.input.image_hw)
         self._memory = np.empty((1, 3, *spec.input.image_hw), np.float32)
+        self._writer = InputWriter(spec.input)
         self._closing = contextlib.ExitStack()
         self._closing.callback(session.close)
         self._closed = False
@@ -97,16 +98,20 @@ class Detector:
 
         Raises:
             BundleError: broken, altered, unsafe or too new. MissingPackageError: its engine is not installed.
-            BackendError: the engine cannot open the artefact. UsageError: an argument out of its range.
+            EngineCrashError: its engine dies on this computer. BackendError: the engine cannot open the artefact, or
+            the processor lacks what it needs. UsageError: an argument out of its range.
         """
         from edgeyolo.backends import open_artefact
         from edgeyolo.bundle import open_bundle
+        from edgeyolo.runtime.processor import check_engine, check_processor
 
         if threads < 0:
             raise UsageError(f"threads is {threads}", hint="Give 0 for the number in the bundle, or more")
         with contextlib.ExitStack() as opening:
             bundle = opening.enter_context(open_bundle(Path(path)))
             manifest = bundle.manifest
+            check_processor(manifest)
+            check_engine(bundle.folder, manifest)
             session = open_artefact(
                 bundle.folder,
                 manifest.artefact,
@@ -155,7 +160,7 @@ class Detector:
         if len(self._memory) < len(images):
             self._memory = np.empty((len(images), *self._memory.shape[1:]), np.float32)
         started = time.perf_counter()
-        batch, letterboxes = make_batch(images, self.spec.input, out=self._memory[: len(images)])
+        batch, letterboxes = make_batch(images, self.spec.input, out=self._memory[: len(images)], writer=self._writer)
         prepared = time.perf_counter()
         maps = self._session.run(batch)
         answered = time.perf_counter()

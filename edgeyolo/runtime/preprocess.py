@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from edgeyolo.geometry.letterbox import Letterbox, letterbox_image, make_letterbox
+from edgeyolo.geometry.letterbox import Letterbox, make_letterbox
 from edgeyolo.spec.detections import Float32, Image
 from edgeyolo.spec.errors import ImageError
 from edgeyolo.spec.model import InputSpec
@@ -27,14 +28,36 @@ def bgr_from_any(image: Image) -> Image:
     """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         found = f"an array of {image.dtype}" if isinstance(image, np.ndarray) else f"a {type(image).__name__}"
-        raise ImageError(f"expected a picture, an array of uint8, and found {found}", hint=_HINT)
+        raise ImageError(
+            f"expected a picture, an array of uint8, and found {found}", where="image", hint=_hint_for(image)
+        )
     channels = image.shape[2] if image.ndim == 3 else 1
     if image.ndim not in (2, 3) or channels not in (1, 3, 4) or image.size == 0:
-        raise ImageError(f"a picture of shape {image.shape} cannot be used", hint=_HINT)
+        raise ImageError(f"a picture of shape {image.shape} cannot be used", where="image", hint=_hint_for(image))
     if channels == 3:
         return image
     code = cv2.COLOR_GRAY2BGR if channels == 1 else cv2.COLOR_BGRA2BGR
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), code), np.uint8)
+
+
+def _hint_for(image: object) -> str:
+    """What makes a usable picture of what was given."""
+    if image is None:
+        return "cv2.imread gives None for a file that it cannot read: check its path"
+    if isinstance(image, str | Path):
+        return "Read the file first, with cv2.imread"
+    if isinstance(image, np.ndarray):
+        if image.ndim == 4:
+            return "Give the pictures of a batch to detect_batch, as a list"
+        if image.ndim == 3 and image.shape[0] in (1, 3, 4) and image.shape[2] not in (1, 3, 4):
+            return f"{_HINT}; the channels come last: image.transpose(1, 2, 0)"
+        if image.dtype.kind == "f":
+            return f"{_HINT}; floats from 0 to 1 become one by (image * 255).round().astype(np.uint8)"
+        if image.dtype == np.uint16:
+            return f"{_HINT}; 16 bits become 8 by (image >> 8).astype(np.uint8)"
+    if hasattr(image, "convert") and hasattr(image, "size"):  # PIL, which is not needed to be installed
+        return f"{_HINT}; a PIL picture becomes one by np.asarray(image.convert('RGB'))[..., ::-1]"
+    return _HINT
 
 
 def make_input(image: Image, spec: InputSpec, *, out: Float32 | None = None) -> tuple[Float32, Letterbox]:
@@ -50,30 +73,72 @@ def make_input(image: Image, spec: InputSpec, *, out: Float32 | None = None) -> 
     Raises:
         ImageError: not a picture.
     """
-    image = bgr_from_any(image)
-    letterbox = make_letterbox((image.shape[0], image.shape[1]), spec.image_hw, alignment=spec.letterbox_alignment)
-    canvas = letterbox_image(image, letterbox, value=spec.letterbox_value)
     if out is None:
         out = np.empty((1, 3, *spec.image_hw), np.float32)
-    _normalise(canvas, spec, out[0])
-    return out, letterbox
+    return out, InputWriter(spec).write(image, out[0])
 
 
 def make_batch(
-    images: Sequence[Image], spec: InputSpec, *, out: Float32 | None = None
+    images: Sequence[Image], spec: InputSpec, *, out: Float32 | None = None, writer: InputWriter | None = None
 ) -> tuple[Float32, list[Letterbox]]:
-    """`make_input` for B >= 1 pictures of any sizes: (B, 3, H, W) float32 and B letterboxes."""
+    """`make_input` for B >= 1 pictures of any sizes: (B, 3, H, W) float32 and B letterboxes.
+
+    Args:
+        writer: one made for `spec`; reusing it saves the cost of fresh memory.
+    """
     if out is None:
         out = np.empty((len(images), 3, *spec.image_hw), np.float32)
-    return out, [make_input(image, spec, out=out[i : i + 1])[1] for i, image in enumerate(images)]
+    if writer is None:
+        writer = InputWriter(spec)
+    letterboxes = []
+    for i, image in enumerate(images):
+        try:
+            letterboxes.append(writer.write(image, out[i]))
+        except ImageError as error:
+            where = f"picture {i} of {len(images)}" if len(images) > 1 else error.where
+            raise ImageError(error.what, where=where, hint=error.hint) from None
+    return out, letterboxes
 
 
-def _normalise(canvas: Image, spec: InputSpec, planes: Float32) -> None:
-    """(H, W, 3) uint8 BGR -> (3, H, W) float32 in place. Plane by plane is several times faster than a transpose."""
-    channels = cv2.split(canvas)
-    if spec.colour_order == "rgb":
-        channels = channels[::-1]
-    for channel, mean, std, plane in zip(channels, spec.mean, spec.std, planes, strict=True):
-        np.multiply(channel, np.float32(1.0 / (255.0 * std)), out=plane)
-        if mean:
-            np.subtract(plane, np.float32(mean / std), out=plane)
+class InputWriter:
+    """Writes pictures as network inputs, with memory of its own for the steps between; one thread at a time.
+
+    Only the picture is resized and split into planes; the padding around it is filled in as the number that it becomes.
+    """
+
+    def __init__(self, spec: InputSpec) -> None:
+        self._spec = spec
+        pixels = spec.image_hw[0] * spec.image_hw[1]
+        self._resized = np.empty(3 * pixels, np.uint8)
+        self._planes = [np.empty(pixels, np.uint8) for _ in range(3)]
+        self._factors = [np.float32(1.0 / (255.0 * std)) for std in spec.std]
+        self._offsets = [np.float32(mean / std) for mean, std in zip(spec.mean, spec.std, strict=True)]
+
+    def write(self, image: Image, out: Float32) -> Letterbox:
+        """Fill (3, H, W) float32 `out` from a picture; arguments and errors as in `make_input`."""
+        image = bgr_from_any(image)
+        spec = self._spec
+        letterbox = make_letterbox((image.shape[0], image.shape[1]), spec.image_hw, alignment=spec.letterbox_alignment)
+        channels = self._split(image, letterbox.resized_hw)
+        (height, width), top, left = letterbox.resized_hw, letterbox.pad_top, letterbox.pad_left
+        grey = np.uint8(spec.letterbox_value)
+        for channel, factor, offset, plane in zip(channels, self._factors, self._offsets, out, strict=True):
+            place = plane[top : top + height, left : left + width]
+            np.multiply(channel, factor, out=place)
+            if offset:
+                np.subtract(place, offset, out=place)
+            padding = np.multiply(grey, factor) - offset
+            plane[:top], plane[top + height :] = padding, padding
+            plane[top : top + height, :left], plane[top : top + height, left + width :] = padding, padding
+        return letterbox
+
+    def _split(self, image: Image, size_hw: tuple[int, int]) -> list[Image]:
+        """Resize a picture, bilinear, and give its planes, each of `size_hw`, in the network's colour order."""
+        height, width = size_hw
+        if image.shape[:2] != size_hw:
+            resized = self._resized[: height * width * 3].reshape(height, width, 3)
+            cv2.resize(image, (width, height), dst=resized, interpolation=cv2.INTER_LINEAR)
+            image = resized
+        planes = [plane[: height * width].reshape(size_hw) for plane in self._planes]
+        cv2.split(image, planes)
+        return planes if self._spec.colour_order == "bgr" else planes[::-1]

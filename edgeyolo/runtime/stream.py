@@ -7,16 +7,13 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
-
+from edgeyolo.runtime.capture import FrameReader, Source, make_source
 from edgeyolo.spec.detections import Image
 from edgeyolo.spec.errors import DataError, ImageError
 
 logger = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
 
 def open_stream(source: str | Path | int) -> Iterator[tuple[str, Image]]:
@@ -24,23 +21,23 @@ def open_stream(source: str | Path | int) -> Iterator[tuple[str, Image]]:
 
     Args:
         source: a picture; a folder, whose pictures come sorted by name; a pattern such as "shots/*.jpg"; a video;
-            or a camera, by its number (also as text, "0").
+            or a camera, by its number (also as text, "0"); or an address, such as "rtsp://...".
 
     Returns:
         (name, (H, W, 3) uint8 BGR) pairs. A picture's name is its file name; frames of a video or camera are
         "<stem>-000000", "<stem>-000001" ... Of several pictures, one that cannot be read is logged and left out.
 
     Raises:
-        DataError: nothing there that can be read. ImageError: the only picture cannot be read.
+        DataError: nothing there that can be read; a camera goes away. ImageError: the only picture cannot be read.
     """
-    text = str(source)
-    if text.isdecimal():
-        return _camera_frames(int(text))
-    path = Path(text)
+    captured = make_source(str(source))
+    if captured is not None:
+        return _frames(captured)
+    path = Path(str(source))
     if path.is_dir():
         return _several_pictures(path, sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES))
     if path.is_file():
-        return _video_frames(path) if path.suffix.lower() in VIDEO_SUFFIXES else iter([_picture(path)])
+        return iter([_picture(path)])
     if any(_is_pattern(part) for part in path.parts):
         return _several_pictures(path, sorted(p for p in _expand(path) if p.suffix.lower() in PICTURE_SUFFIXES))
     raise DataError("does not exist", where=path, hint="Give a picture, folder, pattern, video or camera number")
@@ -82,39 +79,7 @@ def _readable_pictures(where: Path, paths: list[Path]) -> Iterator[tuple[str, Im
         raise DataError(f"none of its {len(paths)} pictures can be read", where=where, hint="Look at the files")
 
 
-def _video_frames(path: Path) -> Iterator[tuple[str, Image]]:
-    capture = cv2.VideoCapture(str(path))
-    return _captured_frames(
-        capture,
-        path.stem,
-        DataError("is no video that OpenCV can read", where=path, hint="Convert it, to H.264 MP4 say"),
-    )
-
-
-def _camera_frames(index: int) -> Iterator[tuple[str, Image]]:
-    capture = cv2.VideoCapture(index)
-    problem = DataError("does not open or gives no frame", where=f"camera {index}", hint="Is it plugged in and free?")
-    return _captured_frames(capture, f"camera{index}", problem)
-
-
-def _captured_frames(capture: cv2.VideoCapture, stem: str, problem: DataError) -> Iterator[tuple[str, Image]]:
-    """Read the first frame at once, so that a bad source fails where it is opened."""
-    readable, first = capture.read()
-    if not readable:
-        capture.release()
-        raise problem
-    return _remaining_frames(capture, stem, np.asarray(first, np.uint8))
-
-
-def _remaining_frames(capture: cv2.VideoCapture, stem: str, first: Image) -> Iterator[tuple[str, Image]]:
-    try:
-        yield f"{stem}-{0:06d}", first
-        index = 1
-        while True:
-            readable, frame = capture.read()
-            if not readable:
-                return
-            yield f"{stem}-{index:06d}", np.asarray(frame, np.uint8)
-            index += 1
-    finally:
-        capture.release()
+def _frames(source: Source) -> Iterator[tuple[str, Image]]:
+    """The first frame is read at once, so that a bad source fails where it is opened."""
+    reader = FrameReader(source)
+    return ((reader.name(index), frame) for index, frame in reader)

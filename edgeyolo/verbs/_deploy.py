@@ -155,12 +155,16 @@ def make_manifest(
     scores: tuple[Score, ...],
 ) -> Manifest:
     """The manifest of a bundle, without the digests of its files."""
+    from edgeyolo.backends import list_needed_features
+
     source = {"model.onnx": record.onnx_sha256, "checkpoint": record.checkpoint_sha256}
     if qparams is not None:
         source |= {"qparams.json": sha256_of(folder / "qparams.json"), "recipe": qparams.calibration.recipe}
     return Manifest(
         model=record.model,
         target=Path(target_name(target)).stem,
+        machine=board.machine,
+        cpu_features=list_needed_features(artefact, board),
         artefact=artefact,
         threads=board.threads,
         sha256={},

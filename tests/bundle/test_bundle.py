@@ -328,3 +328,38 @@ def test_killed_while_writing_leaves_the_old_bundle_whole(bundle: Path, folder: 
         child.stdout.close()
         with open_bundle(bundle) as opened:
             assert (opened.folder / "net.bin").read_bytes() == FILES["net.bin"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("threads", -1),
+        ("threads", 10**9),
+        ("model.class_names", []),
+        ("model.input.image_hw", [0, 64]),
+        ("model.input.image_hw", [64, 1 << 31]),
+        ("model.input.mean", [0.0, 1e300, 0.0]),
+        ("model.input.std", [1.0, 0.0, 1.0]),
+        ("model.input.std", [1.0, 1e-40, 1.0]),
+        ("model.input.letterbox_value", 256),
+        ("model.input.letterbox_value", -1),
+        ("model.decode.strides", [0]),
+        ("model.decode.strides", []),
+        ("model.decode.anchors_wh", []),
+        ("model.decode.anchors_wh", [[]]),
+        ("model.decode.anchors_wh", [[[8.0, -1.0]]]),
+        ("model.decode", {"kind": "dfl", "strides": [8], "bins": 0}),
+        ("model.decode", {"kind": "graph", "strides": [8], "candidates": 0}),
+    ],
+)
+def test_numbers_that_nobody_can_compute_with_are_refused(path: str, value: object) -> None:
+    tree = msgspec.to_builtins(MANIFEST)
+    tree["sha256"] = dict.fromkeys(FILES, "0" * 64)
+    layout.parse_manifest(msgspec.json.encode(tree), where="m")
+    *parents, key = path.split(".")
+    node = tree
+    for parent in parents:
+        node = node[parent]
+    node[key] = value
+    with pytest.raises(BundleError, match="out of its range"):
+        layout.parse_manifest(msgspec.json.encode(tree), where="m")

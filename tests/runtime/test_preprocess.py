@@ -74,6 +74,40 @@ def test_what_is_no_picture(image: object, message: str) -> None:
         make_input(image, PLAIN)
 
 
+class LikePil:
+    """What a PIL picture shows of itself."""
+
+    size = (4, 4)
+
+    def convert(self, mode: str) -> LikePil:
+        return self
+
+
+@pytest.mark.parametrize(
+    ("image", "hint"),
+    [
+        (None, "check its path"),
+        ("cells.jpg", "Read the file"),
+        (LikePil(), "PIL picture"),
+        (np.zeros((4, 4, 3)), "image * 255"),
+        (np.zeros((4, 4, 3), np.uint16), "image >> 8"),
+        (np.zeros((3, 40, 40), np.uint8), "transpose(1, 2, 0)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), "detect_batch"),
+        (np.zeros((0, 4, 3), np.uint8), "(H, W, 3) uint8"),
+    ],
+)
+def test_what_is_no_picture_gets_a_hint(image: object, hint: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        make_input(image, PLAIN)
+    assert hint in caught.value.hint
+    assert caught.value.where == "image"
+
+
+def test_the_bad_picture_of_a_batch_is_named() -> None:
+    with pytest.raises(ImageError, match="picture 1 of 2"):
+        make_batch([np.zeros((4, 4, 3), np.uint8), None], PLAIN)
+
+
 def test_a_batch_is_its_pictures_and_memory_is_reused() -> None:
     images = [RNG.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((30, 40), (64, 96), (200, 50))]
     memory = np.full((3, 3, 64, 96), np.nan, np.float32)

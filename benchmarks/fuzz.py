@@ -1,0 +1,504 @@
+"""Altered bundles against the runtime: each must load and run, or be refused with one of edgeyolo's own errors.
+
+    python benchmarks/fuzz.py --count 100000 [--bundle cells.eyb ...] [--seed 0] [--out benchmarks/results/fuzz.json]
+
+A case is a valid bundle with an altered .param, .bin or manifest.json (the digests made to fit, so that the engine is
+reached), or an altered archive. It goes the way of a user's: `Detector.load`, then one picture. The cases run in child
+processes of limited memory; one that dies, or does not finish a case within five seconds, is a finding, and so is an
+exception that is no EdgeYoloError. Every case is a function of its number and the seed: --only 1234 runs it again in
+this process. Bundles to alter: a network of every layer kind, made here, and those of --bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import logging
+import mmap
+import os
+import random
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeyolo.backends._ncnn_files import _TAGS, Blob, _list_weight_sizes, parse_param, write_bin
+from edgeyolo.bundle import open_bundle, write_bundle
+from edgeyolo.runtime import Detector
+from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.errors import EdgeYoloError
+from edgeyolo.spec.machine import describe_machine
+from edgeyolo.spec.manifest import Artefact, Manifest
+from edgeyolo.spec.model import AnchorDecode, InputSpec, ModelSpec
+from edgeyolo.spec.provenance import sha256_of
+from edgeyolo.spec.strict import encode_json
+
+ROOT = Path(__file__).parents[1]
+DEFAULT_OUT = ROOT / "benchmarks/results/fuzz.json"
+HANG_S = 5.0
+MEMORY_BYTES = 4 << 30
+BATCH = 5000  # cases of one child
+MOST_BYTES = 1 << 16  # a bundle larger than this is altered more rarely, since its cases take longer
+RARELY = 0.06
+PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
+
+# Every layer kind that a bundle may have, on 32 x 32 pixels.
+PARAM = """7767517
+37 45
+Input in0 0 1 in0 0=32 1=32 2=3
+Convolution c0 1 1 in0 a 0=8 1=3 3=2 4=1 5=1 6=216 9=1
+Split s0 1 5 a a0 a1 a2 a3 a4
+ConvolutionDepthWise dw 1 1 a0 b 0=8 1=3 4=1 5=1 6=72 7=8 9=2 -23310=1,0.1
+HardSwish hw 1 1 b b1 0=0.1666667 1=0.5
+BatchNorm bn 1 1 b1 b2 0=8
+Scale sc 1 1 b2 b3 0=8 1=1
+PReLU pr 1 1 b3 b4 0=8
+Slice sl 1 2 a1 d e -23300=2,4,-233 1=0
+Swish sw 1 1 d d1
+Clip cl 1 1 e e1 0=0.0 1=6.0
+Concat c1 2 1 d1 e1 f 0=0
+Pooling mp 1 1 a2 g 0=0 1=3 2=1 3=1 5=1
+BinaryOp ad 2 1 f g h 0=0
+UnaryOp ab 1 1 h h1 0=0
+Convolution q8 1 1 a3 q 0=8 1=3 4=1 5=1 6=576 8=2 9=1
+Pooling p2 1 1 q q1 0=1 1=2 2=2
+Split s1 1 2 q1 q2 q3
+Interp up 1 1 q2 q4 0=1 1=2.0 2=2.0
+Deconvolution dc 1 1 q3 q5 0=8 1=2 3=2 5=1 6=256
+Concat c2 2 1 q4 q5 q6 0=0
+Split s2 1 3 h1 h2 h3 h4
+Pooling gp 1 1 h2 v 0=1 4=1
+InnerProduct ip 1 1 v v1 0=8 1=1 2=64 9=4
+BinaryOp mu 2 1 h3 v1 h5 0=2
+Reduction re 1 1 h4 r 0=3 1=0 -23303=2,1,2 4=1 5=1
+MemoryData md 0 1 m 0=1 1=1 2=8
+BinaryOp ma 2 1 r m r1 0=0
+HardSigmoid hs 1 1 r1 r2 0=0.2 1=0.5
+BinaryOp mb 2 1 h5 r2 h6 0=2
+Sigmoid sg 1 1 a4 t1
+TanH th 1 1 t1 t2
+Mish mi 1 1 t2 t3
+GELU ge 1 1 t3 t4 0=1
+ReLU rl 1 1 t4 t5 0=0.1
+Concat c3 4 1 b4 q6 h6 t5 z 0=0
+Convolution out 1 1 z out0 0=6 1=3 3=4 4=1 5=1 6=2160
+"""
+SPEC = ModelSpec(
+    name="every-kind",
+    activation="relu",
+    class_names=("a",),
+    input=InputSpec(image_hw=(32, 32)),
+    decode=AnchorDecode(strides=(8,), anchors_wh=(((8.0, 8.0),),)),
+)
+NUMBERS = (
+    *("0", "-1", "1", "2", "3", "4", "7", "8", "16", "32", "102", "255", "256", "-233", "1000", "65535", "65536"),
+    *("2147483647", "-2147483648", "2147483648", "4294967296", "1099511627776", "9" * 30, "1e30", "-1e30", "1e-40"),
+    *("nan", "inf", "-inf", "0.5", "1e38", "0x10", "", "1.0", "-0.0", "08"),
+)
+KINDS = (
+    *("Convolution", "ConvolutionDepthWise", "Deconvolution", "InnerProduct", "Pooling", "Interp", "Concat", "Split"),
+    *(
+        "Slice",
+        "BinaryOp",
+        "Reduction",
+        "MemoryData",
+        "BatchNorm",
+        "Scale",
+        "PReLU",
+        "ReLU",
+        "Clip",
+        "UnaryOp",
+        "Input",
+    ),
+    *("Swish", "GELU", "Dropout", "DeconvolutionDepthWise", "Reshape", "LSTM", "Crop", "Quantize", "pnnx.Expression"),
+)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A valid bundle: its manifest as JSON, its files, and the archive."""
+
+    manifest: bytes
+    files: dict[str, bytes]
+    archive: bytes
+
+    @property
+    def is_small(self) -> bool:
+        """Whether its cases are quick."""
+        return len(self.archive) <= MOST_BYTES
+
+
+def main() -> None:
+    """Run the cases in children, or one of them here."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bundle", type=Path, action="append", default=[])
+    parser.add_argument("--only", type=int, help="run this case here, and keep its files in --keep")
+    parser.add_argument("--keep", type=Path, default=Path("fuzz-case"))
+    parser.add_argument("--out", type=Path, default=None, help=f"such as {DEFAULT_OUT.relative_to(ROOT)}")
+    parser.add_argument("--worker", nargs=3, metavar=("FIRST", "LAST", "PROGRESS"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    bases = [make_base(), *map(read_base, arguments.bundle)]
+    if arguments.only is not None:
+        arguments.keep.mkdir(parents=True, exist_ok=True)
+        sys.stdout.write(run_case(bases, arguments.seed, arguments.only, arguments.keep) + "\n")
+    elif arguments.worker:
+        first, last, progress = arguments.worker
+        work(bases, arguments.seed, range(int(first), int(last)), Path(progress))
+    else:
+        result = supervise(arguments.count, arguments.seed, arguments.bundle)
+        if arguments.out:
+            write_file(arguments.out, json.dumps(result, indent=2).encode() + b"\n")
+        sys.stdout.write(json.dumps({key: value for key, value in result.items() if key != "machine"}, indent=2) + "\n")
+        sys.exit(1 if result["findings"] else 0)
+
+
+def make_base() -> Base:
+    """The network of every kind, with seeded weights."""
+    rng = np.random.default_rng(1)
+    layers = []
+    for layer in parse_param(PARAM, where="param"):
+        blobs = []
+        for i, (count, tagged) in enumerate(_list_weight_sizes(layer)):
+            values = rng.uniform(0.05, 0.5, count).astype(np.float32)
+            if layer.integer(8) and i == 0:
+                blobs.append(Blob(rng.integers(-127, 128, count).astype(np.int8), tagged))
+            else:
+                blobs.append(Blob(values, tagged))
+        layers.append(type(layer)(layer.kind, layer.name, layer.inputs, layer.outputs, layer.params, tuple(blobs)))
+    artefact = Artefact(
+        engine="ncnn",
+        engine_version="1",
+        precision="int8",
+        files={"param": "net.param", "bin": "net.bin"},
+        options={"use_winograd43_convolution": False},
+    )
+    manifest = Manifest(model=SPEC, target="host-cpu", artefact=artefact, sha256={}, threads=1)
+    with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work_folder:
+        folder = Path(work_folder)
+        (folder / "net.param").write_text(PARAM)
+        (folder / "net.bin").write_bytes(write_bin(layers))
+        write_bundle(folder / "net.eyb", manifest, folder)
+        return read_base(folder / "net.eyb")
+
+
+def read_base(path: Path) -> Base:
+    """A bundle of an ncnn target, in memory."""
+    with open_bundle(path) as bundle:
+        files = {role: (bundle.folder / name).read_bytes() for role, name in bundle.manifest.artefact.files.items()}
+        return Base(encode_json(bundle.manifest), files, path.read_bytes())
+
+
+def run_case(bases: list[Base], seed: int, number: int, folder: Path) -> str:
+    """Make one case in `folder` and use it: "valid", the error's kind, or a traceback's end for a finding."""
+    rng = random.Random(f"{seed}/{number}")
+    small = [base for base in bases if base.is_small]
+    large = [base for base in bases if not base.is_small]
+    base = rng.choice(large) if large and rng.random() < RARELY else rng.choice(small)
+    kind = rng.choices(("param", "bin", "manifest", "archive"), (55, 15, 15, 15))[0]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if kind == "archive":
+        path = folder / "case.eyb"
+        path.write_bytes(alter_archive(rng, base.archive))
+    else:
+        path = folder
+        manifest, files = json.loads(base.manifest), dict(base.files)
+        if kind == "param":
+            files["param"] = alter_param(rng, files["param"])
+        elif kind == "bin":
+            files["bin"] = alter_bin(rng, files["bin"])
+        for role, name in manifest["artefact"]["files"].items():
+            (folder / name).write_bytes(files[role])
+            manifest["sha256"][name] = sha256_of(folder / name)
+        raw = json.dumps(manifest).encode()
+        (folder / "manifest.json").write_bytes(alter_manifest(rng, raw) if kind == "manifest" else raw)
+    try:
+        with Detector.load(path, threads=1) as detector:
+            detector.detect(PICTURE)
+    except EdgeYoloError as error:
+        return f"{kind}: {type(error).__name__}"
+    except Exception as error:
+        return f"FINDING {kind}: {type(error).__name__}: {error}"
+    return f"{kind}: valid"
+
+
+def alter_param(rng: random.Random, raw: bytes) -> bytes:
+    """One to three edits of lines, words, numbers, kinds and blobs, or of bytes."""
+    lines = raw.decode().splitlines()
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        at = rng.randrange(len(lines))
+        words = lines[at].split()
+        entries = [i for i, word in enumerate(words) if "=" in word]
+        choice = rng.randrange(11)
+        if choice == 0:
+            lines = alter_lines(rng, lines, at)
+        elif choice == 1 and at >= 2 and words:
+            words[0] = rng.choice(KINDS)
+        elif choice == 2 and len(words) > 4:
+            other = lines[rng.randrange(2, len(lines))].split()
+            words[rng.randrange(len(words))] = rng.choice(other or ["x"])
+        elif choice == 3 and len(words) > 3:
+            i, j = rng.randrange(len(words)), rng.randrange(len(words))
+            words[i], words[j] = words[j], words[i]
+        elif choice == 4:
+            words.append(f"{rng.choice((*range(32), -23303, -23310, 99))}={rng.choice(NUMBERS)}")
+        elif choice == 5 and entries:
+            del words[rng.choice(entries)]
+        elif choice == 6 and words:
+            words[rng.randrange(len(words))] = rng.choice(NUMBERS)
+        elif choice == 7:
+            return alter_bytes(rng, "\n".join(lines).encode())
+        elif entries:
+            i = rng.choice(entries)
+            parts = words[i].replace("=", ",").split(",")
+            parts[rng.randrange(1, len(parts))] = rng.choice((*NUMBERS, str(rng.randrange(0, 40))))
+            words[i] = f"{parts[0]}=" + ",".join(parts[1:])
+        if choice != 0:
+            lines[at] = " ".join(words)
+        if not lines:
+            break
+    return ("\n".join(lines) + "\n").encode()
+
+
+def alter_lines(rng: random.Random, lines: list[str], at: int) -> list[str]:
+    """Leave a line out, repeat one, exchange two, or cut the end off; now and then with the counts made to fit."""
+    choice = rng.randrange(4)
+    if choice == 0:
+        altered = lines[:at] + lines[at + 1 :]
+    elif choice == 1:
+        altered = [*lines[:at], lines[at], *lines[at:]]
+    elif choice == 2:
+        other = rng.randrange(len(lines))
+        altered = list(lines)
+        altered[at], altered[other] = lines[other], lines[at]
+    else:
+        altered = lines[: max(at, 1)]
+    if rng.random() < 0.5 and len(altered) > 2:
+        blobs = sum(int(words[3]) for words in map(str.split, altered[2:]) if len(words) > 3 and words[3].isdecimal())
+        altered[1] = f"{len(altered) - 2} {blobs}"
+    return altered
+
+
+def alter_bin(rng: random.Random, raw: bytes) -> bytes:
+    """Other tags, special floats, or bytes."""
+    changed = bytearray(raw)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        at = rng.randrange(len(changed) // 4) * 4
+        choice = rng.randrange(4)
+        if choice == 0:
+            changed[at : at + 4] = struct.pack("<I", rng.choice((*_TAGS.values(), 1, 0xFFFFFFFF)))
+        elif choice == 1:
+            special = (0.0, -1.0, 1e38, -1e38, 1e-45, float("nan"), float("inf"), 1e20)
+            changed[at : at + 4] = struct.pack("<f", rng.choice(special))
+        elif choice == 2:
+            changed[0:4] = struct.pack("<I", rng.choice((*_TAGS.values(), 2)))
+        else:
+            return alter_bytes(rng, bytes(changed))
+    return bytes(changed)
+
+
+def alter_bytes(rng: random.Random, raw: bytes) -> bytes:
+    """Flip, cut off, leave out, repeat or append."""
+    changed = bytearray(raw)
+    choice = rng.randrange(6)
+    at = rng.randrange(max(len(changed), 1))
+    end = min(len(changed), at + rng.choice((1, 2, 4, 16, 64, 1000)))
+    if choice <= 1:
+        for _ in range(rng.choice((1, 1, 2, 8))):
+            if changed:
+                changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    elif choice == 2:
+        del changed[at:]
+    elif choice == 3:
+        del changed[at:end]
+    elif choice == 4:
+        changed[at:at] = changed[at:end]
+    else:
+        changed += rng.randbytes(rng.choice((1, 3, 4, 100)))
+    return bytes(changed)
+
+
+def alter_manifest(rng: random.Random, raw: bytes) -> bytes:
+    """Another value somewhere in the tree, a key less or more, or bytes."""
+    if rng.random() < 0.2:
+        return alter_bytes(rng, raw)
+    tree = json.loads(raw)
+    for _ in range(rng.choice((1, 1, 2))):
+        node: Any = tree
+        while True:
+            keys: list[Any] = list(node) if isinstance(node, dict) else list(range(len(node)))
+            if not keys:
+                break
+            key = rng.choice(keys)
+            if isinstance(node[key], dict | list) and node[key] and rng.random() < 0.85:
+                node = node[key]
+                continue
+            alter_entry(rng, node, key)
+            break
+    return json.dumps(tree).encode()
+
+
+def alter_entry(rng: random.Random, node: Any, key: Any) -> None:
+    """Replace or remove an entry of a JSON object or array, or add one beside it."""
+    values: tuple[Any, ...] = (
+        *(None, True, False, 0, -1, 1, 7, 64, 4096, 65536, 2**31, 2**63, 2**64, 10**30, 1e308, -0.5, 0.1, 1e-40),
+        *("", "x", "../../etc/passwd", "/etc/passwd", "\x00", "a" * 5000, [], {}, [0], [1, 2], {"a": 1}, [[8, 8]]),
+        *("ncnn", "onnxruntime", "tensorrt", "../ncnn", "_checks", "aarch64", "net.param", "manifest.json", "int8"),
+    )
+    choice = rng.randrange(4)
+    if choice == 0:
+        del node[key]
+    elif choice == 1 and isinstance(node, dict):
+        node[rng.choice(("x", "threads", "engine", "kind", "", "use_fp16_storage", "num_threads"))] = rng.choice(values)
+    elif choice == 1:
+        node.append(rng.choice((*values, node[key])))
+    else:
+        node[key] = rng.choice(values)
+
+
+def alter_archive(rng: random.Random, raw: bytes) -> bytes:
+    """Bytes anywhere, fields of its directory, or entries written anew: doubled, renamed, compressed, huge."""
+    choice = rng.randrange(4)
+    if choice == 0:
+        return alter_bytes(rng, raw)
+    if choice == 1:
+        changed = bytearray(raw)
+        start = rng.choice((raw.rfind(b"PK\x01\x02"), raw.rfind(b"PK\x05\x06"), raw.find(b"PK\x01\x02"), 0))
+        at = min(start + rng.randrange(46), len(changed) - 4)
+        value = rng.choice((0, 1, 0xFFFF, 0xFFFFFFFF, 0x7FFFFFFF, rng.randrange(1 << 32)))
+        changed[at : at + 4] = struct.pack("<I", value)
+        return bytes(changed)
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(raw)) as source, zipfile.ZipFile(out, "w") as sink:
+        entries = source.infolist()
+        rng.shuffle(entries)
+        for entry in entries:
+            content = source.read(entry)
+            change = rng.randrange(8)
+            name = rng.choice((f"../{entry.filename}", "/etc/x", "manifest.json", "a/b", "NET.BIN", "con\x00"))
+            if change == 0:
+                continue
+            if change == 1:
+                content = bytes(rng.choice((0, 1, 10**6, 10**7)))
+            packed = zipfile.ZIP_DEFLATED if change in (2, 3) else zipfile.ZIP_STORED
+            new = zipfile.ZipInfo(name if change == 4 else entry.filename)
+            new.external_attr = 0o120777 << 16 if change == 5 else entry.external_attr
+            sink.writestr(new, content, packed)
+    return out.getvalue()
+
+
+def work(bases: list[Base], seed: int, numbers: range, progress: Path) -> None:
+    """In a child: run the cases one after the other and count the outcomes."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    counts: Counter[str] = Counter()
+    with progress.open("r+b") as stream, tempfile.TemporaryDirectory(prefix="edgeyolo-", dir=shared_memory()) as folder:
+        shown = mmap.mmap(stream.fileno(), 8)
+        (Path(folder) / "base.eyb").write_bytes(bases[0].archive)
+        with Detector.load(
+            Path(folder) / "base.eyb", threads=1
+        ) as detector:  # the first case need not wait for imports
+            detector.detect(PICTURE)
+        for number in numbers:
+            shown[:] = struct.pack("<q", number)
+            outcome = run_case(bases, seed, number, Path(folder) / "case")
+            if outcome.startswith("FINDING"):
+                sys.stdout.write(json.dumps({"case": number, "what": outcome}) + "\n")
+                sys.stdout.flush()
+            else:
+                counts[outcome] += 1
+    sys.stdout.write(json.dumps({"counts": counts}) + "\n")
+
+
+def supervise(count: int, seed: int, bundles: list[Path]) -> dict[str, Any]:
+    """Start child after child; one that dies or hangs is a finding, and the next goes on after that case."""
+    started = time.monotonic()
+    findings: list[dict[str, Any]] = []
+    counts: Counter[str] = Counter()
+    position = 0
+    with tempfile.TemporaryDirectory(prefix="edgeyolo-") as folder:
+        while position < count:
+            last = min(position + BATCH, count)
+            position, found, counted = run_child(Path(folder), seed, position, last, bundles)
+            findings += found
+            counts.update(counted)
+            sys.stderr.write(f"{position} cases in {time.monotonic() - started:.0f} s, {len(findings)} findings\n")
+            for finding in found:
+                sys.stderr.write(f"{finding}\n")
+    seconds = time.monotonic() - started
+    return {
+        "machine": describe_machine(),
+        "cases": count,
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "cases_per_second": round(count / seconds, 1),
+        "outcomes": dict(sorted(counts.items())),
+        "findings": findings,
+    }
+
+
+def run_child(
+    folder: Path, seed: int, first: int, last: int, bundles: list[Path]
+) -> tuple[int, list[dict[str, Any]], Counter[str]]:
+    """One child from case `first` on: where to go on, what it found, and its outcomes."""
+    progress, said = folder / "progress", folder / "said"
+    progress.write_bytes(struct.pack("<q", -1))
+    command = [sys.executable, __file__, "--seed", str(seed), "--worker", str(first), str(last), str(progress)]
+    for bundle in bundles:
+        command += ["--bundle", str(bundle)]
+    with said.open("wb") as sink:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        child = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=environment)
+        hung = wait_for(child, progress)
+    text = said.read_text(errors="replace")
+    records = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    found = [record for record in records if "case" in record]
+    counts = Counter({key: n for record in records for key, n in record.get("counts", {}).items()})
+    if child.returncode == 0 and not hung:
+        return last, found, counts
+    case = struct.unpack("<q", progress.read_bytes())[0]
+    tail = [line for line in text.splitlines() if not line.startswith("{")][-3:]
+    what = f"FINDING: no end within {HANG_S:g} s" if hung else f"FINDING: the process ended with {child.returncode}"
+    if case < 0:
+        raise SystemExit(f"the child does not start: {text}")
+    counts["not counted: cases of a child that did not end"] += case - first
+    return case + 1, [*found, {"case": case, "what": what, "said": tail}], counts
+
+
+def wait_for(child: subprocess.Popen[bytes], progress: Path) -> bool:
+    """Wait for the end of the child; kill it and say so if one case takes too long."""
+    seen, since = b"", time.monotonic()
+    while child.poll() is None:
+        time.sleep(0.1)
+        now = progress.read_bytes()
+        if now != seen:
+            seen, since = now, time.monotonic()
+        limit = HANG_S if seen != struct.pack("<q", -1) else 60.0
+        if time.monotonic() - since > limit:
+            child.kill()
+            child.wait()
+            return True
+    return False
+
+
+def shared_memory() -> Path | None:
+    """A folder that is no disk, where there is one: a case writes a few small files."""
+    folder = Path("/dev/shm")
+    return folder if folder.is_dir() and os.access(folder, os.W_OK) else None
+
+
+if __name__ == "__main__":
+    main()
