@@ -15,6 +15,7 @@ import numpy as np
 
 import edgeyolo.data
 from edgeyolo.data.image_file import read_image
+from edgeyolo.data.remote import local_path
 from edgeyolo.data.report import Problem, ProblemLog, Report
 from edgeyolo.data.sample import Sample
 from edgeyolo.spec.detections import Float32, Image, Int64
@@ -99,14 +100,15 @@ def open_dataset(path: Path | str, split: str) -> Dataset:
     """Open one split of a YOLO, COCO or VOC data set; no picture is decoded.
 
     Args:
-        path: a `data.yaml`, a COCO JSON, or the folder of a data set.
+        path: a `data.yaml`, a COCO JSON, or the folder of a data set; or the URL of one of them.
         split: one of `list_splits`.
 
     Raises:
         DataError: no known format, a broken index file, or a split without pictures or without any object.
         UnknownNameError: no such split.
     """
-    dataset = _read(Path(path), split)
+    path = local_path(path)
+    dataset = _read(path, split)
     if not dataset.report.boxes:
         found = ", ".join(f"{kind} {count}" for kind, count in dataset.report.problems.items()) or "no problems"
         raise DataError(
@@ -123,7 +125,8 @@ def list_splits(path: Path | str) -> list[str]:
     Raises:
         DataError: no known format, or a broken index file.
     """
-    return _find_reader(Path(path)).list_splits(Path(path))
+    path = local_path(path)
+    return _find_reader(path).list_splits(path)
 
 
 def check_dataset(path: Path | str) -> dict[str, Report]:
@@ -132,7 +135,8 @@ def check_dataset(path: Path | str) -> dict[str, Report]:
     Raises:
         DataError: no known format, or an index file so broken that a split cannot be read at all.
     """
-    datasets = {split: _read(Path(path), split) for split in list_splits(path)}
+    path = local_path(path)
+    datasets = {split: _read(path, split) for split in list_splits(path)}
     names = next((dataset.class_names for dataset in datasets.values()), ())
     return {split: _check_pictures(dataset, names) for split, dataset in datasets.items()}
 

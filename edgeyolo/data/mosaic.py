@@ -16,17 +16,24 @@ _MIXUP_BETA = 8.0
 
 
 def affine(
-    sample: Sample, rng: np.random.Generator, *, output_hw: tuple[int, int], limits: AffineRange, fill: int = 114
+    sample: Sample,
+    rng: np.random.Generator,
+    *,
+    output_hw: tuple[int, int],
+    limits: AffineRange,
+    canvas_hw: tuple[int, int] | None = None,
+    fill: int = 114,
 ) -> Sample:
     """Move one picture, its middle in the middle of the output, by a random affine map.
 
     Args:
         output_hw: of the new picture, pixels.
+        canvas_hw: draw what fills `output_hw` at this size; None for that size itself.
         fill: grey where there is no picture.
     """
     height, width = sample.image.shape[:2]
     placed = random_affine(rng, output_hw, limits) @ translation(-width / 2, -height / 2)
-    return _compose([sample], [placed], output_hw, fill)
+    return _compose([sample], _stretched([placed], output_hw, canvas_hw), canvas_hw or output_hw, fill)
 
 
 def mosaic(
@@ -35,6 +42,7 @@ def mosaic(
     *,
     output_hw: tuple[int, int],
     limits: AffineRange,
+    canvas_hw: tuple[int, int] | None = None,
     fill: int = 114,
 ) -> Sample:
     """Four pictures that meet in one random point, moved as a whole by one random affine map.
@@ -45,6 +53,7 @@ def mosaic(
     Args:
         samples: four, in the order left top, right top, left bottom, right bottom.
         output_hw: of the new picture, pixels.
+        canvas_hw: draw what fills `output_hw` at this size; None for that size itself.
         fill: grey where there is no picture.
     """
     meeting_x, meeting_y = rng.uniform(-_CENTRE_RANGE, _CENTRE_RANGE, 2) * output_hw[::-1]
@@ -55,7 +64,7 @@ def mosaic(
         left = meeting_x - (width if position % 2 == 0 else 0)
         top = meeting_y - (height if position < 2 else 0)
         matrices.append(moved @ translation(left, top))
-    return _compose(samples, matrices, output_hw, fill)
+    return _compose(samples, _stretched(matrices, output_hw, canvas_hw), canvas_hw or output_hw, fill)
 
 
 def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
@@ -67,6 +76,13 @@ def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
     image = np.asarray(cv2.addWeighted(sample.image, share, other.image, 1 - share, 0), np.uint8)
     boxes_xyxy = np.concatenate([sample.boxes_xyxy, other.boxes_xyxy])
     return Sample(image, boxes_xyxy, np.concatenate([sample.class_ids, other.class_ids]), sample.image_id)
+
+
+def _stretched(matrices: list[Matrix], output_hw: tuple[int, int], canvas_hw: tuple[int, int] | None) -> list[Matrix]:
+    if canvas_hw is None or canvas_hw == output_hw:
+        return matrices
+    stretch = np.diag([canvas_hw[1] / output_hw[1], canvas_hw[0] / output_hw[0], 1.0])
+    return [stretch @ matrix for matrix in matrices]
 
 
 def _compose(samples: Sequence[Sample], matrices: Sequence[Matrix], output_hw: tuple[int, int], fill: int) -> Sample:
