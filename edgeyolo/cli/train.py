@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,7 @@ class Precision(str, Enum):
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
+    fp16 = "fp16"
 
 
 def train(
@@ -36,7 +38,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the record of the run.")],
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 60,
     image_size: Annotated[int, typer.Option(min=32, help="Side of the square network input, pixels.")] = 640,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures per step.")] = 8,
+    batch: Annotated[str, typer.Option(metavar="N", help="Pictures per step; auto for what memory allows.")] = "8",
     optimizer: Annotated[Optimizer, typer.Option(help="AdamW suits short runs, SGD long ones.")] = Optimizer.adamw,
     learning_rate: Annotated[float | None, typer.Option(help="Peak; the optimizer's default if not given.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Start from a checkpoint, or official .pt or .pdparams.")] = None,
@@ -57,7 +59,7 @@ def train(
 ) -> None:
     """Train a detector on labelled pictures."""
     with reporting(json=json) as report:
-        overrides = _parse_overrides(set_ or [])
+        overrides = parse_overrides(set_ or [])
         from edgeyolo import verbs
         from edgeyolo.training.config import TrainConfig, override_config
 
@@ -66,7 +68,7 @@ def train(
             activation=activation,
             epochs=epochs,
             image_size=image_size,
-            batch=batch,
+            batch=_parse_batch(batch),
             optimizer=optimizer.value,
             learning_rate=learning_rate,
             patience=patience,
@@ -78,6 +80,8 @@ def train(
         config = override_config(config, overrides)
         with report.show_progress() as progress:
             result = verbs.train(config, data, out, weights=weights, resume=resume, progress=progress)
+        if os.environ.get("RANK", "0") != "0":
+            return  # the first process of a distributed run speaks for all
         if result.score is not None:
             report.show_scores([result.score])
         report.say(f"Wrote {result.best} (best) and {result.last} (last)")
@@ -92,7 +96,20 @@ def train(
         )
 
 
-def _parse_overrides(pairs: list[str]) -> dict[str, str]:
+def _parse_batch(text: str) -> int:
+    """A number of pictures; 0 for `auto`.
+
+    Raises:
+        UsageError: neither.
+    """
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError("is neither a number of pictures nor auto", where=f"--batch {text}", hint="Write --batch 8")
+    return int(text)
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, str]:
     """`["key=value"]` as a dictionary.
 
     Raises:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -42,33 +42,41 @@ def evaluate(
         DataError: no pictures, or `detect` reports a class that the data set does not have.
         MissingPackageError: pycocotools is not installed.
     """
-    coco, coco_eval = _load_pycocotools()
+    _load_pycocotools()
+    return score_detections(
+        detect_pictures(detect, dataset, range(len(dataset)), progress=progress), dataset, artefact=artefact
+    )
+
+
+def detect_pictures(
+    detect: Callable[[Image], Detections], dataset: Dataset, pictures: Sequence[int], *, progress: Progress = SILENT
+) -> dict[int, Detections]:
+    """What `detect` finds in some pictures of a split, by their index.
+
+    Raises:
+        DataError: no pictures, or `detect` reports a class that the data set does not have.
+    """
     if len(dataset) == 0:
         raise DataError("has no pictures to evaluate on", where=f"{dataset.name}, split {dataset.split}")
-    truth: list[_Row] = []
-    ignored: list[_Row] = []
-    found: list[_Row] = []
-    for i in range(len(dataset)):
+    found = {}
+    for done, i in enumerate(pictures, start=1):
         sample = dataset[i]
-        detections = detect(sample.image)
-        _check_classes(detections, sample, len(dataset.class_names))
-        record = dataset.records[i]
-        truth += _annotations(i + 1, sample.boxes_xyxy, sample.class_ids)
-        ignored += _annotations(i + 1, record.ignored_boxes_xyxy, record.ignored_class_ids, iscrowd=1)
-        found += _annotations(i + 1, detections.boxes_xyxy, detections.class_ids, scores=detections.scores)
-        progress.step("evaluate", i + 1, len(dataset))
-    images, classes = range(1, len(dataset) + 1), range(1, len(dataset.class_names) + 1)
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-        run = coco_eval(_index(coco, truth + ignored, images, classes), _index(coco, found, images, classes), "bbox")
-        run.evaluate()
-        run.accumulate()
+        found[i] = detect(sample.image)
+        _check_classes(found[i], sample, len(dataset.class_names))
+        progress.step("evaluate", done, len(pictures))
+    return found
+
+
+def score_detections(detections: Mapping[int, Detections], dataset: Dataset, *, artefact: str) -> Score:
+    """COCO mAP of what was found in every picture of a split; as `evaluate`."""
+    run = run_cocoeval(detections, dataset)
     overall, per_class = _average(run.eval["precision"])
     return Score(
         artefact=artefact,
         data=dataset.name,
         split=dataset.split,
         images=len(dataset),
-        boxes=len(truth),
+        boxes=sum(len(record.class_ids) for record in dataset.records),
         ap=overall[0],
         ap50=overall[1],
         ap75=overall[2],
@@ -77,6 +85,29 @@ def evaluate(
         ap_large=overall[5],
         per_class=dict(zip(dataset.class_names, per_class, strict=True)),
     )
+
+
+def run_cocoeval(detections: Mapping[int, Detections], dataset: Dataset) -> Any:
+    """pycocotools' `COCOeval` of what was found in every picture, evaluated and accumulated.
+
+    Raises:
+        MissingPackageError: pycocotools is not installed.
+    """
+    coco, coco_eval = _load_pycocotools()
+    truth: list[_Row] = []
+    ignored: list[_Row] = []
+    found: list[_Row] = []
+    for i, record in enumerate(dataset.records):
+        seen = detections[i]
+        truth += _annotations(i + 1, record.boxes_xyxy, record.class_ids)
+        ignored += _annotations(i + 1, record.ignored_boxes_xyxy, record.ignored_class_ids, iscrowd=1)
+        found += _annotations(i + 1, seen.boxes_xyxy, seen.class_ids, scores=seen.scores)
+    images, classes = range(1, len(dataset) + 1), range(1, len(dataset.class_names) + 1)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+        run = coco_eval(_index(coco, truth + ignored, images, classes), _index(coco, found, images, classes), "bbox")
+        run.evaluate()
+        run.accumulate()
+    return run
 
 
 def _load_pycocotools() -> tuple[Any, Any]:

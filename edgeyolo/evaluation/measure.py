@@ -23,8 +23,14 @@ def measure_session(
     Raises:
         UsageError: the data set's classes are not the model's.
     """
+    detector = make_detector(session, spec, dataset)
+    return evaluate(detector.detect, dataset, artefact=artefact, progress=progress)
+
+
+def make_detector(session: Session, spec: ModelSpec, dataset: Dataset) -> Detector:
+    """A detector that reports all that counts for mAP; errors as `measure_session`."""
     check_classes(spec, dataset)
-    detector = Detector(
+    return Detector(
         session,
         spec,
         score_threshold=SCORE_THRESHOLD,
@@ -32,7 +38,6 @@ def measure_session(
         max_detections=MAX_DETECTIONS,
         multi_label=True,
     )
-    return evaluate(detector.detect, dataset, artefact=artefact, progress=progress)
 
 
 def check_classes(spec: ModelSpec, dataset: Dataset) -> None:

@@ -33,7 +33,7 @@ def reopen_quantized(folder: Path) -> tuple[Quantized, ModelSpec]:
     """
     spec = load_json(folder / "model.json", ModelRecord).model
     qparams = load_qparams(folder / "qparams.json")
-    deploy = trace_deploy_form(models.create(spec.name, len(spec.class_names), activation=spec.activation))
+    deploy = trace_deploy_form(models.rebuild(spec))
     _load_weights(deploy, onnx.load(folder / "model.onnx"), where=folder)
     placement = _placement(deploy, qparams, where=folder)
     scales = _scales(qparams, placement)

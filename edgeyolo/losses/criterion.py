@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+
+from edgeyolo.spec.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,32 @@ class Criterion(nn.Module, ABC):
     def start_epoch(self, epoch: int) -> None:
         """Told before each epoch, counted from 0; for criteria that change as training goes on."""
         return
+
+    def smooth_labels(self, amount: float) -> None:
+        """Ask for `amount` / 2 of every other class and 1 - `amount` / 2 of the object's own; `amount` in [0, 1).
+
+        Raises:
+            UsageError: the loss asks for graded scores already.
+        """
+        if amount:
+            raise UsageError(
+                f"label_smoothing is {amount}, and the loss of this model asks for graded class scores already",
+                hint="Set label_smoothing = 0",
+            )
+
+
+def mean_over_processes(value: Tensor, *, least: float = 0.0) -> Tensor:
+    """What a sum over the batch is to be divided by, averaged over the processes of a distributed run.
+
+    The gradients of the processes are averaged, so that a sum over each one's pictures, divided by this, gives them the
+    gradient of the sum over all pictures divided by the whole. Every process must call it equally often.
+
+    Args:
+        value: not negative.
+        least: what the whole, over all processes, counts as at least.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return value.clamp(min=least) if least else value
+    total = value.detach().clone()
+    distributed.all_reduce(total)
+    return total.clamp(min=least) / distributed.get_world_size()

@@ -22,8 +22,21 @@ from edgeyolo.models._network import DetectorNetwork
 from edgeyolo.models._pretrained import Published, place_weights, read_weights
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.errors import UnknownNameError, UsageError
+from edgeyolo.spec.model import AnchorDecode, ModelSpec
 
-__all__ = ["ModelInfo", "create", "list_models", "load_official_weights", "load_pretrained", "model_names"]
+Anchors = tuple[tuple[tuple[float, float], ...], ...]
+
+__all__ = [
+    "Anchors",
+    "ModelInfo",
+    "anchors_of",
+    "create",
+    "list_models",
+    "load_official_weights",
+    "load_pretrained",
+    "model_names",
+    "rebuild",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +60,20 @@ class ModelInfo:
     licence: str
 
 
-def create(name: str, num_classes: int, *, activation: str | None = None) -> DetectorNetwork:
+def create(
+    name: str, num_classes: int, *, activation: str | None = None, anchors_wh: Anchors | None = None
+) -> DetectorNetwork:
     """A detector with random weights, in training form.
 
     Args:
         name: as `model_names` lists them.
         num_classes: K, at least 1.
         activation: of the hidden layers, a name `nn.activation` knows; None for the model's own.
+        anchors_wh: per level, finest first, in input pixels; None for the model's own.
 
     Raises:
-        UnknownNameError: no such model or activation. UsageError: fewer than one class.
+        UnknownNameError: no such model or activation. UsageError: fewer than one class, or anchors for a model that
+            has none or another number of them.
     """
     if num_classes < 1:
         raise UsageError(f"{num_classes} classes", where=name, hint="A detector needs at least one class")
@@ -64,8 +81,27 @@ def create(name: str, num_classes: int, *, activation: str | None = None) -> Det
     config = dataclasses.replace(module.VARIANTS[name], num_classes=num_classes)
     if activation is not None:
         config = dataclasses.replace(config, activation=activation)
+    if anchors_wh is not None:
+        _check_anchors(config, anchors_wh)
+        config = dataclasses.replace(config, anchors_wh=anchors_wh)
     network: DetectorNetwork = module.Network(config)
     return network
+
+
+def rebuild(spec: ModelSpec) -> DetectorNetwork:
+    """The network that a record describes, its anchors too, with random weights; arguments checked as by `create`."""
+    anchors_wh = spec.decode.anchors_wh if isinstance(spec.decode, AnchorDecode) else None
+    return create(spec.name, len(spec.class_names), activation=spec.activation, anchors_wh=anchors_wh)
+
+
+def anchors_of(name: str) -> Anchors | None:
+    """The anchors that a model is published with, per level, finest first, in input pixels; None if it has none.
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+    anchors_wh: Anchors | None = getattr(_family_of(name).VARIANTS[name], "anchors_wh", None)
+    return anchors_wh
 
 
 def load_pretrained(
@@ -116,6 +152,15 @@ def _family_of(name: str) -> ModuleType:
     if name not in families:
         raise UnknownNameError("model", name, families)
     return importlib.import_module(f"{__name__}.{families[name]}")
+
+
+def _check_anchors(config: Any, anchors_wh: Anchors) -> None:
+    own: Anchors | None = getattr(config, "anchors_wh", None)
+    if own is None:
+        raise UsageError("has no anchors", where=config.name, hint="Leave them out")
+    if [len(level) for level in anchors_wh] != [len(level) for level in own]:
+        counts = ", ".join(str(len(level)) for level in own)
+        raise UsageError("other numbers of anchors than it has", where=config.name, hint=f"Give {counts} per level")
 
 
 def _published(name: str) -> Published:

@@ -33,10 +33,12 @@ class DetectorNetwork(nn.Module):
     Attributes:
         config: what it was made from.
         decode: how its maps become boxes.
+        neck: what runs before the heads; gives the maps that feed them, finest first, or these and more in a tuple.
     """
 
     config: NetworkConfig
     decode: RawDecode
+    neck: nn.Module
 
     @abstractmethod
     def make_input_spec(self, image_hw: tuple[int, int]) -> InputSpec:

@@ -12,7 +12,7 @@ is one, where the authors leave the class score untrained, because the decode al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from edgeyolo.assigners.ota import Cells, Matches, OtaRules, anchor_boxes, assign_ota
 from edgeyolo.losses.bce import smoothed_one_hot
-from edgeyolo.losses.criterion import Criterion, Loss
+from edgeyolo.losses.criterion import Criterion, Loss, mean_over_processes
 from edgeyolo.losses.iou import ciou
 from edgeyolo.spec.model import AnchorDecode
 
@@ -74,6 +74,11 @@ class OtaCriterion(Criterion):
         parts = parts * parts.new_tensor(self._scales(image_hw))
         names = ("box", "objectness", "classes")
         return Loss(parts.sum(), dict(zip(names, parts.detach().unbind(), strict=True)))
+
+    def smooth_labels(self, amount: float) -> None:
+        """As `Criterion.smooth_labels`; replaces what the model's own weights say, unless it is 0."""
+        if amount:
+            self.weights = replace(self.weights, smoothing=amount)
 
     def _parts(self, maps: list[Tensor], targets: Tensor, rules: OtaRules, judge: list[Tensor]) -> Tensor:
         """(3,) box, objectness and class loss of maps, matched by what the maps `judge` predict; not yet weighted."""
@@ -142,8 +147,8 @@ class _ReadLevel(torch.autograd.Function):
 def _sum_of_level_means(values: Tensor, level: Tensor, levels: int) -> Tensor:
     """Mean of (P,) values on each level, summed over levels; a level without any counts 0."""
     sums = values.new_zeros(levels).index_add(0, level, values)
-    counts = torch.bincount(level, minlength=levels).clamp(min=1)
-    return (sums / counts).sum()
+    counts = mean_over_processes(torch.bincount(level, minlength=levels).to(values.dtype))
+    return (sums / torch.where(counts > 0, counts, 1)).sum()
 
 
 def _objectness_loss(maps: list[Tensor], matches: Matches, quality: Tensor) -> Tensor:
@@ -151,11 +156,14 @@ def _objectness_loss(maps: list[Tensor], matches: Matches, quality: Tensor) -> T
 
     Of a prediction that is matched more than once, the last match counts.
     """
+    counts = quality.new_tensor([logits.numel() for logits in maps])
+    shares = counts / mean_over_processes(counts)
     total = quality.new_zeros(())
     for level, (logits, balance) in enumerate(zip(maps, _LEVEL_BALANCE[len(maps)], strict=True)):
         here = (matches.cells.level == level).nonzero()[:, 0]
         wanted = _last_written(logits, matches.cells.select(here), quality[here])
-        total = total + balance * F.binary_cross_entropy_with_logits(logits, wanted)
+        if len(logits):
+            total = total + balance * shares[level] * F.binary_cross_entropy_with_logits(logits, wanted)
     return total
 
 

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from edgeyolo.assigners.assignment import Assignment, PointGrid, make_point_grid, pad_objects
 from edgeyolo.assigners.atss import AtssAssigner
 from edgeyolo.assigners.tal import TaskAlignedAssigner
-from edgeyolo.losses.criterion import Criterion, Loss
+from edgeyolo.losses.criterion import Criterion, Loss, mean_over_processes
 from edgeyolo.losses.dfl import distribution_focal_loss
 from edgeyolo.losses.iou import giou
 from edgeyolo.losses.varifocal import varifocal_loss
@@ -246,7 +246,7 @@ class Network(DetectorNetwork):
 class PpYoloeCriterion(Criterion):
     """Varifocal class loss, GIoU and distribution focal box losses, all divided by the sum of the scores asked for.
 
-    That sum is averaged over processes when training is distributed, and is at least 1.
+    That sum is taken over all processes when training is distributed, and is at least 1.
 
     Args:
         static_assigner_epochs: epochs of ATSS before task alignment.
@@ -276,6 +276,8 @@ class PpYoloeCriterion(Criterion):
         """The loss of one batch; arguments as `Criterion.forward` has them."""
         with torch.autocast(maps[0].device.type, enabled=False):
             class_maps, box_maps = maps[0::2], maps[1::2]
+            if not len(maps[0]):
+                return _loss_of_nothing(maps)
             grid = self.make_grid(maps)
             return self._loss(class_maps, box_maps, grid, self._assign(class_maps, box_maps, grid, targets))
 
@@ -304,7 +306,7 @@ class PpYoloeCriterion(Criterion):
         class_logits = take_points(class_maps, picture, point, assignment.labels[picture, point])
         iou_loss = 1 - giou(boxes_from_distances(points_xy, self.integral(box_logits)), asked_xyxy)
         dfl_loss = distribution_focal_loss(box_logits, distances_from_boxes(points_xy, asked_xyxy))
-        total_score = _mean_over_processes(quality.sum()).clamp(min=1)
+        total_score = mean_over_processes(quality.sum(), least=1.0)
         class_loss = varifocal_loss(class_maps, class_logits, quality)
         parts = {
             "class": self.config.class_weight * class_loss / total_score,
@@ -315,12 +317,11 @@ class PpYoloeCriterion(Criterion):
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
 
-def _mean_over_processes(value: Tensor) -> Tensor:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return value
-    total = value.clone()
-    distributed.all_reduce(total)
-    return total / distributed.get_world_size()
+def _loss_of_nothing(maps: list[Tensor]) -> Loss:
+    """Of a process that has no pictures: it takes part in the mean of the others."""
+    mean_over_processes(maps[0].new_zeros(()), least=1.0)
+    total = torch.stack([map_.sum() for map_ in maps]).sum()
+    return Loss(total, dict.fromkeys(("class", "iou", "dfl"), total.detach()))
 
 
 def _bias_of(conv: nn.Conv2d) -> Tensor:

@@ -44,8 +44,8 @@ from edgeyolo.training.device import autocast_dtype, choose_device
 from edgeyolo.training.ema import EmaModel
 from edgeyolo.training.loader import AugmentConfig, Batch, TrainLoader, make_loader
 from edgeyolo.training.log import csv_text
-from edgeyolo.training.loop import normalise
 from edgeyolo.training.optim import learning_rate_at, make_optimizer
+from edgeyolo.training.step import normalise
 
 _LOG = logging.getLogger(__name__)
 _MOST_WORKERS = 8

@@ -47,6 +47,8 @@ class CheckpointRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         best_ap: best AP of the run so far, percent.
         history: one row per finished epoch.
         ema_steps: steps averaged.
+        step: steps done of the next epoch, when the run was stopped in it.
+        sums: their losses, summed.
     """
 
     format_version: int = FORMAT_VERSION
@@ -59,6 +61,8 @@ class CheckpointRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     best_epoch: int = 0
     history: tuple[EpochRow, ...] = ()
     ema_steps: int = 0
+    step: int = 0
+    sums: dict[str, float] = {}
     tools: dict[str, str] = {}
 
 
@@ -92,13 +96,17 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], record: CheckpointRe
     Raises:
         OutputError: the path cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     record = msgspec.structs.replace(record, tools=tool_versions())
     header = {_HEADER_KEY: msgspec.json.encode(record).decode()}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing_file(path) as temporary:
-        save_file(contiguous, temporary, metadata=header)
+        try:
+            save_file(contiguous, temporary, metadata=header)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(str(error)) from None
         temporary.chmod(0o644)  # safetensors leaves files that only their owner reads
     write_file(path.with_suffix(".json"), encode_json(record))
 
@@ -135,7 +143,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     path = checkpoint_path(path)
     tensors, record = read_tensors(path)
-    model = models.create(record.model.name, len(record.model.class_names), activation=record.model.activation)
+    model = models.rebuild(record.model)
     load_weights(model, strip_prefix(tensors, "model."), where=path)
     return Checkpoint(model.eval(), record, sha256_of(path), path)
 

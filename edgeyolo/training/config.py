@@ -18,19 +18,31 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         activation: of the hidden layers, None for the model's own.
         epochs: passes over the training split.
         image_size: side of the square network input, pixels, a multiple of the coarsest stride.
-        batch: pictures per step; small data sets need many steps more than they need large ones.
+        batch: pictures per step, over all processes; small data sets need many steps more than they need large ones. 0
+            finds the largest power of two that memory and the size of the data set allow, at most 64.
+        accumulate: parts that each process walks its pictures of a step in, to need less memory; costs a second forward
+            pass, and gives the gradients of the whole batch, but for batch normalisation, which sees a part.
         optimizer: AdamW suits small data sets and short runs; SGD with Nesterov momentum long ones.
         learning_rate: peak, None for the optimizer's default (AdamW 0.001, SGD 0.05).
         final_learning_rate_factor: learning rate at the end / peak.
+        schedule: how the learning rate falls after warm-up.
         momentum: SGD momentum, or beta 1 of AdamW.
         weight_decay: of convolution weights; None for the optimizer's default (AdamW 0.02, SGD 0.0005).
         warmup_epochs: linear from 0 to the peak; at most a tenth of all steps.
+        warmup_bias_learning_rate: where biases start instead of at 0, to come down to the peak; None as all others.
+        warmup_momentum: where momentum starts, to reach `momentum` with the peak; None starts with it.
         ema_decay: of the moving average of weights, which is what is evaluated and saved.
         clip_norm: largest gradient norm.
+        label_smoothing: of class labels, 0-1; only for losses that ask for whole classes (YOLOv7).
+        class_balance: classes that fewer than this part of the pictures have come up more often, 0-1; 0 for never.
+        multi_scale: each step's input side is drawn from [1 - this, 1 + this] of image_size, 0-0.9.
+        freeze: modules of the model by name, such as backbone, whose weights and statistics stay as they are.
         close_mosaic_epochs: last epochs without mosaic and mixup, at most a sixth of all.
         patience: stop after this many epochs without a better AP, 0 for never.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
-        precision: of the forward pass; auto is bf16 where the processor or GPU has it, else fp32.
+        precision: of the forward pass; auto is bf16 where the processor or GPU has it, else fp32; fp16 needs a GPU.
+        compile: let torch.compile build the forward pass; pays on long runs on a GPU.
+        sync_batch_norm: statistics of batch normalisation over the pictures of all processes, not of each one.
         device: auto is CUDA where there is one.
         seed: of weights, order and augmentation.
         workers: loader processes.
@@ -43,18 +55,28 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     epochs: int = 60
     image_size: int = 640
     batch: int = 8
+    accumulate: int = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float | None = None
     final_learning_rate_factor: float = 0.02
+    schedule: Literal["cosine", "linear"] = "cosine"
     momentum: float = 0.9
     weight_decay: float | None = None
     warmup_epochs: float = 3.0
+    warmup_bias_learning_rate: float | None = None
+    warmup_momentum: float | None = None
     ema_decay: float = 0.9998
     clip_norm: float = 10.0
+    label_smoothing: float = 0.0
+    class_balance: float = 0.0
+    multi_scale: float = 0.0
+    freeze: tuple[str, ...] = ()
     close_mosaic_epochs: int = 10
     patience: int = 0
     evaluate_every: int = 1
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
+    sync_batch_norm: bool = True
     device: str = "auto"
     seed: int = 0
     workers: int = 1
@@ -82,7 +104,8 @@ def check_config(config: TrainConfig) -> None:
     smallest = {
         "epochs": 1,
         "image_size": 32,
-        "batch": 1,
+        "batch": 0,
+        "accumulate": 1,
         "workers": 0,
         "patience": 0,
         "cache_mib": 0,
@@ -95,8 +118,16 @@ def check_config(config: TrainConfig) -> None:
     for field, value in positive.items():
         if not value > 0:
             raise UsageError(f"{field} is {value}", hint="It must be positive")
-    if not 0 <= config.ema_decay < 1:
-        raise UsageError(f"ema_decay is {config.ema_decay}", hint="It must be in [0, 1)")
+    parts = {"ema_decay": 1.0, "label_smoothing": 1.0, "class_balance": 1.0, "multi_scale": 0.9}
+    for field, limit in parts.items():
+        if not 0 <= getattr(config, field) < limit:
+            raise UsageError(f"{field} is {getattr(config, field)}", hint=f"It must be in [0, {limit:g})")
+    if config.warmup_bias_learning_rate is not None and config.warmup_bias_learning_rate < 0:
+        raise UsageError(f"warmup_bias_learning_rate is {config.warmup_bias_learning_rate}", hint="It must be positive")
+    if not 0 <= (config.warmup_momentum or 0) < 1 or not 0 <= config.momentum < 1:
+        raise UsageError(
+            f"momentum is {config.momentum}, warmup_momentum {config.warmup_momentum}", hint="Both must be in [0, 1)"
+        )
 
 
 def override_config(config: TrainConfig, overrides: dict[str, str]) -> TrainConfig:
@@ -111,7 +142,10 @@ def override_config(config: TrainConfig, overrides: dict[str, str]) -> TrainConf
         owner = values.get(section) if section else values
         if not isinstance(owner, dict) or field not in owner:
             raise UnknownNameError("setting", key, [*values, *(f"augment.{name}" for name in values["augment"])])
-        owner[field] = None if text.lower() == "none" else text
+        if isinstance(owner[field], list | tuple):
+            owner[field] = [part for part in text.split(",") if part]
+        else:
+            owner[field] = None if text.lower() == "none" else text
     try:
         return msgspec.convert(values, TrainConfig, strict=False)
     except msgspec.ValidationError as error:

@@ -26,7 +26,17 @@ def choose_device(name: str) -> torch.device:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type that autocast uses for convolutions, None for plain float32."""
+    """The type that autocast uses for convolutions, None for plain float32.
+
+    Raises:
+        UsageError: half precision where there is no GPU.
+    """
+    if precision == "fp16":
+        if device.type != "cuda":
+            raise UsageError(
+                f"precision fp16 needs a GPU, and the device is {device}", hint="Take auto, bf16 or fp32 here"
+            )
+        return torch.float16
     if precision == "bf16" or (precision == "auto" and _has_fast_bf16(device)):
         return torch.bfloat16
     return None

@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from edgeyolo import models
 from edgeyolo.data.dataset import Dataset
-from edgeyolo.losses.criterion import Criterion
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.nn.layout import use_channels_last
-from edgeyolo.spec.errors import CheckpointError, TrainingError, UsageError
-from edgeyolo.spec.model import ModelSpec, Score
+from edgeyolo.spec.errors import StoppedError
+from edgeyolo.spec.model import Score
 from edgeyolo.spec.progress import SILENT, Progress
-from edgeyolo.training.checkpoint import (
-    CheckpointRecord,
-    EpochRow,
-    checkpoint_path,
-    load_matching_weights,
-    load_optimizer,
-    load_weights,
-    optimizer_tensors,
-    read_tensors,
-    save_checkpoint,
-    strip_prefix,
-)
+from edgeyolo.training.checkpoint import EpochRow, read_tensors
 from edgeyolo.training.config import TrainConfig, check_config
-from edgeyolo.training.device import autocast_dtype, choose_device
-from edgeyolo.training.ema import EmaModel
-from edgeyolo.training.loader import Batch, TrainLoader, make_loader
+from edgeyolo.training.device import choose_device
+from edgeyolo.training.distributed import find_world, joined, noticing_loss, own_device
+from edgeyolo.training.faults import StopNow, StoppingProgress, StopRequest, heeding_signals
+from edgeyolo.training.loader import Batch, make_loader
 from edgeyolo.training.log import write_log
-from edgeyolo.training.optim import learning_rate_at, make_optimizer
+from edgeyolo.training.optim import learning_rate_at, set_schedule
+from edgeyolo.training.order import EpochOrder, input_sizes, repeat_factors
+from edgeyolo.training.run import Run as Run
+from edgeyolo.training.run import start_run as start_run
+from edgeyolo.training.step import normalise as normalise
+from edgeyolo.training.step import train_step as train_step
 
-_LOG = logging.getLogger(__name__)
-_OFFICIAL_SUFFIXES = (".pt", ".pth", ".pdparams")
+_READ_EVERY = 10  # steps between looks at a GPU's losses: each look waits for it
 
 
 @dataclass(frozen=True)
@@ -59,44 +53,6 @@ class TrainResult:
     score: Score | None
 
 
-@dataclass
-class Run:
-    """Everything that changes while training, and the few things that it changes with."""
-
-    config: TrainConfig
-    spec: ModelSpec
-    data: str
-    out: Path
-    model: nn.Module
-    criterion: Criterion
-    optimizer: torch.optim.Optimizer
-    ema: EmaModel
-    device: torch.device
-    autocast: torch.dtype | None
-    history: list[EpochRow] = field(default_factory=list)
-    best_ap: float = -1.0
-    best_epoch: int = 0
-
-    @property
-    def epoch(self) -> int:
-        """Epochs finished."""
-        return len(self.history)
-
-    def record(self, score: Score | None) -> CheckpointRecord:
-        """The record that goes into a checkpoint now."""
-        return CheckpointRecord(
-            model=self.spec,
-            config=self.config,
-            data=self.data,
-            epoch=self.epoch,
-            score=score,
-            best_ap=self.best_ap,
-            best_epoch=self.best_epoch,
-            history=tuple(self.history),
-            ema_steps=self.ema.steps,
-        )
-
-
 def train(
     config: TrainConfig,
     train_data: Dataset,
@@ -106,178 +62,176 @@ def train(
     weights: Path | None = None,
     resume: bool = False,
     progress: Progress = SILENT,
+    on_epoch: Callable[[EpochRow], None] | None = None,
 ) -> TrainResult:
     """Train a detector and write `best` and `last` checkpoints, a log and a picture of its curves to `out`.
+
+    On every process that `torchrun` starts it takes part in one run. SIGTERM and Ctrl-C end it after the step that is
+    going on; the last checkpoint then holds the middle of the epoch.
 
     Args:
         weights: checkpoint to start from, of our own or as a model's authors publish it; what does not fit, such as
             the head of other classes, is made anew.
         resume: go on from `out`'s last checkpoint, with its config, as if never interrupted.
+        on_epoch: called after each epoch of this call, once it is saved; what it raises ends the run.
 
     Raises:
         UsageError: a config value that cannot be used, or `out` holds a run already and `resume` is False.
         DataError: nothing to train on. CheckpointError: nothing to resume, or weights of another model.
-        TrainingError: the loss is not a number. OutputError: `out` cannot be written.
+        TrainingError: the loss is not a number, or memory runs out. OutputError: `out` cannot be written.
+        StoppedError: by a signal, or because another process of the run is lost; the run can be resumed.
     """
     check_config(config)
-    run = start_run(config, train_data, out, weights=weights, resume=resume)
-    loader = make_loader(
-        train_data,
-        image_size=run.config.image_size,
-        batch=run.config.batch,
-        augment=run.config.augment,
-        seed=run.config.seed,
-        workers=run.config.workers,
-        cache_mib=run.config.cache_mib,
-    )
-    while run.epoch < run.config.epochs and not has_stalled(run):
-        started = time.perf_counter()
-        losses = train_epoch(run, loader, progress)
-        score = evaluate_epoch(run, val_data, progress)
-        finish_epoch(run, losses, score, time.perf_counter() - started, steps_per_epoch=len(loader))
+    world = find_world()
+    with (
+        joined(world, choose_device(own_device(config.device, world))),
+        noticing_loss(world, out / "last.safetensors"),
+        heeding_signals() as stop,
+    ):
+        run = start_run(config, train_data, out, weights=weights, resume=resume, world=world)
+        story = Story(run, train_data, val_data, progress if world.is_first else SILENT, stop)
+        with contextlib.closing(story):
+            story.tell(on_epoch)
+        world.any(False)  # all have come this far: what the first one wrote is there
     best = out / "best.safetensors"
     _, record = read_tensors(best)
-    return TrainResult(best, out / "last.safetensors", run.epoch, record.score)
+    return TrainResult(best, run.last, run.epoch, record.score)
 
 
-def start_run(config: TrainConfig, data: Dataset, out: Path, *, weights: Path | None, resume: bool) -> Run:
-    """A fresh run, or the one that `out`'s last checkpoint describes; errors as in `train`."""
-    last = out / "last.safetensors"
-    tensors: dict[str, Tensor] = {}
-    record = None
-    if resume:
-        if not last.is_file():
-            raise CheckpointError("nothing to resume", where=last, hint="Start without --resume")
-        tensors, record = read_tensors(last)
-        config = record.config
-        if record.model.class_names != data.class_names:
-            raise CheckpointError("the run was started on other classes", where=last, hint="Give the same --data")
-    elif last.exists():
-        raise UsageError("there is a run already", where=out, hint="Add --resume to go on, or choose another --out")
+class Story:
+    """A run from where it stands to its end."""
 
-    torch.manual_seed(config.seed)
-    device = choose_device(config.device)
-    model = models.create(config.model, len(data.class_names), activation=config.activation)
-    if weights is not None and not resume:
-        load_start(model, weights)
-    model = model.to(device)
-    use_channels_last(model)
-    spec = ModelSpec(
-        name=model.config.name,
-        activation=model.config.activation,
-        class_names=data.class_names,
-        input=model.make_input_spec((config.image_size, config.image_size)),
-        decode=model.decode,
+    def __init__(
+        self, run: Run, train_data: Dataset, val_data: Dataset, progress: Progress, stop: StopRequest | None = None
+    ) -> None:
+        self.run = run
+        self.val_data = val_data
+        self.progress = progress
+        self.stop = StopRequest() if stop is None else stop
+        self.order = make_order(run, train_data)
+        self.loader = make_loader(
+            train_data,
+            image_size=run.config.image_size,
+            batch=run.config.batch,
+            augment=run.config.augment,
+            seed=run.config.seed,
+            workers=run.config.workers,
+            cache_mib=run.config.cache_mib // run.world.local_size,
+            order=self.order,
+        )
+
+    def close(self) -> None:
+        """End the loader's processes."""
+        self.loader.close()
+
+    def tell(self, on_epoch: Callable[[EpochRow], None] | None = None) -> None:
+        """Train epoch after epoch; arguments and errors as `train`."""
+        while self.run.epoch < self.run.config.epochs and not has_stalled(self.run):
+            started = time.perf_counter()
+            losses = self.train_epoch()
+            score = self.evaluate_epoch()
+            seconds = time.perf_counter() - started
+            finish_epoch(self.run, losses, score, seconds, steps_per_epoch=len(self.loader))
+            if on_epoch is not None:
+                on_epoch(self.run.history[-1])
+            if self.run.epoch < self.run.config.epochs and self.run.world.any(bool(self.stop)):
+                raise self.stopped()
+
+    def train_epoch(self) -> dict[str, float]:
+        """What is left of one pass over the training split; returns the mean of each loss part over all of it."""
+        run, config, steps = self.run, self.run.config, len(self.loader)
+        run.start_training()
+        self.order.first_step = run.step
+        self.loader.start_epoch(run.epoch, mosaic=run.epoch < config.last_mosaic_epoch)
+        run.criterion.start_epoch(run.epoch)
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=run.device))
+        sums.update({name: torch.tensor(value, device=run.device) for name, value in run.sums.items()})
+        for index, batch in enumerate(self.loader, start=run.step):
+            set_schedule(run.optimizer, run.epoch * steps + index, config, steps_per_epoch=steps)
+            torch.manual_seed(_step_seed(run, index))
+            for name, value in train_step(run, own_share(batch, self.order.share)).items():
+                sums[name] += value
+            if run.device.type == "cpu" or index % _READ_EVERY == 0 or index + 1 == steps:
+                text = f"loss {float(sums['total']) / (index + 1):.3f}  best AP {max(run.best_ap, 0):.1f}"
+            self.progress.step(f"epoch {run.epoch + 1}/{config.epochs}", index + 1, steps, text)
+            if run.world.any(bool(self.stop)):
+                self.save_middle(index + 1, sums)
+                raise self.stopped()
+        self.run.step, self.run.sums = steps, _as_floats(sums, run)
+        return {name: value / steps for name, value in self.run.sums.items()}
+
+    def save_middle(self, step: int, sums: dict[str, Tensor]) -> None:
+        """Save the state after some steps of an epoch, to be resumed from there."""
+        self.run.step, self.run.sums = step, _as_floats(sums, self.run)
+        self.run.save_last(None)
+
+    def stopped(self) -> StoppedError:
+        """What is said when a signal has ended the run."""
+        epochs = f"{self.run.epoch} of {self.run.config.epochs} epochs"
+        steps = f" and {self.run.step} of {len(self.loader)} steps" if self.run.step else ""
+        return StoppedError(
+            f"stopped by {self.stop.name or 'a signal to another process'} after {epochs}{steps}",
+            where=self.run.last,
+            hint="Everything is saved; go on with --resume",
+        )
+
+    def evaluate_epoch(self) -> Score | None:
+        """COCO mAP of the averaged weights in deploy form, by the runtime that ships; None when it is not due.
+
+        Every process takes its share of the pictures; the first one scores them.
+        """
+        run, data = self.run, self.val_data
+        done = run.epoch + 1
+        if done % run.config.evaluate_every and done < run.config.epochs:
+            return None
+        from edgeyolo.evaluation.coco_map import detect_pictures, score_detections
+        from edgeyolo.evaluation.measure import make_detector
+        from edgeyolo.nn.session import TorchSession
+
+        run.world.copy_from_first(run.ema.average.buffers())
+        folded = fold_model(run.ema.average)
+        use_channels_last(folded)
+        detector = make_detector(TorchSession(folded, device=run.device), run.spec, data)
+        pictures = range(run.world.rank, len(data), run.world.size)
+        progress = self.progress if run.world.is_shared else StoppingProgress(self.progress, self.stop)
+        try:
+            found = detect_pictures(detector.detect, data, pictures, progress=progress)
+        except StopNow:
+            run.save_last(None)
+            raise self.stopped() from None
+        together = {i: seen for part in run.world.collect(found) for i, seen in part.items()}
+        score = score_detections(together, data, artefact="float torch") if run.world.is_first else None
+        return run.world.tell(score)
+
+
+def make_order(run: Run, data: Dataset) -> EpochOrder:
+    """The order of a run's pictures, or of this process's share of them."""
+    config = run.config
+    repeats = (
+        repeat_factors([r.class_ids for r in data.records], config.class_balance) if config.class_balance else None
     )
-    run = Run(
-        config=config,
-        spec=spec,
-        data=data.name,
-        out=out,
-        model=model,
-        criterion=model.make_criterion(epochs=config.epochs).to(device),
-        optimizer=make_optimizer(model, config),
-        ema=EmaModel(model, config.ema_decay),
-        device=device,
-        autocast=autocast_dtype(config.precision, device),
+    stride = max(run.spec.decode.strides)
+    return EpochOrder(
+        len(data),
+        config.batch,
+        config.seed,
+        repeats=repeats,
+        sizes=input_sizes(config.image_size, config.multi_scale, stride),
+        rank=run.world.rank,
+        world_size=run.world.size,
     )
-    if record is not None:
-        restore(run, tensors, record, where=last)
-    return run
 
 
-def load_start(model: nn.Module, weights: Path) -> None:
-    """Load weights to fine-tune from; a `.pt`, `.pth` or `.pdparams` is read as an official file.
-
-    Raises:
-        CheckpointError: unreadable, or of another model. UsageError: nothing is published for the model.
-    """
-    if weights.suffix in _OFFICIAL_SUFFIXES:
-        fresh = models.load_official_weights(model, weights)
-    else:
-        tensors, _ = read_tensors(checkpoint_path(weights))
-        fresh = load_matching_weights(model, strip_prefix(tensors, "model."), where=weights)
-    _LOG.info("%d tensors do not fit %s and start fresh: %s", len(fresh), weights, ", ".join(fresh[:6]))
-
-
-def restore(run: Run, tensors: dict[str, Tensor], record: CheckpointRecord, *, where: Path) -> None:
-    """Put a run into the state that its last checkpoint holds."""
-    load_weights(run.model, strip_prefix(tensors, "trained."), where=where)
-    load_weights(run.ema.average, strip_prefix(tensors, "model."), where=where)
-    load_optimizer(run.optimizer, tensors)
-    run.ema.steps = record.ema_steps
-    run.history = list(record.history)
-    run.best_ap, run.best_epoch = record.best_ap, record.best_epoch
+def own_share(batch: Batch, share: int) -> Batch:
+    """The batch without the picture that stands in where a process has none."""
+    if len(batch.images) <= share:
+        return batch
+    return Batch(batch.images[:share], batch.targets[batch.targets[:, 0] < share], batch.image_ids[:share])
 
 
 def has_stalled(run: Run) -> bool:
     """Whether `patience` epochs have passed without a better AP."""
     return 0 < run.config.patience <= run.epoch - run.best_epoch
-
-
-def train_epoch(run: Run, loader: TrainLoader, progress: Progress) -> dict[str, float]:
-    """One pass over the training split; returns the mean of each loss part."""
-    config = run.config
-    run.model.train()
-    loader.start_epoch(run.epoch, mosaic=run.epoch < config.last_mosaic_epoch)
-    run.criterion.start_epoch(run.epoch)
-    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=run.device))
-    for index, batch in enumerate(loader):
-        step = run.epoch * len(loader) + index
-        for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, config, steps_per_epoch=len(loader))
-        for name, value in train_step(run, batch).items():
-            sums[name] += value
-        text = f"loss {float(sums['total']) / (index + 1):.3f}  best AP {max(run.best_ap, 0):.1f}"
-        progress.step(f"epoch {run.epoch + 1}/{config.epochs}", index + 1, len(loader), text)
-    return {name: float(value) / len(loader) for name, value in sums.items()}
-
-
-def train_step(run: Run, batch: Batch) -> dict[str, Tensor]:
-    """Forward, loss, backward, optimizer, average; returns the loss parts and their `total`.
-
-    Raises:
-        TrainingError: the loss is not a finite number; nothing has been changed by this batch then.
-    """
-    images = batch.images.to(run.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-    targets = batch.targets.to(run.device, non_blocking=True)
-    images = normalise(images, run.spec)
-    with torch.autocast(run.device.type, dtype=run.autocast, enabled=run.autocast is not None):
-        maps = run.model(images)
-    image_hw = (images.shape[2], images.shape[3])
-    loss = run.criterion([map_.float() for map_ in maps], targets, image_hw)
-    if not torch.isfinite(loss.total):
-        raise TrainingError(
-            f"the loss is {float(loss.total.detach())} in epoch {run.epoch + 1}",
-            where=", ".join(batch.image_ids),
-            hint="Lower the learning rate or look at these pictures' labels; the last checkpoint is good",
-        )
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.total.backward()
-    nn.utils.clip_grad_norm_(run.model.parameters(), run.config.clip_norm)
-    run.optimizer.step()
-    run.ema.step(run.model)
-    return {**loss.parts, "total": loss.total.detach()}
-
-
-def normalise(images: Tensor, spec: ModelSpec) -> Tensor:
-    """(B, 3, H, W) uint8 RGB -> float32, (pixel / 255 - mean) / std as `InputSpec` states."""
-    mean, std = (images.new_tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (spec.input.mean, spec.input.std))
-    return (images.float() / 255.0 - mean) / std
-
-
-def evaluate_epoch(run: Run, data: Dataset, progress: Progress) -> Score | None:
-    """COCO mAP of the averaged weights in deploy form, by the runtime that ships; None when it is not due."""
-    done = run.epoch + 1
-    if done % run.config.evaluate_every and done < run.config.epochs:
-        return None
-    from edgeyolo.evaluation.measure import measure_session
-    from edgeyolo.nn.session import TorchSession
-
-    folded = fold_model(run.ema.average)
-    use_channels_last(folded)
-    session = TorchSession(folded, device=run.device)
-    return measure_session(session, run.spec, data, artefact="float torch", progress=progress)
 
 
 def finish_epoch(
@@ -295,12 +249,20 @@ def finish_epoch(
         ap50=score.ap50 if score else None,
     )
     run.history.append(row)
-    averaged = {f"model.{name}": tensor for name, tensor in run.ema.average.state_dict().items()}
+    run.step, run.sums = 0, {}
     if score is not None and (score.ap > run.best_ap or run.best_epoch == 0):
         run.best_ap, run.best_epoch = score.ap, run.epoch
-        save_checkpoint(run.out / "best.safetensors", averaged, run.record(score))
-    trained = {f"trained.{name}": tensor for name, tensor in run.model.state_dict().items()}
-    save_checkpoint(
-        run.out / "last.safetensors", averaged | trained | optimizer_tensors(run.optimizer), run.record(score)
-    )
-    write_log(run.out, run.history)
+        run.save_best(score)
+    run.save_last(score)
+    if run.world.is_first:
+        write_log(run.out, run.history)
+
+
+def _step_seed(run: Run, index: int) -> int:
+    """Of torch's random numbers in a step: known from its place, so that none need be saved."""
+    place = [run.config.seed, run.epoch, index, run.world.rank]
+    return int(np.random.SeedSequence(place).generate_state(1)[0])
+
+
+def _as_floats(sums: dict[str, Tensor], run: Run) -> dict[str, float]:
+    return {name: float(run.world.mean(value)) for name, value in sums.items()}

@@ -24,8 +24,21 @@ def test_a_value_of_another_type_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"epochs": 0}, {"batch": 0}, {"image_size": 16}, {"learning_rate": -1.0}, {"ema_decay": 1.0}]
+    "change", [{"epochs": 0}, {"batch": -1}, {"image_size": 16}, {"learning_rate": -1.0}, {"ema_decay": 1.0}]
 )
 def test_unusable_values_name_the_field(change: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(change)).split("_")[0]):
+        check_config(TrainConfig(model="m", **change))
+
+
+def test_a_list_is_written_with_commas() -> None:
+    config = override_config(TrainConfig(model="m"), {"freeze": "backbone,neck.up", "multi_scale": "0.5"})
+    assert config.freeze == ("backbone", "neck.up") and config.multi_scale == 0.5
+
+
+@pytest.mark.parametrize(
+    "change", [{"multi_scale": 0.95}, {"class_balance": -0.1}, {"label_smoothing": 1.0}, {"momentum": 1.0}]
+)
+def test_parts_are_parts(change: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(change))):
         check_config(TrainConfig(model="m", **change))

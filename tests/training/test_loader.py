@@ -18,6 +18,7 @@ from edgeyolo.data.sample import Sample
 from edgeyolo.geometry.letterbox import letterbox_image, make_letterbox
 from edgeyolo.spec.errors import DataError, TrainingError, UsageError
 from edgeyolo.training.loader import AugmentConfig, Batch, make_loader
+from edgeyolo.training.order import EpochOrder
 
 FULL = AugmentConfig(degrees=10, shear=5, flip_ud=0.3, mosaic=0.7, mixup=0.5)
 COUNT = 10
@@ -198,3 +199,34 @@ def test_bccd_through_two_workers() -> None:
     found = batches(open_dataset(bccd, "val"), image_size=128, batch=16, workers=2, augment=AugmentConfig())
     assert len(found) == 5
     assert all(len(batch.targets) > 16 for batch in found)
+
+
+def test_copy_paste_adds_objects_and_is_repeatable(dataset: Dataset) -> None:
+    plain = AugmentConfig(mosaic=0.5, mixup=0.0)
+    with_guests = AugmentConfig(mosaic=0.5, mixup=0.0, copy_paste=1.0)
+    one, again, other = (batches(dataset, augment=a) for a in (with_guests, with_guests, plain))
+    assert_same(one, again)
+    assert_same(one, batches(dataset, augment=with_guests, workers=2))
+    assert sum(len(b.targets) for b in one) > sum(len(b.targets) for b in other)
+    assert_same(batches(dataset, mosaic=False, augment=with_guests), batches(dataset, mosaic=False, augment=plain))
+
+
+@pytest.mark.parametrize("augment", [None, FULL, AugmentConfig(copy_paste=1.0)])
+def test_another_input_size_shows_the_same_pictures(dataset: Dataset, augment: AugmentConfig | None) -> None:
+    def at(side: int | None) -> list[Batch]:
+        order = EpochOrder(COUNT, 4, 0, sizes=() if side is None else (side,))
+        return batches(dataset, augment=augment, order=order)
+
+    assert_same(at(64), at(None))
+    if augment is not None and augment.copy_paste:
+        assert all(batch.images.shape[2:] == (96, 96) for batch in at(96))
+        return
+    for small, large in zip(at(64), at(128), strict=True):
+        assert large.images.shape == (4, 3, 128, 128) and small.image_ids == large.image_ids
+        shrunk = torch.nn.functional.avg_pool2d(large.images.float(), 2)
+        same, other = ((shrunk - images.float()).abs().mean() for images in (small.images, small.images.roll(1, 0)))
+        assert same < 0.6 * other
+        is_large = (small.targets[:, 4:] - small.targets[:, 2:4]).amin(1) > 6
+        for row in small.targets[is_large]:
+            wanted = torch.cat([row[:2], 2 * row[2:]])
+            assert (large.targets - wanted).abs().amax(1).min() < 2

@@ -15,7 +15,9 @@ from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.spec.errors import CheckpointError, TrainingError, UsageError
 from edgeyolo.training.checkpoint import load_checkpoint, read_tensors
 from edgeyolo.training.config import TrainConfig
-from edgeyolo.training.loop import TrainResult, start_run, train, train_step
+from edgeyolo.training.loop import TrainResult, train
+from edgeyolo.training.run import start_run
+from edgeyolo.training.step import train_step
 
 CONFIG = TrainConfig(
     model="yolov7-nano",

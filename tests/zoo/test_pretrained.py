@@ -28,7 +28,7 @@ from edgeyolo.models import yolov7
 from edgeyolo.models._yolov7_official import number_layers
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.errors import CheckpointError, UsageError
-from edgeyolo.training.loop import load_start
+from edgeyolo.training.run import load_start
 
 # ---- stand-ins for the YOLOv7 repository
 

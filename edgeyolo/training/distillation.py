@@ -1,0 +1,193 @@
+"""Distillation: a float teacher, trained before, shows a student what it sees and what it says.
+
+What it sees are the neck's maps that feed the heads, compared channel by channel: a softmax over the cells of a
+channel tells where it looks, and the student's, through a learned 1x1 convolution where it has other channels, is
+asked to look there too. That works for any two models of the zoo, level by level where their strides meet.
+What it says is compared where both heads say it in the same way: one decode, anchors included, and the same classes.
+Where they differ, a prediction of one has no counterpart in the other, and the features alone are taught.
+
+Source: Channel-wise Knowledge Distillation for Dense Prediction, arXiv 2011.13256, section 3.2, equations 4 and 5.
+Differs: a mean over levels, so that the weight means the same for three levels and for four.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeyolo.losses.criterion import Loss
+from edgeyolo.models._network import DetectorNetwork
+from edgeyolo.spec.errors import UsageError
+from edgeyolo.spec.model import AnchorDecode, DflDecode, InputSpec
+from edgeyolo.training.head_distillation import HeadLoss, make_head_loss
+
+_LOSS_UNIT = {AnchorDecode: 0.05, DflDecode: 1.0}  # YOLOv7 counts 1 - CIoU a twentieth, PP-YOLOE's losses count whole
+
+
+class DistillConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How much a teacher counts.
+
+    Weights are in units of the student's family, whose own losses differ twentyfold in size.
+
+    Attributes:
+        feature: weight of the features' part, 0 switches it off.
+        head: weight of the heads' parts, 0 switches them off.
+        temperature: of the softmax over a channel's cells; a high one shows more than the peaks.
+    """
+
+    feature: float = 10.0
+    head: float = 0.5
+    temperature: float = 4.0
+
+
+def check_distill(config: DistillConfig) -> None:
+    """Raise UsageError for a value that cannot be used."""
+    for field in ("feature", "head"):
+        if not getattr(config, field) >= 0:
+            raise UsageError(f"distill.{field} is {getattr(config, field)}", hint="It must be at least 0")
+    if not config.temperature > 0:
+        raise UsageError(f"distill.temperature is {config.temperature}", hint="It must be positive")
+    if config.feature == config.head == 0:
+        raise UsageError("distill.feature and distill.head are both 0", hint="Leave the teacher out")
+
+
+class Distiller(nn.Module):
+    """The loss that a teacher adds. Its parameters are the adapters, which train with the student and do not ship.
+
+    Neither network is a part of it: `state_dict`, `parameters` and `to` are about the adapters alone.
+
+    Args:
+        student: the bare network, in whatever wrapper it is called.
+        teacher: frozen, in eval mode, on its device already.
+        image_hw: of the student's input, pixels.
+        same_classes: whether both know the same classes in the same order.
+
+    Raises:
+        UsageError: no stride is common, or the teacher cannot take pictures of this size.
+    """
+
+    def __init__(
+        self,
+        student: DetectorNetwork,
+        teacher: DetectorNetwork,
+        *,
+        settings: DistillConfig,
+        image_hw: tuple[int, int],
+        same_classes: bool = True,
+    ) -> None:
+        super().__init__()
+        check_distill(settings)
+        self.settings = settings
+        self._unit = _LOSS_UNIT[type(student.decode)]
+        self._networks = (student, teacher)  # in a tuple: not submodules
+        self._inputs = (student.make_input_spec(image_hw), teacher.make_input_spec(image_hw))
+        self._head_loss: HeadLoss | None = None
+        if settings.head and same_classes and student.decode == teacher.decode:
+            self._head_loss = make_head_loss(student.decode)
+        mine, theirs = (_level_shapes(network, image_hw) for network in self._networks)
+        self._feature_count = len(mine)
+        common = [shape_hw for shape_hw in mine if shape_hw in theirs]
+        if not common:
+            raise UsageError("teacher and student have no stride in common", where=teacher.config.name)
+        self._levels = [(list(mine).index(shape_hw), list(theirs).index(shape_hw)) for shape_hw in common]
+        pairs = [(mine[shape_hw], theirs[shape_hw]) for shape_hw in common]
+        self.adapters = nn.ModuleList(nn.Identity() if a == b else nn.Conv2d(a, b, 1, bias=False) for a, b in pairs)
+
+    @property
+    def feature_count(self) -> int:
+        """How many maps `watch` gives each time the student runs."""
+        return self._feature_count
+
+    def describe(self) -> str:
+        """What is taught, in words."""
+        teacher = self._networks[1].config.name
+        heads = "its heads" if self._head_loss is not None else "not its heads, which are not of one kind"
+        return f"{teacher} teaches {len(self._levels)} levels of features and {heads}"
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[list[Tensor]]:
+        """Inside, the list is filled with the neck's maps each time the student runs; nothing stays on it after."""
+        with watch_neck(self._networks[0]) as features:
+            yield features
+
+    def forward(self, features: Sequence[Tensor], maps: Sequence[Tensor], images: Tensor) -> Loss:
+        """What the student has to learn of the teacher on one batch; parts `distill_feature`, `distill_score` ...
+
+        Args:
+            features: the student's, from `watch`.
+            maps: the student's raw maps; auxiliary ones after them are ignored.
+            images: (B, 3, H, W), normalised for the student.
+        """
+        student, teacher = self._networks
+        with torch.no_grad(), watch_neck(teacher) as shown:
+            said = teacher(renormalise(images, *self._inputs))
+        parts: dict[str, Tensor] = {}
+        with torch.autocast(images.device.type, enabled=False):
+            if self.settings.feature:
+                parts["distill_feature"] = self._unit * self.settings.feature * self._feature_loss(features, shown)
+            if self._head_loss is not None:
+                count = student.decode.output_count
+                heads = self._head_loss([m.float() for m in maps[:count]], [m.float() for m in said[:count]])
+                parts |= {f"distill_{name}": self._unit * self.settings.head * part for name, part in heads.items()}
+        total = torch.stack(list(parts.values())).sum() if parts else images.new_zeros(())
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
+
+    def _feature_loss(self, features: Sequence[Tensor], shown: Sequence[Tensor]) -> Tensor:
+        terms = [
+            channel_divergence(adapter(features[mine].float()), shown[theirs].float(), self.settings.temperature)
+            for adapter, (mine, theirs) in zip(self.adapters, self._levels, strict=True)
+        ]
+        return torch.stack(terms).mean()
+
+
+def channel_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Mean over pictures and channels of how far the student's softmax over cells is from the teacher's.
+
+    Args:
+        student, teacher: (B, C, h, w).
+    """
+    mine, theirs = ((x.flatten(2) / temperature).log_softmax(-1) for x in (student, teacher))
+    divergence = F.kl_div(mine, theirs, reduction="none", log_target=True).sum(-1)
+    return temperature**2 * divergence.mean()
+
+
+@contextlib.contextmanager
+def watch_neck(network: DetectorNetwork) -> Iterator[list[Tensor]]:
+    """Inside, the list is filled with the maps that feed the heads, finest first, each time the network runs."""
+    maps: list[Tensor] = []
+
+    def keep(_neck: nn.Module, _inputs: object, output: Sequence[Any]) -> None:
+        maps[:] = output if isinstance(output[0], Tensor) else output[0]  # beside them, maps for auxiliary heads
+
+    handle = network.neck.register_forward_hook(keep)
+    try:
+        yield maps
+    finally:
+        handle.remove()
+
+
+def renormalise(images: Tensor, made_for: InputSpec, wanted: InputSpec) -> Tensor:
+    """(B, 3, H, W) normalised for one network -> as another wants it."""
+    if (made_for.mean, made_for.std) == (wanted.mean, wanted.std):
+        return images
+    have_mean, have_std, mean, std = (
+        images.new_tensor(values).view(1, 3, 1, 1) for values in (made_for.mean, made_for.std, wanted.mean, wanted.std)
+    )
+    return (images * have_std + have_mean - mean) / std
+
+
+def _level_shapes(network: DetectorNetwork, image_hw: tuple[int, int]) -> dict[tuple[int, int], int]:
+    """Height and width of each of the neck's maps -> its channels, finest first; the network is left as it was."""
+    parameter = next(network.parameters())
+    was_training = network.training
+    network.eval()
+    with torch.no_grad(), watch_neck(network) as maps:
+        network(parameter.new_zeros(1, 3, *image_hw))
+    network.train(was_training)
+    return {(map_.shape[2], map_.shape[3]): map_.shape[1] for map_ in maps}

@@ -1,0 +1,147 @@
+"""The order of the pictures: a pure function of seed, epoch and step, so that a run is repeated, shared and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SIZE_STREAM = 1  # keeps the draws of input sizes apart from those of the order
+
+
+class PictureKey(NamedTuple):
+    """All that an augmented picture depends on, beside the seed; what the main process sends to a worker.
+
+    Attributes:
+        epoch: counted from 0.
+        picture: index into the data set.
+        mosaic: False leaves mosaic and mixup out.
+        input_hw: height and width of this step's network input, pixels; None for the loader's own.
+        repeat: how often the picture has come up before in this epoch.
+    """
+
+    epoch: int
+    picture: int
+    mosaic: bool
+    input_hw: tuple[int, int] | None = None
+    repeat: int = 0
+
+    @property
+    def entropy(self) -> tuple[int, ...]:
+        """What its augmentation is seeded with, beside the seed of the run."""
+        return (self.epoch, self.picture, self.repeat) if self.repeat else (self.epoch, self.picture)
+
+
+class EpochOrder:
+    """The order of one epoch, batch by batch; stays in the main process, so persistent workers need no news.
+
+    Every process of a distributed run walks through the same batches and takes its own share of each.
+
+    Args:
+        count: pictures of the data set.
+        batch: pictures of a step, over all processes.
+        repeats: (count,) how often each picture is wanted in an epoch, at least 1; None for once.
+        sizes: sides of the square input, pixels, one of which is drawn for each step; empty for the loader's own.
+        rank: of this process, of `world_size`.
+
+    Attributes:
+        epoch: which one the next iteration gives.
+        mosaic: whether its pictures may be mosaics.
+        first_step: steps of it to leave out, when the epoch was begun before.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch: int,
+        seed: int,
+        *,
+        repeats: NDArray[np.float64] | None = None,
+        sizes: Sequence[int] = (),
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._count = count
+        self._repeats = repeats
+        self._length = count if repeats is None else int(repeats.sum())
+        self._batch = min(batch, self._length)
+        self._seed = seed
+        self._sizes = tuple(sizes)
+        self._first, self._last = (self._batch * part // world_size for part in (rank, rank + 1))
+        self.epoch = 0
+        self.mosaic = True
+        self.first_step = 0
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch; the pictures that are left over make none, unless it is the only one."""
+        return self._length // self._batch
+
+    @property
+    def share(self) -> int:
+        """Pictures of each batch that are this process's; where it is 0, one comes all the same, not to be used."""
+        return self._last - self._first
+
+    @property
+    def batch(self) -> int:
+        """Pictures of each step, over all processes."""
+        return self._batch
+
+    def __iter__(self) -> Iterator[list[PictureKey]]:
+        pictures = self._shuffled()
+        for step in range(self.first_step, len(self)):
+            start = step * self._batch
+            input_hw = self._input_hw(step)
+            chosen = pictures[start + self._first : start + self._last] or pictures[start : start + 1]
+            yield [PictureKey(self.epoch, picture, self.mosaic, input_hw, again) for picture, again in chosen]
+
+    def _shuffled(self) -> list[tuple[int, int]]:
+        """(picture, how often it came before) for the whole epoch.
+
+        A picture comes as often as `repeats` says, rounded up or down by chance so that the mean over epochs is exact
+        and their length always the same (systematic sampling).
+        """
+        rng = np.random.default_rng([self._seed, self.epoch])
+        shuffled = rng.permutation(self._count)
+        if self._repeats is None:
+            return [(picture, 0) for picture in shuffled.tolist()]
+        ends = np.floor(np.cumsum(self._repeats[shuffled]) + rng.random()).astype(np.int64)
+        times = np.diff(ends, prepend=0)
+        found = [(p, again) for p, n in zip(shuffled.tolist(), times.tolist(), strict=True) for again in range(n)]
+        return [found[i] for i in rng.permutation(len(found))[: self._length]]
+
+    def _input_hw(self, step: int) -> tuple[int, int] | None:
+        if not self._sizes:
+            return None
+        rng = np.random.default_rng([self._seed, self.epoch, step, _SIZE_STREAM])
+        side = self._sizes[int(rng.integers(len(self._sizes)))]
+        return side, side
+
+
+def repeat_factors(class_ids: Sequence[NDArray[np.int64]], threshold: float) -> NDArray[np.float64]:
+    """How often each picture should come up in an epoch so that rare classes are seen.
+
+    Args:
+        class_ids: of the objects of each picture.
+        threshold: a class in a smaller part of the pictures than this is rare, in (0, 1].
+
+    Returns:
+        (pictures,) at least 1: of the picture's rarest class, `max(1, sqrt(threshold / part))`.
+
+    Source: Gupta et al., LVIS, arXiv 1908.03195, appendix B.
+    """
+    present = [np.unique(ids) for ids in class_ids]
+    every = np.concatenate(present) if present else np.zeros(0, np.int64)
+    counts = np.bincount(every.astype(np.int64), minlength=1)
+    part = np.maximum(counts, 1) / max(1, len(present))
+    factor = np.maximum(1.0, np.sqrt(threshold / part))
+    return np.array([factor[ids].max() if len(ids) else 1.0 for ids in present])
+
+
+def input_sizes(image_size: int, ratio: float, stride: int) -> list[int]:
+    """Sides for multi-scale training: the multiples of `stride` in [1 - ratio, 1 + ratio] of `image_size`, pixels."""
+    if not ratio:
+        return []
+    low, high = -(-image_size * (1 - ratio) // stride), image_size * (1 + ratio) // stride
+    return [int(i) * stride for i in range(max(1, int(low)), int(high) + 1)]

@@ -1,0 +1,383 @@
+"""Search for better settings: short runs with settings drawn by Optuna, those that lag behind are cut short.
+
+Everything is in a database, so that a search can be stopped, gone on with, and shared by processes and machines.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgeyolo.data.dataset import Dataset
+from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.errors import MissingPackageError, OutputError, StoppedError, TrainingError, UsageError
+from edgeyolo.spec.progress import SILENT, Progress
+from edgeyolo.training.augment import check_augment
+from edgeyolo.training.checkpoint import EpochRow
+from edgeyolo.training.config import TrainConfig, check_config, override_config
+from edgeyolo.training.loop import train
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+_LOG = logging.getLogger(__name__)
+_BEFORE_PRUNING = 5  # whole trials that the others are compared with
+_IDENTITY = "edgeyolo"  # attribute of a study that says what it is about
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where a setting is looked for.
+
+    Attributes:
+        key: of `TrainConfig`, such as "learning_rate" or "augment.mosaic".
+        low, high: both included; whole where the setting is.
+        log: drawn by its logarithm.
+    """
+
+    key: str
+    low: float
+    high: float
+    log: bool = False
+
+    def __str__(self) -> str:
+        """As `parse_range` reads it."""
+        return f"{self.key}={self.low:g}:{self.high:g}{':log' if self.log else ''}"
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One short run.
+
+    Attributes:
+        state: "done", "cut short", "failed" or "running".
+        ap: the best of its epochs, percent; None where none is known.
+        settings: as text, by key.
+    """
+
+    number: int
+    state: str
+    ap: float | None
+    settings: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        trials: all of the database, in the order begun.
+        best: the one with the highest AP.
+        folder: its run, if it was trained into this folder.
+    """
+
+    trials: tuple[TrialRow, ...]
+    best: TrialRow
+    folder: Path | None
+
+
+def default_ranges(config: TrainConfig) -> list[Range]:
+    """What is worth trying around a config: the optimizer's rates, the average, and the augmentations."""
+    rate, decay = config.peak_learning_rate, config.decay
+    return [
+        Range("learning_rate", rate / 10, rate * 5, log=True),
+        Range("final_learning_rate_factor", 0.01, 0.3, log=True),
+        Range("weight_decay", max(decay, 1e-6) / 10, max(decay, 1e-6) * 5, log=True),
+        Range("warmup_epochs", 0.0, 5.0),
+        Range("ema_decay", 0.99, 0.9999),
+        Range("augment.hsv_s", 0.0, 0.9),
+        Range("augment.hsv_v", 0.0, 0.9),
+        Range("augment.translate", 0.0, 0.3),
+        Range("augment.scale", 0.0, 0.9),
+        Range("augment.mosaic", 0.0, 1.0),
+        Range("augment.mixup", 0.0, 0.3),
+        Range("augment.copy_paste", 0.0, 0.5),
+    ]
+
+
+def parse_range(text: str) -> Range:
+    """`KEY=LOW:HIGH` or `KEY=LOW:HIGH:log` as a range; whether the key takes it is for `check_ranges`.
+
+    Raises:
+        UsageError: it is not written so, or the ends are not in order.
+    """
+    where, hint = f"--search {text}", "Write it as --search learning_rate=1e-4:1e-2:log"
+    key, equals, bounds = text.partition("=")
+    low_text, *rest = bounds.split(":")
+    if not (key and equals and rest) or rest[1:] not in ([], ["log"]):
+        raise UsageError("is not KEY=LOW:HIGH or KEY=LOW:HIGH:log", where=where, hint=hint)
+    try:
+        low, high = float(low_text), float(rest[0])
+    except ValueError:
+        raise UsageError("LOW and HIGH must be numbers", where=where, hint=hint) from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UsageError("LOW must be below HIGH", where=where, hint=hint)
+    if rest[1:] and low <= 0:
+        raise UsageError("a logarithm needs LOW above 0", where=where, hint=hint)
+    return Range(key, low, high, log=bool(rest[1:]))
+
+
+def check_ranges(config: TrainConfig, ranges: Sequence[Range]) -> None:
+    """Raise UsageError for a key that does not exist or is no number, an end it cannot have, or one that is twice."""
+    if not ranges:
+        raise UsageError("nothing to search", hint="Give --search KEY=LOW:HIGH")
+    keys = [each.key for each in ranges]
+    for each in ranges:
+        if keys.count(each.key) > 1:
+            raise UsageError("is given twice", where=f"--search {each.key}", hint="Give one range for each key")
+        for end in (each.low, each.high):
+            try:
+                tried = override_config(config, {each.key: _text(config, each.key, end)})
+                check_config(tried)
+                check_augment(tried.augment)
+            except UsageError as error:
+                raise UsageError(error.what, where=f"--search {each}", hint=error.hint) from None
+
+
+def search(
+    config: TrainConfig,
+    train_data: Dataset,
+    val_data: Dataset,
+    out: Path,
+    *,
+    ranges: Sequence[Range] = (),
+    trials: int = 30,
+    storage: str | None = None,
+    keep_all: bool = False,
+    progress: Progress = SILENT,
+) -> SearchResult:
+    """Train `trials` short runs, each with its own settings, and say which were best.
+
+    A run is cut short when its best AP so far is below the median of the others at the same epoch. Finished and cut
+    runs of the database count, whoever made them, so that the same call goes on with a search that was stopped. A run
+    whose loss runs away counts as one with AP 0.
+
+    Args:
+        config: of every run, but for the settings that are searched.
+        out: folder for the runs, `search.csv` and `best.toml`, and for the database where no `storage` is given.
+        ranges: empty for `default_ranges`.
+        storage: URL of a database as SQLAlchemy takes it; processes and machines with the same one share the search.
+        keep_all: keep the folder of every run, not only of the best one.
+
+    Raises:
+        UsageError: a range or the config cannot be used, the storage cannot be opened or is of another search.
+        MissingPackageError: Optuna, or what it needs for this storage, is not installed.
+        DataError, OutputError, StoppedError: as `train`.
+    """
+    ranges = list(ranges) or default_ranges(config)
+    check_config(config)
+    check_ranges(config, ranges)
+    study = open_study(config, ranges, train_data, out, storage)
+    while (done := _finished(study)) < trials:
+        progress.step("search", done, trials, _best_text(study))
+        runner = _TrialRunner(config, ranges, train_data, val_data, out, progress)
+        study.optimize(runner, n_trials=1)
+        if not keep_all:
+            _remove_all_but_best(study, out)
+        _write_results(study, out)
+    progress.step("search", trials, trials, _best_text(study))
+    rows = _rows(study)
+    best = next(row for row in rows if row.number == study.best_trial.number)
+    folder = _trial_folder(out, best.number)
+    return SearchResult(tuple(rows), best, folder if folder.is_dir() else None)
+
+
+def open_study(config: TrainConfig, ranges: Sequence[Range], data: Dataset, out: Path, storage: str | None) -> Study:
+    """The study in a database, made if it is not there yet; errors as in `search`."""
+    try:
+        import optuna
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError:
+        install = "pip install 'edgeyolo[tune]'"
+        raise MissingPackageError("optuna", needed_for="a search for settings", install=install) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if storage is None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot be made ({error.strerror})", where=out) from None
+        storage = f"sqlite:///{out / 'search.db'}"
+    name = f"{config.model} on {data.name}"
+    try:
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"cannot be opened ({reason})", where=f"--storage {storage}") from None
+    except ImportError as error:
+        raise MissingPackageError(
+            error.name or str(error), needed_for=f"storage {storage}", install="pip install the driver of its database"
+        ) from None
+    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
+    study.pruner = optuna.pruners.MedianPruner(_BEFORE_PRUNING, n_warmup_steps=config.epochs // 3)
+    identity = _identity(config, ranges)
+    known = study.user_attrs.get(_IDENTITY)
+    if known is None:
+        study.set_user_attr(_IDENTITY, identity)
+    elif known != identity:
+        raise UsageError(
+            "there is a search with other settings or ranges",
+            where=storage,
+            hint="Give the same ones to go on with it, or another --out or --storage",
+        )
+    return study
+
+
+class _TrialRunner:
+    """Trains one trial; what Optuna calls."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        ranges: Sequence[Range],
+        train_data: Dataset,
+        val_data: Dataset,
+        out: Path,
+        progress: Progress,
+    ) -> None:
+        self.config, self.ranges, self.out, self.progress = config, ranges, out, progress
+        self.train_data, self.val_data = train_data, val_data
+
+    def __call__(self, trial: Trial) -> float:
+        """The best AP of a run with the settings that the trial suggests.
+
+        Raises:
+            optuna.TrialPruned: it lags behind.
+        """
+        from optuna import TrialPruned
+
+        best_ap = 0.0
+
+        def report(row: EpochRow) -> None:
+            nonlocal best_ap
+            if row.ap is None:
+                return
+            best_ap = max(best_ap, row.ap)
+            trial.report(best_ap, row.epoch)
+            if row.epoch < self.config.epochs and trial.should_prune():
+                raise TrialPruned
+
+        config = override_config(self.config, {each.key: self._suggest(trial, each) for each in self.ranges})
+        folder = _trial_folder(self.out, trial.number)
+        progress = _NamedProgress(self.progress, f"trial {trial.number}")
+        try:
+            train(config, self.train_data, self.val_data, folder, progress=progress, on_epoch=report)
+        except StoppedError:
+            raise
+        except TrainingError as error:
+            _LOG.warning("trial %d: %s", trial.number, error)
+            return 0.0
+        return best_ap
+
+    def _suggest(self, trial: Trial, each: Range) -> str:
+        if _is_whole(self.config, each.key):
+            return str(trial.suggest_int(each.key, int(each.low), int(each.high), log=each.log))
+        return repr(trial.suggest_float(each.key, each.low, each.high, log=each.log))
+
+
+class _NamedProgress:
+    """Puts a name before each stage."""
+
+    def __init__(self, inner: Progress, name: str) -> None:
+        self._inner, self._name = inner, name
+
+    def step(self, stage: str, done: int, total: int, text: str = "") -> None:
+        """Pass it on."""
+        self._inner.step(f"{self._name}, {stage}", done, total, text)
+
+
+def toml_of(row: TrialRow) -> str:
+    """The settings of a trial as TOML, sections last."""
+    plain = [f"{key} = {value}" for key, value in row.settings.items() if "." not in key]
+    sections: dict[str, list[str]] = {}
+    for key, value in row.settings.items():
+        section, _, field = key.rpartition(".")
+        if section:
+            sections.setdefault(section, []).append(f"{field} = {value}")
+    parts = [f"[{name}]\n" + "\n".join(lines) for name, lines in sections.items()]
+    heading = f"# AP {row.ap:.2f} in trial {row.number}" if row.ap is not None else f"# trial {row.number}"
+    return "\n\n".join(["\n".join([heading, *plain]), *parts]) + "\n"
+
+
+def _identity(config: TrainConfig, ranges: Sequence[Range]) -> str:
+    """What must be the same for trials to be compared; where and with how many processes they run need not."""
+    same = msgspec.structs.replace(config, device="auto", workers=1, cache_mib=2048)
+    return msgspec.json.encode([same, sorted(str(each) for each in ranges)]).decode()
+
+
+def _value(config: TrainConfig, key: str) -> object:
+    values: Any = msgspec.to_builtins(config)
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def _is_whole(config: TrainConfig, key: str) -> bool:
+    return isinstance(_value(config, key), int)
+
+
+def _text(config: TrainConfig, key: str, end: float) -> str:
+    """An end of a range as the setting takes it.
+
+    Raises:
+        UsageError: the setting is no number, or a whole one and the end is not.
+    """
+    value = _value(config, key)
+    if isinstance(value, bool | str | dict | list | tuple):
+        raise UsageError("is not a number", hint="Set it with --set")
+    if isinstance(value, int):
+        if end != int(end):
+            raise UsageError("must be whole", hint="Give whole numbers as LOW and HIGH")
+        return str(int(end))
+    return repr(end)
+
+
+def _trial_folder(out: Path, number: int) -> Path:
+    return out / f"trial-{number:04d}"
+
+
+def _finished(study: Study) -> int:
+    return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.get_trials(deepcopy=False))
+
+
+def _best_text(study: Study) -> str:
+    rows = [row for row in _rows(study) if row.state == "done" and row.ap is not None]
+    return f"best AP {max(row.ap or 0.0 for row in rows):.2f}" if rows else ""
+
+
+def _rows(study: Study) -> list[TrialRow]:
+    states = {"COMPLETE": "done", "PRUNED": "cut short", "FAIL": "failed"}
+    rows = []
+    for trial in study.get_trials(deepcopy=False):
+        ap = trial.value if trial.value is not None else max(trial.intermediate_values.values(), default=None)
+        settings = {key: repr(value) for key, value in trial.params.items()}
+        rows.append(TrialRow(trial.number, states.get(trial.state.name, "running"), ap, settings))
+    return rows
+
+
+def _remove_all_but_best(study: Study, out: Path) -> None:
+    """Of the runs that are over; another process may still be writing to one that is not."""
+    best = study.best_trial.number if any(row.state == "done" for row in _rows(study)) else -1
+    for row in _rows(study):
+        if row.state != "running" and row.number != best:
+            shutil.rmtree(_trial_folder(out, row.number), ignore_errors=True)
+
+
+def _write_results(study: Study, out: Path) -> None:
+    rows = _rows(study)
+    keys = list(dict.fromkeys(key for row in rows for key in row.settings))
+    lines = [",".join(["trial", "state", "ap", *keys])]
+    for row in rows:
+        ap = "" if row.ap is None else f"{row.ap:.4f}"
+        lines.append(",".join([str(row.number), row.state, ap, *(row.settings.get(key, "") for key in keys)]))
+    write_file(out / "search.csv", ("\n".join(lines) + "\n").encode())
+    done = [row for row in rows if row.state == "done"]
+    if done:
+        best = next(row for row in done if row.number == study.best_trial.number)
+        write_file(out / "best.toml", toml_of(best).encode())

@@ -1,0 +1,138 @@
+"""One step of training: forward, loss, backward, optimizer, average."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from edgeyolo.losses.criterion import Loss
+from edgeyolo.spec.model import ModelSpec
+from edgeyolo.training.batch_size import is_out_of_memory
+from edgeyolo.training.faults import (
+    is_compiler_error,
+    no_compiler_error,
+    no_memory_error,
+    no_number_error,
+    too_few_values_error,
+)
+from edgeyolo.training.loader import Batch
+from edgeyolo.training.run import Run
+
+
+def train_step(run: Run, batch: Batch) -> dict[str, Tensor]:
+    """Forward, loss, backward, optimizer, average; returns the loss parts and their `total`.
+
+    Raises:
+        TrainingError: the loss or a gradient is not a finite number, or memory runs out; no weight has been changed by
+            this batch then. UsageError: batch and image_size are too small to train, or the model cannot be compiled.
+    """
+    try:
+        return _step(run, batch)
+    except (RuntimeError, MemoryError) as error:
+        if run.config.compile and is_compiler_error(error):
+            raise no_compiler_error(error) from error
+        if not is_out_of_memory(error):
+            raise
+        reason = error.with_traceback(None)  # its frames hold on to what fills the memory
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise too_few_values_error(run, batch.images) from None
+    raise no_memory_error(run, len(batch.images), reason) from None
+
+
+def _step(run: Run, batch: Batch) -> dict[str, Tensor]:
+    images = batch.images.to(run.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    targets = batch.targets.to(run.device, non_blocking=True)
+    images = normalise(images, run.spec)
+    run.optimizer.zero_grad(set_to_none=True)
+    loss = backward(run, images, targets)
+    run.scaler.unscale_(run.optimizer)
+    gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    healthy = torch.isfinite(loss.total) if run.scaler.is_enabled() else torch.isfinite(loss.total + norm)
+    if not healthy:
+        raise no_number_error(run, images, batch.image_ids, loss.total.detach(), norm)
+    torch._foreach_mul_(gradients, (run.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.ema.step(run.model)
+    return {**loss.parts, "total": loss.total.detach()}
+
+
+def backward(run: Run, images: Tensor, targets: Tensor) -> Loss:
+    """Add the gradient of a batch's loss to the model's.
+
+    The gradient goes from the loss to the maps, and from there through the network. With `accumulate` the network is
+    walked through part by part, which needs the maps of all parts first: the loss of a picture depends on how many
+    objects the others have.
+    """
+    parts = images.chunk(run.config.accumulate) if len(images) else (images,)
+    if len(parts) == 1:
+        maps = _maps(run, run.forward, images)
+        loss, gradients = _loss_and_map_gradients(run, maps, targets, images)
+        torch.autograd.backward(maps, gradients)
+        return loss
+    with torch.no_grad(), _statistics_kept(run.model):
+        pieces = [_maps(run, run.model, part) for part in parts]
+    maps = [torch.cat(level) for level in zip(*pieces, strict=True)]
+    del pieces
+    loss, gradients = _loss_and_map_gradients(run, maps, targets, images)
+    first = 0
+    for part in parts:
+        last = first + len(part)
+        with _unshared(run.forward, first + len(part) < len(images)):
+            torch.autograd.backward(_maps(run, run.forward, part), [g[first:last] for g in gradients])
+        first = last
+    return loss
+
+
+def _maps(run: Run, network: nn.Module, images: Tensor) -> list[Tensor]:
+    with torch.autocast(run.device.type, dtype=run.autocast, enabled=run.autocast is not None):
+        maps: list[Tensor] = network(images)
+    return maps
+
+
+def _loss_and_map_gradients(
+    run: Run, maps: Sequence[Tensor], targets: Tensor, images: Tensor
+) -> tuple[Loss, list[Tensor]]:
+    """The loss, and its gradient by each map in the map's own type; zero where the loss does not depend on it."""
+    leaves = [map_.detach().float().requires_grad_() for map_ in maps]
+    loss = run.criterion(leaves, targets, (images.shape[2], images.shape[3]))
+    if loss.total.requires_grad:
+        run.scaler.scale(loss.total).backward()
+    gradients = [leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for leaf in leaves]
+    return loss, [gradient.to(map_.dtype) for gradient, map_ in zip(gradients, maps, strict=True)]
+
+
+@contextlib.contextmanager
+def _statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Batch normalisation by the batch, which is not remembered."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+@contextlib.contextmanager
+def _unshared(forward: nn.Module, alone: bool) -> Iterator[None]:
+    """Gradients stay on this process, to be shared with those of the last part."""
+    if alone and isinstance(forward, DistributedDataParallel):
+        with forward.no_sync():
+            yield
+    else:
+        yield
+
+
+def normalise(images: Tensor, spec: ModelSpec) -> Tensor:
+    """(B, 3, H, W) uint8 RGB -> float32, (pixel / 255 - mean) / std as `InputSpec` states."""
+    mean, std = (images.new_tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (spec.input.mean, spec.input.std))
+    return (images.float() / 255.0 - mean) / std

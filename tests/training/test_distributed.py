@@ -1,0 +1,182 @@
+"""Two processes, started by torchrun, do what one does; and say so when one of them is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from edgeyolo.data.dataset import Dataset, open_dataset
+from edgeyolo.data.drawn import draw_dataset
+from edgeyolo.training.checkpoint import load_checkpoint, read_tensors
+from edgeyolo.training.config import TrainConfig
+from edgeyolo.training.distributed import find_world, joined
+from edgeyolo.training.loader import AugmentConfig, make_loader
+from edgeyolo.training.loop import make_order, own_share, train
+from edgeyolo.training.run import start_run
+from edgeyolo.training.step import backward, normalise
+
+PLAIN = AugmentConfig(0, 0, 0, 0, 0, 0, 0, 0, 0, mosaic=0, mixup=0)
+NANO = TrainConfig(
+    model="yolov7-nano", epochs=3, image_size=64, batch=4, workers=0, precision="fp32", device="cpu", augment=PLAIN
+)
+SCENES: dict[str, TrainConfig] = {
+    "even": NANO,
+    "uneven": msgspec.structs.replace(NANO, batch=5),
+    "one picture": msgspec.structs.replace(NANO, batch=1),  # none for the second process
+    "no objects": NANO,  # on the first process; see `without_objects`
+    "in parts": msgspec.structs.replace(NANO, batch=6, accumulate=3),
+    "ppyoloe": msgspec.structs.replace(NANO, model="ppyoloe-s", batch=5),
+    "ppyoloe one picture": msgspec.structs.replace(NANO, model="ppyoloe-s", batch=1),
+}
+LOSS_TOLERANCE = 2e-5  # of the loss, relative
+TOLERANCE = 2e-3  # of all gradients together, relative; sums are taken in another order, few values make a statistic
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TORCHELASTIC_ERROR_FILE": "", "PYTHONWARNINGS": "ignore"}
+
+
+def gradients_of(scene: str, data: Dataset, out: Path, **change: int) -> dict[str, Tensor]:
+    """Loss, gradients and statistics of batch normalisation after the first batch, as this process has them."""
+    config = msgspec.structs.replace(SCENES[scene], **change)
+    run = start_run(config, data, out / "none", weights=None, resume=False, world=find_world())
+    order = make_order(run, data)
+    loader = make_loader(data, image_size=64, batch=config.batch, augment=PLAIN, seed=0, order=order)
+    run.start_training()
+    run.criterion.start_epoch(0)
+    if scene == "in parts":  # statistics are of a part, and other pictures make a part of two processes
+        run.model.eval()
+    batch = own_share(next(iter(loader)), order.share)
+    if scene == "no objects":
+        batch = batch._replace(targets=batch.targets[batch.targets[:, 0] >= 2 - 2 * run.world.rank])
+    images = normalise(batch.images, run.spec).contiguous(memory_format=torch.channels_last)
+    loss = backward(run, images, batch.targets)
+    found = {f"gradient.{n}": p.grad for n, p in run.model.named_parameters() if p.grad is not None}
+    found |= {f"statistic.{n}": b.float() for n, b in run.model.named_buffers() if n.endswith(("mean", "var"))}
+    return found | {"loss": run.world.mean(loss.total.detach())}
+
+
+def in_every_process(folder: Path) -> None:
+    """What torchrun runs."""
+    torch.set_num_threads(1)
+    world = find_world()
+    with joined(world, torch.device("cpu")):
+        data = open_dataset(folder / "data", "train")
+        for scene in SCENES:
+            found = gradients_of(scene, data, folder)
+            save_file({n: t.contiguous() for n, t in found.items()}, folder / f"{scene}-{world.rank}.safetensors")
+
+
+def torchrun(*arguments: str | Path) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        *map(str, arguments),
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    draw_dataset(folder / "data", train=13, val=4, test=2, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> Path:
+    """The folder with what two processes found."""
+    done = subprocess.run(torchrun(__file__, folder), env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_two_processes_find_the_loss_and_gradients_of_one(scene: str, two: Path, one_thread: None) -> None:
+    whole = gradients_of(scene, open_dataset(two / "data", "train"), two, accumulate=1)
+    for rank in (0, 1):
+        part = load_file(two / f"{scene}-{rank}.safetensors")
+        assert part.keys() == whole.keys()
+        torch.testing.assert_close(part["loss"], whole["loss"], rtol=LOSS_TOLERANCE, atol=0)
+        for kind in ("gradient", "statistic"):
+            found, expected = (
+                torch.cat([t.flatten() for n, t in sorted(v.items()) if n.startswith(kind)]) for v in (part, whole)
+            )
+            assert (found - expected).norm() < TOLERANCE * expected.norm()
+
+
+def train_command(data: Path, out: Path, *more: str) -> list[str]:
+    common = ["--model", "yolov7-nano", "--data", str(data), "--out", str(out), "--epochs", "40", "--image-size", "64"]
+    return ["-m", "edgeyolo", "train", *common, "--batch", "3", "--workers", "0", "--device", "cpu", *more]
+
+
+def worker_of(launcher: int, rank: int) -> int | None:
+    """The process of a rank that a launcher started."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            environment = (folder / "environ").read_bytes().split(b"\0")
+        except (OSError, IndexError, ValueError):
+            continue
+        if parent == launcher and f"RANK={rank}".encode() in environment:
+            return int(folder.name)
+    return None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the processes in /proc")
+def test_a_killed_process_ends_the_run_which_then_goes_on_in_one(folder: Path) -> None:
+    out = folder / "run"
+    launcher = subprocess.Popen(
+        torchrun(*train_command(folder / "data", out)), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 90
+    while not (out / "last.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    killed = worker_of(launcher.pid, rank=1)
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode != 0
+    assert "process 1 of 2 has ended" in said and "--resume" in said
+    reached = load_checkpoint(out / "last.safetensors").record.epoch
+    assert 1 <= reached < 40
+    tensors, record = read_tensors(out / "last.safetensors")
+    assert record.step == 0 and all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point())
+    train_one_more(out, folder, record.epoch)
+
+
+def train_one_more(out: Path, folder: Path, reached: int) -> None:
+    """Resume in this process, alone, and stop after the next epoch."""
+
+    class Leave:
+        def step(self, stage: str, done: int, total: int, text: str = "") -> None:
+            if stage.startswith(f"epoch {reached + 2}/"):
+                raise KeyboardInterrupt
+
+    splits = (open_dataset(folder / "data", split) for split in ("train", "val"))
+    with pytest.raises(KeyboardInterrupt):
+        train(NANO, *splits, out, resume=True, progress=Leave())
+    assert load_checkpoint(out / "last.safetensors").record.epoch == reached + 1
+
+
+if __name__ == "__main__":
+    in_every_process(Path(sys.argv[1]))
