@@ -26,16 +26,9 @@ def render_page(report: QuantizationReport, pictures: Mapping[str, bytes]) -> st
     Raises:
         MissingPackageError: jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError:
-        install = "pip install 'edgeyolo[report]'"
-        raise MissingPackageError("jinja2", needed_for="report.html", install=install) from None
-    source = resources.files("edgeyolo.report").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["ap"] = _ap
-    environment.filters["size"] = _size
-    return environment.from_string(source).render(
+    return fill_template(
+        _TEMPLATE,
+        needed_for="report.html",
         report=report,
         recipe=msgspec.to_builtins(report.provenance.recipe),
         classes=list(dict.fromkeys(name for row in report.rows for name in row.score.per_class)),
@@ -47,6 +40,27 @@ def render_page(report: QuantizationReport, pictures: Mapping[str, bytes]) -> st
         qat_chart=_qat_chart(report),
         pictures={name: base64.b64encode(jpeg).decode() for name, jpeg in pictures.items()},
     )
+
+
+def fill_template(name: str, *, needed_for: str, **values: object) -> str:
+    """A template of this folder as HTML; text is escaped.
+
+    Args:
+        needed_for: the file that is being made.
+
+    Raises:
+        MissingPackageError: jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError:
+        install = "pip install 'edgeyolo[report]'"
+        raise MissingPackageError("jinja2", needed_for=needed_for, install=install) from None
+    source = resources.files("edgeyolo.report").joinpath(name).read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["ap"] = _ap
+    environment.filters["size"] = _size
+    return environment.from_string(source).render(**values)
 
 
 def _headline(report: QuantizationReport) -> str:

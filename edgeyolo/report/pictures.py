@@ -50,7 +50,7 @@ def worst_pictures(
     for row in rows:
         sample = dataset[index[row.name]]
         found = {"float": detect_float(sample.image), "int8": detect_int8(sample.image)}
-        jpegs[row.name] = _encode(draw_pair(sample, found, dataset.class_names), where=row.name)
+        jpegs[row.name] = encode_jpeg(draw_pair(sample, found, dataset.class_names), where=row.name)
     return tuple(_worst_picture(row) for row in rows), jpegs
 
 
@@ -105,7 +105,12 @@ def _worst_picture(row: PictureDrift) -> WorstPicture:
     )
 
 
-def _encode(image: Image, *, where: str) -> bytes:
+def encode_jpeg(image: Image, *, where: str) -> bytes:
+    """A picture as a JPEG file.
+
+    Raises:
+        ImageError: it cannot be encoded.
+    """
     is_done, buffer = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     if not is_done:
         raise ImageError("cannot be encoded as JPEG", where=where)

@@ -5,6 +5,7 @@ from edgeyolo.verbs._evaluate import artefact_name, evaluate
 from edgeyolo.verbs._quantize import QuantizeOptions, QuantizeResult, quantize
 from edgeyolo.verbs._splits import validation_split
 from edgeyolo.verbs._train import train
+from edgeyolo.verbs._tune import tune
 
 __all__ = [
     "DeployResult",
@@ -15,5 +16,6 @@ __all__ = [
     "evaluate",
     "quantize",
     "train",
+    "tune",
     "validation_split",
 ]
