@@ -1,0 +1,109 @@
+"""What each ingredient of the training recipe is worth: short runs that differ in one setting, several seeds each.
+
+    python benchmarks/ablation.py --data ../shared/data/bccd --out runs/ablation [--variants default no-flip]
+
+Writes OUT/ablation.json after each run. A finished run is used again and a stopped one resumed, so that the table can
+grow. AP is of the last epoch's averaged weights, on the validation and test splits: no epoch is chosen by its score.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from edgeyolo import verbs
+from edgeyolo.spec.atomic import write_file
+from edgeyolo.training.config import TrainConfig, override_config
+
+SPLITS = ("val", "test")
+VARIANTS: dict[str, dict[str, str]] = {
+    "default": {},
+    "no-mosaic": {"augment.mosaic": "0"},
+    "no-mixup": {"augment.mixup": "0"},
+    "no-scale-and-shift": {"augment.scale": "0", "augment.translate": "0"},
+    "no-colour": {"augment.hsv_h": "0", "augment.hsv_s": "0", "augment.hsv_v": "0"},
+    "no-flip": {"augment.flip_lr": "0"},
+    "flip-both-ways": {"augment.flip_ud": "0.5"},
+    "mosaic-to-the-end": {"close_mosaic_epochs": "0"},
+    "no-average": {"ema_decay": "0"},
+    "no-warm-up": {"warmup_epochs": "0"},
+    "sgd": {"optimizer": "sgd"},
+    "fp32": {"precision": "fp32"},
+}
+
+
+def main() -> None:
+    """Run what is missing and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="yolov7-nano")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    args = parser.parse_args()
+    runs: list[dict[str, Any]] = []
+    for seed in range(args.seeds):
+        for variant in args.variants:
+            runs.append(train_variant(args, variant, seed))
+            settings = {"model": args.model, "image_size": args.image_size, "epochs": args.epochs}
+            table = {**settings, "rows": summarise(runs), "runs": runs}
+            write_file(args.out / "ablation.json", (json.dumps(table, indent=2) + "\n").encode())
+    for row in summarise(runs):
+        sys.stdout.write(f"{row['variant']:20} {row['ap']:6.2f} +- {row['spread']:.2f}  {row['gain']:+.2f}\n")
+
+
+def train_variant(args: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
+    """Train one variant, or read what an earlier call found."""
+    run = args.out / f"{variant}-{seed}"
+    found = run / "ablation.json"
+    if found.exists():
+        return dict(json.loads(found.read_text()))
+    config = TrainConfig(
+        model=args.model,
+        epochs=args.epochs,
+        image_size=args.image_size,
+        seed=seed,
+        workers=0,
+        evaluate_every=args.epochs,
+    )
+    config = override_config(config, VARIANTS[variant])
+    started = time.perf_counter()
+    verbs.train(config, args.data, run, resume=(run / "last.safetensors").exists())
+    seconds = time.perf_counter() - started
+    scores = {split: verbs.evaluate(run / "last", args.data, split=split) for split in SPLITS}
+    row = {
+        "variant": variant,
+        "seed": seed,
+        "ap": {split: score.ap for split, score in scores.items()},
+        "ap50": {split: score.ap50 for split, score in scores.items()},
+        "seconds": round(seconds, 1),
+    }
+    write_file(found, json.dumps(row).encode())
+    sys.stderr.write(f"{row}\n")
+    return row
+
+
+def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per variant: mean over splits and seeds, largest distance of a seed from it, gain over the default."""
+    rows: list[dict[str, Any]] = []
+    for variant in dict.fromkeys(run["variant"] for run in runs):
+        by_seed = [statistics.fmean(run["ap"].values()) for run in runs if run["variant"] == variant]
+        mean = statistics.fmean(by_seed)
+        rows.append({"variant": variant, "ap": mean, "spread": max(abs(ap - mean) for ap in by_seed)})
+    default = next((row["ap"] for row in rows if row["variant"] == "default"), float("nan"))
+    return [{name: _rounded(value) for name, value in {**row, "gain": row["ap"] - default}.items()} for row in rows]
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()

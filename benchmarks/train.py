@@ -1,0 +1,181 @@
+"""Pictures per second of training: our step and loader in fp32 and bf16 against a plain loop, in turns in one process.
+
+    python benchmarks/train.py --data ../shared/data/bccd [--model yolov7-tiny] [--sizes 320 640] [--rounds 5]
+
+A turn is a short epoch, loader included: fetch, forward, assign, loss, backward, clip, optimizer, moving average. The
+plain loop is what PyTorch gives without thinking of speed: the same network in NCHW fp32, one picture after the other
+in the assigner, an optimizer and an average that go tensor by tensor, pictures read from disk each time by the process
+that trains. The same batches in all of them. Prints a Markdown table and writes benchmarks/results/train.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import msgspec
+import torch
+from assign import assign_ota_plain
+
+from edgeyolo.data.dataset import Dataset, open_dataset
+from edgeyolo.spec.machine import processor_name
+from edgeyolo.training.config import TrainConfig
+from edgeyolo.training.loader import TrainLoader, make_loader
+from edgeyolo.training.loop import Run, normalise, start_run, train_step
+
+RESULTS = Path(__file__).parent / "results" / "train.json"
+OFFICIAL_MS = {("yolov7-tiny", 320, 8): 650.0}  # the authors' code, 8 pictures, on a machine of this kind
+STEPS = {320: 12, 640: 4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """A way to train: one call of `turn` trains one short epoch."""
+
+    name: str
+    turn: Callable[[int], None]
+
+
+def main() -> None:
+    """Measure every size and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default="yolov7-tiny")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[320, 640])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    rows = [row for size in args.sizes for row in measure_size(args, size)]
+    settings = {name: value for name, value in vars(args).items() if name not in ("data", "sizes")}
+    table = {"processor": processor_name(), **settings, "rows": rows}
+    RESULTS.write_text(json.dumps(table, indent=2) + "\n")
+    sys.stdout.write(markdown(rows))
+
+
+def measure_size(args: argparse.Namespace, size: int) -> list[dict[str, object]]:
+    """Rows of one input size: milliseconds per step, pictures per second, and the ratio to the plain loop."""
+    steps = STEPS.get(size, 4)
+    data = open_dataset(args.data, "train")
+    data = dataclasses.replace(data, records=data.records[: steps * args.batch])
+    config = TrainConfig(model=args.model, image_size=size, batch=args.batch, device="cpu", workers=args.workers)
+    with tempfile.TemporaryDirectory() as work:
+        contestants = [
+            _plain(config, data, Path(work) / "plain"),
+            *(_ours(config, data, Path(work) / precision, precision) for precision in ("fp32", "bf16")),
+            _loader_alone(config, data),
+        ]
+        seconds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
+        for round_ in range(args.rounds + 1):  # the first one warms up
+            for contestant in contestants:
+                started = time.perf_counter()
+                contestant.turn(round_)
+                if round_:
+                    seconds[contestant.name].append((time.perf_counter() - started) / steps)
+            sys.stderr.write(f"{size} px, round {round_} of {args.rounds}\n")
+    plain = seconds["plain loop, fp32"]
+    official = OFFICIAL_MS.get((args.model, size, args.batch))
+    rows = []
+    for name, times in seconds.items():
+        median_ms = 1e3 * statistics.median(times)
+        rows.append(
+            {
+                "image_size": size,
+                "what": name,
+                "step_ms": round(median_ms, 1),
+                "spread_ms": [round(1e3 * min(times), 1), round(1e3 * max(times), 1)],
+                "pictures_per_second": round(1e3 * args.batch / median_ms, 1),
+                "of_plain": round(statistics.median(a / b for a, b in zip(times, plain, strict=True)), 3),
+                "of_official": round(median_ms / official, 3) if official else None,
+            }
+        )
+    return rows
+
+
+def _ours(config: TrainConfig, data: Dataset, out: Path, precision: str) -> Contestant:
+    config = msgspec.structs.replace(config, precision=precision)
+    run = start_run(config, data, out, weights=None, resume=False)
+    loader = _make_loader(config, data, workers=config.workers, cache_mib=config.cache_mib)
+
+    def turn(epoch: int) -> None:
+        run.model.train()
+        loader.start_epoch(epoch)
+        for batch in loader:
+            train_step(run, batch)
+
+    return Contestant(f"ours, {precision}", turn)
+
+
+def _loader_alone(config: TrainConfig, data: Dataset) -> Contestant:
+    loader = _make_loader(config, data, workers=config.workers, cache_mib=config.cache_mib)
+
+    def turn(epoch: int) -> None:
+        loader.start_epoch(epoch)
+        for _ in loader:
+            pass
+
+    return Contestant("our loader alone", turn)
+
+
+def _plain(config: TrainConfig, data: Dataset, out: Path) -> Contestant:
+    run = start_run(msgspec.structs.replace(config, precision="fp32"), data, out, weights=None, resume=False)
+    for parameter in run.model.parameters():
+        parameter.data = parameter.data.contiguous()
+    loader = _make_loader(config, data, workers=0, cache_mib=0)
+    optimizer = torch.optim.AdamW(run.model.parameters(), lr=1e-3, weight_decay=config.decay, foreach=False)
+
+    def turn(epoch: int) -> None:
+        run.model.train()
+        loader.start_epoch(epoch)
+        with mock.patch("edgeyolo.models._yolov7_criterion.assign_ota", assign_ota_plain):
+            for batch in loader:
+                _plain_step(run, optimizer, batch.images, batch.targets)
+
+    return Contestant("plain loop, fp32", turn)
+
+
+def _plain_step(run: Run, optimizer: torch.optim.Optimizer, images: torch.Tensor, targets: torch.Tensor) -> None:
+    maps = run.model(normalise(images, run.spec))
+    loss = run.criterion(maps, targets, (images.shape[2], images.shape[3]))
+    optimizer.zero_grad()
+    loss.total.backward()
+    torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.config.clip_norm, foreach=False)
+    optimizer.step()
+    with torch.no_grad():
+        for mine, theirs in zip(run.ema.average.state_dict().values(), run.model.state_dict().values(), strict=True):
+            if mine.dtype.is_floating_point:
+                mine.mul_(0.999).add_(theirs, alpha=0.001)
+
+
+def _make_loader(config: TrainConfig, data: Dataset, *, workers: int, cache_mib: int) -> TrainLoader:
+    return make_loader(
+        data,
+        image_size=config.image_size,
+        batch=config.batch,
+        augment=config.augment,
+        seed=config.seed,
+        workers=workers,
+        cache_mib=cache_mib,
+    )
+
+
+def markdown(rows: list[dict[str, object]]) -> str:
+    """A table of the rows."""
+    lines = ["| size | what | ms per step | pictures/s | of plain | of official |", "|---|---|---|---|---|---|"]
+    keys = ("image_size", "what", "step_ms", "pictures_per_second", "of_plain", "of_official")
+    lines += ["| " + " | ".join("" if row[key] is None else str(row[key]) for key in keys) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
