@@ -15,6 +15,9 @@ NCNN = ["ncnn>=1.0.20240102"]
 ONNXRUNTIME = ["onnxruntime>=1.17", *ONNX]
 TENSORRT = ["tensorrt-rtx-cu12>=1.7; platform_machine == 'x86_64'", "cuda-python>=12", *ONNX]
 REPORT = ["matplotlib>=3.8", "jinja2>=3.1"]
+TUNE = ["optuna>=4"]
+TENSORBOARD = ["tensorboard>=2.12"]
+REMOTE = ["fsspec>=2024.2"]
 TRAIN = [
     "torch>=2.4",
     "nvidia-modelopt>=0.47",
@@ -27,6 +30,8 @@ TRAIN = [
     *NCNN,
     *REPORT,
 ]
+# Tests, lint and types; OpenVINO only as a peer in benchmarks.
+CHECKS = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "openvino>=2025.0"]
 
 setup(
     name="edgeyolo",
@@ -61,7 +66,10 @@ setup(
         "tensorrt": TENSORRT,
         "evaluate": ["pycocotools>=2.0.8"],
         "report": REPORT,
-        "dev": [*TRAIN, *TENSORRT, "pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "openvino>=2025.0"],
+        "tune": TUNE,
+        "tensorboard": TENSORBOARD,
+        "remote": REMOTE,
+        "dev": [*TRAIN, *TENSORRT, *TUNE, *TENSORBOARD, *REMOTE, *CHECKS],
     },
     entry_points={"console_scripts": ["edgeyolo=edgeyolo.cli.app:main"]},
 )

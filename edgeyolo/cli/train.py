@@ -42,12 +42,16 @@ def train(
     optimizer: Annotated[Optimizer, typer.Option(help="AdamW suits short runs, SGD long ones.")] = Optimizer.adamw,
     learning_rate: Annotated[float | None, typer.Option(help="Peak; the optimizer's default if not given.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Start from a checkpoint, or official .pt or .pdparams.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="Checkpoint of a larger model that teaches this one.")] = None,
     activation: Annotated[str | None, typer.Option(help="silu, leaky_relu, relu, hardswish; the model's own.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[Precision, typer.Option(help="Of the forward pass.")] = Precision.auto,
     patience: Annotated[int, typer.Option(min=0, help="Stop after this many epochs without gain; 0 never.")] = 0,
+    show: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write train.html: curves, confusion, pictures.")
+    ] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
     set_: Annotated[
         list[str] | None,
@@ -76,15 +80,18 @@ def train(
             precision=precision.value,
             seed=seed,
             workers=workers,
+            teacher=None if teacher is None else str(teacher),
         )
         config = override_config(config, overrides)
         with report.show_progress() as progress:
-            result = verbs.train(config, data, out, weights=weights, resume=resume, progress=progress)
+            result = verbs.train(config, data, out, weights=weights, resume=resume, report=show, progress=progress)
         if os.environ.get("RANK", "0") != "0":
             return  # the first process of a distributed run speaks for all
         if result.score is not None:
             report.show_scores([result.score])
         report.say(f"Wrote {result.best} (best) and {result.last} (last)")
+        if (out / "train.html").exists():
+            report.say(f"Look at {out / 'train.html'}")
         report.say(f"Next: edgeyolo quantize {result.best} --data {data} --out {out}-int8")
         report.show_json(
             {

@@ -28,7 +28,9 @@ Anchors = tuple[tuple[tuple[float, float], ...], ...]
 
 __all__ = [
     "Anchors",
+    "DetectorNetwork",
     "ModelInfo",
+    "anchors_in",
     "anchors_of",
     "create",
     "list_models",
@@ -90,8 +92,12 @@ def create(
 
 def rebuild(spec: ModelSpec) -> DetectorNetwork:
     """The network that a record describes, its anchors too, with random weights; arguments checked as by `create`."""
-    anchors_wh = spec.decode.anchors_wh if isinstance(spec.decode, AnchorDecode) else None
-    return create(spec.name, len(spec.class_names), activation=spec.activation, anchors_wh=anchors_wh)
+    return create(spec.name, len(spec.class_names), activation=spec.activation, anchors_wh=anchors_in(spec))
+
+
+def anchors_in(spec: ModelSpec) -> Anchors | None:
+    """The anchors that a record holds; None if its model has none."""
+    return spec.decode.anchors_wh if isinstance(spec.decode, AnchorDecode) else None
 
 
 def anchors_of(name: str) -> Anchors | None:

@@ -7,7 +7,8 @@ from typing import Literal
 import msgspec
 
 from edgeyolo.spec.errors import UnknownNameError, UsageError
-from edgeyolo.training.loader import AugmentConfig
+from edgeyolo.training.augment import AugmentConfig
+from edgeyolo.training.distillation import DistillConfig, check_distill
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -47,6 +48,10 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         seed: of weights, order and augmentation.
         workers: loader processes.
         cache_mib: memory for decoded pictures.
+        tensorboard: write a TensorBoard log beside the others.
+        auto_anchor: give the model other anchors where its own reach too few of the objects (YOLOv7).
+        teacher: checkpoint that teaches the model, of any model; None for none.
+        distill: how much the teacher counts.
         augment: ranges of the augmentations.
     """
 
@@ -81,6 +86,10 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     seed: int = 0
     workers: int = 1
     cache_mib: int = 2048
+    tensorboard: bool = False
+    auto_anchor: bool = True
+    teacher: str | None = None
+    distill: DistillConfig = DistillConfig()
     augment: AugmentConfig = AugmentConfig()
 
     @property
@@ -118,6 +127,7 @@ def check_config(config: TrainConfig) -> None:
     for field, value in positive.items():
         if not value > 0:
             raise UsageError(f"{field} is {value}", hint="It must be positive")
+    check_distill(config.distill)
     parts = {"ema_decay": 1.0, "label_smoothing": 1.0, "class_balance": 1.0, "multi_scale": 0.9}
     for field, limit in parts.items():
         if not 0 <= getattr(config, field) < limit:
@@ -141,7 +151,8 @@ def override_config(config: TrainConfig, overrides: dict[str, str]) -> TrainConf
         section, _, field = key.rpartition(".")
         owner = values.get(section) if section else values
         if not isinstance(owner, dict) or field not in owner:
-            raise UnknownNameError("setting", key, [*values, *(f"augment.{name}" for name in values["augment"])])
+            known = [f"{part}.{name}" for part in ("augment", "distill") for name in values[part]]
+            raise UnknownNameError("setting", key, [*values, *known])
         if isinstance(owner[field], list | tuple):
             owner[field] = [part for part in text.split(",") if part]
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from edgeyolo.training.device import choose_device
 from edgeyolo.training.distributed import find_world, joined, noticing_loss, own_device
 from edgeyolo.training.faults import StopNow, StoppingProgress, StopRequest, heeding_signals
 from edgeyolo.training.loader import Batch, make_loader
-from edgeyolo.training.log import write_log
+from edgeyolo.training.log import TensorBoardLog, progress_text, write_log
 from edgeyolo.training.optim import learning_rate_at, set_schedule
 from edgeyolo.training.order import EpochOrder, input_sizes, repeat_factors
 from edgeyolo.training.run import Run as Run
@@ -90,8 +90,12 @@ def train(
     ):
         run = start_run(config, train_data, out, weights=weights, resume=resume, world=world)
         story = Story(run, train_data, val_data, progress if world.is_first else SILENT, stop)
-        with contextlib.closing(story):
-            story.tell(on_epoch)
+        with contextlib.closing(story), contextlib.ExitStack() as stack:
+            heard = [on_epoch] if on_epoch is not None else []
+            if run.config.tensorboard and world.is_first:
+                board = stack.enter_context(TensorBoardLog(out / "tensorboard", done=run.epoch))
+                heard.insert(0, board.add)
+            story.tell(heard)
         world.any(False)  # all have come this far: what the first one wrote is there
     best = out / "best.safetensors"
     _, record = read_tensors(best)
@@ -124,16 +128,16 @@ class Story:
         """End the loader's processes."""
         self.loader.close()
 
-    def tell(self, on_epoch: Callable[[EpochRow], None] | None = None) -> None:
-        """Train epoch after epoch; arguments and errors as `train`."""
+    def tell(self, heard: Sequence[Callable[[EpochRow], None]] = ()) -> None:
+        """Train epoch after epoch, and tell each to those who want to hear of it; errors as `train`."""
         while self.run.epoch < self.run.config.epochs and not has_stalled(self.run):
             started = time.perf_counter()
             losses = self.train_epoch()
             score = self.evaluate_epoch()
             seconds = time.perf_counter() - started
             finish_epoch(self.run, losses, score, seconds, steps_per_epoch=len(self.loader))
-            if on_epoch is not None:
-                on_epoch(self.run.history[-1])
+            for hear in heard:
+                hear(self.run.history[-1])
             if self.run.epoch < self.run.config.epochs and self.run.world.any(bool(self.stop)):
                 raise self.stopped()
 
@@ -146,19 +150,32 @@ class Story:
         run.criterion.start_epoch(run.epoch)
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=run.device))
         sums.update({name: torch.tensor(value, device=run.device) for name, value in run.sums.items()})
+        started = time.perf_counter()
         for index, batch in enumerate(self.loader, start=run.step):
             set_schedule(run.optimizer, run.epoch * steps + index, config, steps_per_epoch=steps)
             torch.manual_seed(_step_seed(run, index))
             for name, value in train_step(run, own_share(batch, self.order.share)).items():
                 sums[name] += value
             if run.device.type == "cpu" or index % _READ_EVERY == 0 or index + 1 == steps:
-                text = f"loss {float(sums['total']) / (index + 1):.3f}  best AP {max(run.best_ap, 0):.1f}"
+                text = self.describe(sums, index + 1, time.perf_counter() - started)
             self.progress.step(f"epoch {run.epoch + 1}/{config.epochs}", index + 1, steps, text)
             if run.world.any(bool(self.stop)):
                 self.save_middle(index + 1, sums)
                 raise self.stopped()
         self.run.step, self.run.sums = steps, _as_floats(sums, run)
         return {name: value / steps for name, value in self.run.sums.items()}
+
+    def describe(self, sums: dict[str, Tensor], done: int, seconds: float) -> str:
+        """The latest figures after `done` steps of the epoch, of which this call took `seconds`."""
+        run, steps = self.run, len(self.loader)
+        per_step = seconds / max(1, done - run.step)
+        per_epoch = run.history[-1].seconds if run.history else steps * per_step
+        return progress_text(
+            {name: float(value) / done for name, value in sums.items()},
+            best_ap=run.best_ap,
+            pictures_per_second=self.order.batch / per_step,
+            seconds_left=(steps - done) * per_step + (run.config.epochs - run.epoch - 1) * per_epoch,
+        )
 
     def save_middle(self, step: int, sums: dict[str, Tensor]) -> None:
         """Save the state after some steps of an epoch, to be resumed from there."""

@@ -17,6 +17,7 @@ from edgeyolo.losses.criterion import Criterion
 from edgeyolo.nn.layout import use_channels_last
 from edgeyolo.spec.errors import CheckpointError, UsageError
 from edgeyolo.spec.model import ModelSpec, Score
+from edgeyolo.training.auto_anchor import fit_to_dataset
 from edgeyolo.training.batch_size import find_batch
 from edgeyolo.training.checkpoint import (
     CheckpointRecord,
@@ -32,13 +33,16 @@ from edgeyolo.training.checkpoint import (
 )
 from edgeyolo.training.config import TrainConfig
 from edgeyolo.training.device import autocast_dtype, choose_device
+from edgeyolo.training.distillation import Distiller
 from edgeyolo.training.distributed import World, own_device, shared, synchronised
 from edgeyolo.training.ema import EmaModel
 from edgeyolo.training.optim import freeze_parts, make_optimizer
+from edgeyolo.training.teacher import anchors_of_checkpoint, make_distiller
 
 _LOG = logging.getLogger(__name__)
 _OFFICIAL_SUFFIXES = (".pt", ".pth", ".pdparams")
 _SCALER = "scaler."
+_DISTILLER = "distiller."
 
 
 @dataclass
@@ -50,6 +54,7 @@ class Run:
         forward: the same, as it is called in training: shared between processes, compiled.
         still: frozen batch normalisations.
         scaler: of the loss in half precision; does nothing in others.
+        distiller: what a teacher adds to the loss, and `teach`, the same as it is called in training.
         step: steps done of the epoch that was interrupted, and `sums` of their losses.
     """
 
@@ -66,6 +71,8 @@ class Run:
     device: torch.device
     autocast: torch.dtype | None
     still: Sequence[nn.Module] = ()
+    distiller: Distiller | None = None
+    teach: nn.Module | None = None
     world: World = field(default_factory=World)
     history: list[EpochRow] = field(default_factory=list)
     best_ap: float = -1.0
@@ -120,7 +127,9 @@ class Run:
             return
         trained = {f"trained.{name}": tensor for name, tensor in self.model.state_dict().items()}
         scale = {f"{_SCALER}{name}": torch.as_tensor(value) for name, value in self.scaler.state_dict().items()}
-        tensors = self.averaged() | trained | optimizer_tensors(self.optimizer) | scale
+        adapters = self.distiller.state_dict() if self.distiller is not None else {}
+        learned = {f"{_DISTILLER}{name}": tensor for name, tensor in adapters.items()}
+        tensors = self.averaged() | trained | optimizer_tensors(self.optimizer) | scale | learned
         save_checkpoint(self.last, tensors, self.record(score))
 
 
@@ -138,9 +147,10 @@ def start_run(
     elif last.exists():
         raise UsageError("there is a run already", where=out, hint="Add --resume to go on, or choose another --out")
 
+    anchors_wh = choose_anchors(config, data, weights) if record is None else models.anchors_in(record.model)
     torch.manual_seed(config.seed)
     device = choose_device(own_device(config.device, world))
-    model = models.create(config.model, len(data.class_names), activation=config.activation)
+    model = models.create(config.model, len(data.class_names), activation=config.activation, anchors_wh=anchors_wh)
     if weights is not None and not resume:
         load_start(model, weights)
     spec = ModelSpec(
@@ -177,11 +187,38 @@ def start_run(
         still=still,
         world=world,
     )
+    if config.teacher is not None:
+        add_teacher(run, model, Path(config.teacher))
     if config.compile:
         forward.compile()
     if record is not None:
         restore(run, tensors, record, where=last)
     return run
+
+
+def choose_anchors(config: TrainConfig, data: Dataset, weights: Path | None) -> models.Anchors | None:
+    """Anchors for a fresh run; None for the model's own.
+
+    They begin as the teacher's, so that it can teach the heads too, or as those of the weights to start from.
+    """
+    own = [Path(config.teacher)] if config.teacher is not None else []
+    if weights is not None and weights.suffix not in _OFFICIAL_SUFFIXES:
+        own.append(weights)
+    found = (anchors_of_checkpoint(path, config.model) for path in own)
+    start = next((anchors_wh for anchors_wh in found if anchors_wh is not None), None)
+    if not config.auto_anchor:
+        return start
+    return fit_to_dataset(config.model, data, config.image_size, start=start, seed=config.seed)
+
+
+def add_teacher(run: Run, student: models.DetectorNetwork, teacher: Path) -> None:
+    """Let a checkpoint take part in the loss; errors as `make_distiller`."""
+    distiller = make_distiller(teacher, student, run.spec, run.config.distill, run.device)
+    run.distiller, run.teach = distiller, distiller
+    adapters = list(distiller.parameters())
+    if adapters:
+        run.teach = shared(distiller, run.world, run.device)
+        run.optimizer.add_param_group({"params": adapters, "weight_decay": 0.0})
 
 
 def read_last(last: Path, data: Dataset) -> tuple[dict[str, Tensor], CheckpointRecord]:
@@ -216,6 +253,8 @@ def restore(run: Run, tensors: dict[str, Tensor], record: CheckpointRecord, *, w
     """Put a run into the state that its last checkpoint holds."""
     load_weights(run.model, strip_prefix(tensors, "trained."), where=where)
     load_weights(run.ema.average, strip_prefix(tensors, "model."), where=where)
+    if run.distiller is not None:
+        load_weights(run.distiller, strip_prefix(tensors, _DISTILLER), where=where)
     load_optimizer(run.optimizer, tensors)
     scale = {name: tensor.item() for name, tensor in strip_prefix(tensors, _SCALER).items()}
     if scale:

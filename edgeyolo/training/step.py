@@ -75,7 +75,7 @@ def backward(run: Run, images: Tensor, targets: Tensor) -> Loss:
     if len(parts) == 1:
         maps = _maps(run, run.forward, images)
         loss, gradients = _loss_and_map_gradients(run, maps, targets, images)
-        torch.autograd.backward(maps, gradients)
+        _walk_back(maps, gradients)
         return loss
     with torch.no_grad(), _statistics_kept(run.model):
         pieces = [_maps(run, run.model, part) for part in parts]
@@ -86,15 +86,22 @@ def backward(run: Run, images: Tensor, targets: Tensor) -> Loss:
     for part in parts:
         last = first + len(part)
         with _unshared(run.forward, first + len(part) < len(images)):
-            torch.autograd.backward(_maps(run, run.forward, part), [g[first:last] for g in gradients])
+            _walk_back(_maps(run, run.forward, part), [g[first:last] for g in gradients])
         first = last
     return loss
 
 
 def _maps(run: Run, network: nn.Module, images: Tensor) -> list[Tensor]:
-    with torch.autocast(run.device.type, dtype=run.autocast, enabled=run.autocast is not None):
+    """The raw maps, and after them the features that a teacher asks about."""
+    with contextlib.ExitStack() as stack:
+        features = stack.enter_context(run.distiller.watch()) if run.distiller is not None else []
+        stack.enter_context(_autocast(run))
         maps: list[Tensor] = network(images)
-    return maps
+    return [*maps, *features]
+
+
+def _autocast(run: Run) -> torch.autocast:
+    return torch.autocast(run.device.type, dtype=run.autocast, enabled=run.autocast is not None)
 
 
 def _loss_and_map_gradients(
@@ -102,11 +109,22 @@ def _loss_and_map_gradients(
 ) -> tuple[Loss, list[Tensor]]:
     """The loss, and its gradient by each map in the map's own type; zero where the loss does not depend on it."""
     leaves = [map_.detach().float().requires_grad_() for map_ in maps]
-    loss = run.criterion(leaves, targets, (images.shape[2], images.shape[3]))
+    count = len(leaves) - (run.distiller.feature_count if run.distiller is not None else 0)
+    loss = run.criterion(leaves[:count], targets, (images.shape[2], images.shape[3]))
+    if run.teach is not None:
+        with _autocast(run):
+            taught = run.teach(leaves[count:], leaves[:count], images)
+        loss = Loss(loss.total + taught.total, loss.parts | taught.parts)
     if loss.total.requires_grad:
         run.scaler.scale(loss.total).backward()
     gradients = [leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for leaf in leaves]
     return loss, [gradient.to(map_.dtype) for gradient, map_ in zip(gradients, maps, strict=True)]
+
+
+def _walk_back(maps: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """Through the network from its maps, but for those that nothing trained has made."""
+    pairs = [pair for pair in zip(maps, gradients, strict=True) if pair[0].requires_grad]
+    torch.autograd.backward([map_ for map_, _ in pairs], [gradient for _, gradient in pairs])
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         """(B, C, H, W) -> (B, C, H, W)."""
         if not self.training or not distributed.is_initialized():
             return super().forward(x)
-        mean, variance, count = _statistics(x.float())
+        mean, variance, count = _statistics(x.to(torch.promote_types(x.dtype, torch.float32)))
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 assert self.momentum is not None and self.num_batches_tracked is not None

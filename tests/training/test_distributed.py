@@ -39,15 +39,19 @@ SCENES: dict[str, TrainConfig] = {
     "ppyoloe": msgspec.structs.replace(NANO, model="ppyoloe-s", batch=5),
     "ppyoloe one picture": msgspec.structs.replace(NANO, model="ppyoloe-s", batch=1),
 }
-LOSS_TOLERANCE = 2e-5  # of the loss, relative
-TOLERANCE = 2e-3  # of all gradients together, relative; sums are taken in another order, few values make a statistic
+LOSS_TOLERANCE = 1e-6  # of the loss, relative: it is computed in float32
+TOLERANCE = 1e-7  # of all gradients together, relative, in float64
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TORCHELASTIC_ERROR_FILE": "", "PYTHONWARNINGS": "ignore"}
 
 
 def gradients_of(scene: str, data: Dataset, out: Path, **change: int) -> dict[str, Tensor]:
     """Loss, gradients and statistics of batch normalisation after the first batch, as this process has them."""
     config = msgspec.structs.replace(SCENES[scene], **change)
-    run = start_run(config, data, out / "none", weights=None, resume=False, world=find_world())
+    torch.set_default_dtype(torch.float64)  # so that rounding does not hide a fault: batches this small blow it up
+    try:
+        run = start_run(config, data, out / "none", weights=None, resume=False, world=find_world())
+    finally:
+        torch.set_default_dtype(torch.float32)
     order = make_order(run, data)
     loader = make_loader(data, image_size=64, batch=config.batch, augment=PLAIN, seed=0, order=order)
     run.start_training()
@@ -57,10 +61,10 @@ def gradients_of(scene: str, data: Dataset, out: Path, **change: int) -> dict[st
     batch = own_share(next(iter(loader)), order.share)
     if scene == "no objects":
         batch = batch._replace(targets=batch.targets[batch.targets[:, 0] >= 2 - 2 * run.world.rank])
-    images = normalise(batch.images, run.spec).contiguous(memory_format=torch.channels_last)
+    images = normalise(batch.images, run.spec).double().contiguous(memory_format=torch.channels_last)
     loss = backward(run, images, batch.targets)
     found = {f"gradient.{n}": p.grad for n, p in run.model.named_parameters() if p.grad is not None}
-    found |= {f"statistic.{n}": b.float() for n, b in run.model.named_buffers() if n.endswith(("mean", "var"))}
+    found |= {f"statistic.{n}": b for n, b in run.model.named_buffers() if n.endswith(("mean", "var"))}
     return found | {"loss": run.world.mean(loss.total.detach())}
 
 
@@ -121,7 +125,7 @@ def test_two_processes_find_the_loss_and_gradients_of_one(scene: str, two: Path,
             found, expected = (
                 torch.cat([t.flatten() for n, t in sorted(v.items()) if n.startswith(kind)]) for v in (part, whole)
             )
-            assert (found - expected).norm() < TOLERANCE * expected.norm()
+            assert (found - expected).norm() < TOLERANCE * expected.norm(), (found - expected).norm() / expected.norm()
 
 
 def train_command(data: Path, out: Path, *more: str) -> list[str]:
