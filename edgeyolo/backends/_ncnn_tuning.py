@@ -8,30 +8,37 @@ Source: github.com/Tencent/ncnn, src/option.h.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgeyolo.backends._ncnn_files import Layer
+from edgeyolo.backends._ncnn_mixed import group_int8_layers, int8_layer_names
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.target import Option
 from edgeyolo.spec.tuning import Choice
 
 _BLOCKS = (1, 2, 4, 8)  # parts that the int8 layers are divided into, to be tried in float
 _HALF_OPTIONS = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic")
+_BF16: dict[str, Option] = {**dict.fromkeys(_HALF_OPTIONS, False), "use_bf16_storage": True}
 
 
-def list_choices(engine: Any, artefact: Artefact, int8_layers: Sequence[str]) -> list[Choice]:
-    """Threads first, since everything else depends on them, then options, then layers from large parts to small.
+def list_choices(engine: Any, artefact: Artefact, layers: Sequence[Layer]) -> list[Choice]:
+    """Threads first, since everything else depends on them; then options; then which layers leave int8.
+
+    Layers go by what decides whether int8 pays, their kernel, with bfloat16 tensors too; then by their place.
 
     Args:
         engine: the ncnn package.
-        int8_layers: their names, in the network's order.
+        layers: of the network; weights are not needed.
     """
-    is_int8 = bool(int8_layers)
-    return [
-        *_thread_choices(engine),
-        *(Choice(_in_words(options), tuple(options.items())) for options in _option_sets(engine, artefact, is_int8)),
-        *(_layer_choice(part) for part in _list_parts(int8_layers)),
+    groups = group_int8_layers(layers)
+    options = [Choice(_in_words(o), tuple(o.items())) for o in _option_sets(engine, artefact, bool(groups))]
+    kinds = [
+        Choice(f"{kind} in float{how}", change, float_layers=tuple(names))
+        for how, change in (("", ()), (" with bfloat16 tensors", tuple(_BF16.items())))
+        for kind, names in groups.items()
     ]
+    return [*_thread_choices(engine), *options, *kinds, *map(_layer_choice, _list_parts(int8_layer_names(layers)))]
 
 
 def _thread_choices(engine: Any) -> list[Choice]:
@@ -45,12 +52,11 @@ def _thread_choices(engine: Any) -> list[Choice]:
 
 def _option_sets(engine: Any, artefact: Artefact, is_int8: bool) -> list[dict[str, Option]]:
     """Options that change together, against what the artefact was deployed with or the engine's default."""
-    no_half: dict[str, Option] = dict.fromkeys(_HALF_OPTIONS, False)
     half: dict[str, Option] = {"use_fp16_arithmetic": bool(engine.cpu_support_arm_asimdhp())}
     storage: list[dict[str, Option]] = [
-        no_half | {"use_bf16_storage": True},
+        _BF16,
         dict.fromkeys(_HALF_OPTIONS[:2], True) | half | {"use_bf16_storage": False},
-        no_half | {"use_bf16_storage": False},
+        _BF16 | {"use_bf16_storage": False},
     ]
     winograd: list[dict[str, Option]] = [
         {name: not _current(engine, artefact, name)}
@@ -61,14 +67,14 @@ def _option_sets(engine: Any, artefact: Artefact, is_int8: bool) -> list[dict[st
     others: list[dict[str, Option]] = [
         {name: not _current(engine, artefact, name)} for name in ("use_sgemm_convolution", "use_packing_layout")
     ]
-    return [*storage, *winograd, *others]
+    return [*winograd, *storage, *others]
 
 
 def _current(engine: Any, artefact: Artefact, name: str) -> bool:
     return bool(artefact.options.get(name, getattr(engine.Option(), name)))
 
 
-def _in_words(options: dict[str, Option]) -> str:
+def _in_words(options: Mapping[str, Option]) -> str:
     return ", ".join(f"{name} = {str(value).lower()}" for name, value in options.items())
 
 

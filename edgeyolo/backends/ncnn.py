@@ -28,7 +28,6 @@ from edgeyolo.backends._checks import (
 from edgeyolo.backends._ncnn_files import CONVOLUTIONAL, Layer, format_param, parse_param, read_bin, write_bin
 from edgeyolo.backends._ncnn_int8 import quantize_network, store_half
 from edgeyolo.backends._ncnn_mixed import float_layers as turn_float
-from edgeyolo.backends._ncnn_mixed import int8_layer_names
 from edgeyolo.backends._ncnn_requantize import requantize
 from edgeyolo.backends._ncnn_shapes import check_network
 from edgeyolo.backends._ncnn_tuning import list_choices
@@ -133,7 +132,7 @@ def _loadable(layers: list[Layer], artefact: Artefact, param: Path, weights: Pat
 def list_tuning_choices(folder: Path, artefact: Artefact) -> list[Choice]:
     """Threads, engine options, and parts of the int8 layers in float; see `edgeyolo.backends.list_tuning_choices`."""
     param = artefact_file(folder, artefact, "param")
-    return list_choices(_import_engine(), artefact, int8_layer_names(_read_param(param)))
+    return list_choices(_import_engine(), artefact, _read_param(param))
 
 
 def list_needed_features(artefact: Artefact, target: Target) -> tuple[str, ...]:

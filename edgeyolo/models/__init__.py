@@ -33,6 +33,7 @@ __all__ = [
     "anchors_in",
     "anchors_of",
     "create",
+    "learning_rate_of",
     "list_models",
     "load_official_weights",
     "load_pretrained",
@@ -108,6 +109,15 @@ def anchors_of(name: str) -> Anchors | None:
     """
     anchors_wh: Anchors | None = getattr(_family_of(name).VARIANTS[name], "anchors_wh", None)
     return anchors_wh
+
+
+def learning_rate_of(name: str) -> float:
+    """The peak learning rate that suits a model with AdamW and batches of 8; its config's, 0.001 if that says nothing.
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+    return float(getattr(_family_of(name).VARIANTS[name], "learning_rate", 1e-3))
 
 
 def load_pretrained(

@@ -90,6 +90,7 @@ class Yolov7Config:
         rep_heads: the heads' 3x3 convolutions are RepConv.
         auxiliary_chs: channels of the auxiliary heads' 3x3 convolutions, finest first; empty for none.
         loss: weights of the loss.
+        learning_rate: peak of AdamW at batches of 8.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Yolov7Config:
     rep_heads: bool = False
     auxiliary_chs: tuple[int, ...] = ()
     loss: LossWeights = field(default_factory=LossWeights)
+    learning_rate: float = 1e-3
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -138,6 +140,7 @@ def _tiny(name: str, width: float) -> Yolov7Config:
         neck_chs=(w64, w128, w256),
         branch_chs=(w32, w64, w128),
         chain_share=1.0,
+        learning_rate=2e-3,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from edgeyolo import models
 from edgeyolo.spec.errors import UnknownNameError, UsageError
 from edgeyolo.training.augment import AugmentConfig
 from edgeyolo.training.distillation import DistillConfig, check_distill
@@ -24,7 +25,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         accumulate: parts that each process walks its pictures of a step in, to need less memory; costs a second forward
             pass, and gives the gradients of the whole batch, but for batch normalisation, which sees a part.
         optimizer: AdamW suits small data sets and short runs; SGD with Nesterov momentum long ones.
-        learning_rate: peak, None for the optimizer's default (AdamW 0.001, SGD 0.05).
+        learning_rate: peak; None for what suits the model with AdamW, 0.05 with SGD. The run's record has the number.
         final_learning_rate_factor: learning rate at the end / peak.
         schedule: how the learning rate falls after warm-up.
         momentum: SGD momentum, or beta 1 of AdamW.
@@ -95,7 +96,9 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     @property
     def peak_learning_rate(self) -> float:
         """The learning rate after warm-up."""
-        return self.learning_rate if self.learning_rate is not None else {"adamw": 1e-3, "sgd": 5e-2}[self.optimizer]
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return models.learning_rate_of(self.model) if self.optimizer == "adamw" else 5e-2
 
     @property
     def decay(self) -> float:
@@ -106,6 +109,11 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def last_mosaic_epoch(self) -> int:
         """Epochs from this one on are trained without mosaic and mixup."""
         return self.epochs - min(self.close_mosaic_epochs, self.epochs // 6)
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """The config with numbers in the place of what None stands for, so that a record says what was done."""
+    return msgspec.structs.replace(config, learning_rate=config.peak_learning_rate, weight_decay=config.decay)
 
 
 def check_config(config: TrainConfig) -> None:

@@ -31,7 +31,7 @@ from edgeyolo.training.checkpoint import (
     save_checkpoint,
     strip_prefix,
 )
-from edgeyolo.training.config import TrainConfig
+from edgeyolo.training.config import TrainConfig, resolve
 from edgeyolo.training.device import autocast_dtype, choose_device
 from edgeyolo.training.distillation import Distiller
 from edgeyolo.training.distributed import World, own_device, shared, synchronised
@@ -146,6 +146,8 @@ def start_run(
         config = record.config
     elif last.exists():
         raise UsageError("there is a run already", where=out, hint="Add --resume to go on, or choose another --out")
+    else:
+        config = resolve(config)
 
     anchors_wh = choose_anchors(config, data, weights) if record is None else models.anchors_in(record.model)
     torch.manual_seed(config.seed)
