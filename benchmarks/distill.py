@@ -28,7 +28,7 @@ SPLITS = ("val", "test")
 
 
 def main() -> None:
-    """Train every run, measure each best checkpoint, write what was found so far."""
+    """Train every run, measure its last epoch, so that none is chosen by its score, and write what was found so far."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True, help="a checkpoint, or the folder of a run")
@@ -62,7 +62,12 @@ def run_one(args: argparse.Namespace, teacher: Path | None, seed: int) -> dict[s
     """One training and its scores; seconds are of this process, so of a resumed run only the rest."""
     name = f"{'taught' if teacher else 'alone'}-{seed}"
     config = TrainConfig(
-        model=args.student, epochs=args.epochs, image_size=args.image_size, seed=seed, evaluate_every=2
+        model=args.student,
+        epochs=args.epochs,
+        image_size=args.image_size,
+        seed=seed,
+        workers=0,
+        evaluate_every=args.epochs,
     )
     pairs = [pair.split("=", 1) for pair in args.settings if teacher or not pair.startswith("distill.")]
     if teacher is not None:
@@ -72,7 +77,7 @@ def run_one(args: argparse.Namespace, teacher: Path | None, seed: int) -> dict[s
     started = time.perf_counter()
     result = verbs.train(config, args.data, out, resume=(out / "last.safetensors").exists())
     seconds = time.perf_counter() - started
-    scores = scores_of(result.best, args.data)
+    scores = scores_of(result.last, args.data)
     found = ", ".join(f"{split} AP {score['ap']:.2f}" for split, score in scores.items())
     sys.stderr.write(f"{name}: {found}\n")
     return {"name": name, "taught": teacher is not None, "seed": seed, "seconds": seconds, "scores": scores}

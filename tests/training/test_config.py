@@ -28,7 +28,7 @@ def test_a_value_of_another_type_is_refused() -> None:
 )
 def test_unusable_values_name_the_field(change: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(change)).split("_")[0]):
-        check_config(TrainConfig(model="m", **change))
+        check_config(TrainConfig(model="yolov7-nano", **change))
 
 
 def test_a_list_is_written_with_commas() -> None:
@@ -41,4 +41,4 @@ def test_a_list_is_written_with_commas() -> None:
 )
 def test_parts_are_parts(change: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(change))):
-        check_config(TrainConfig(model="m", **change))
+        check_config(TrainConfig(model="yolov7-nano", **change))
