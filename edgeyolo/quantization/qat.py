@@ -6,6 +6,7 @@ so what it gives is what ships. Each epoch is measured by the runtime that ships
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -114,10 +115,11 @@ def train_quantized(
         run.state = QatState(start_sha256=digest, start=start, best=start)
         run.save(path)
     loader = _make_loader(train_data, recipe, spec, device)
-    while run.state.epoch < recipe.epochs:
-        run.epoch(loader, val_data, progress)
-        run.save(path)
-        write_file(out / "log.csv", csv_text(run.state.history).encode())
+    with contextlib.closing(loader):
+        while run.state.epoch < recipe.epochs:
+            run.epoch(loader, val_data, progress)
+            run.save(path)
+            write_file(out / "log.csv", csv_text(run.state.history).encode())
     return run.result()
 
 

@@ -27,6 +27,7 @@ def fuzz() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "edgeyolo_fuzz", module)
+        patch.syspath_prepend(FUZZ.parent)
         spec.loader.exec_module(module)
     return module
 
