@@ -128,6 +128,8 @@ def _check_recipe(recipe: QatRecipe, spec: ModelSpec) -> TrainConfig:
     if recipe.feature_weight < 0 or recipe.detection_weight < 0 or not recipe.feature_weight + recipe.detection_weight:
         weights = f"feature_weight is {recipe.feature_weight} and detection_weight {recipe.detection_weight}"
         raise UsageError(weights, where="recipe qat", hint="Neither may be negative, and one must be positive")
+    if recipe.batch < 1:
+        raise UsageError(f"batch is {recipe.batch}", where="recipe qat", hint="It must be at least 1")
     parts = {"final_lr_factor": recipe.final_lr_factor, "mosaic": recipe.mosaic}
     for name, value in parts.items():
         if not 0 <= value <= 1:
