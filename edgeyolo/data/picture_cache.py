@@ -1,13 +1,17 @@
-"""Decoded and resized pictures, kept in memory that worker processes share."""
+"""Decoded and resized pictures, kept in memory or on disk, where worker processes share them."""
 
 from __future__ import annotations
 
 import mmap
+import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from edgeyolo.spec.detections import Image
+from edgeyolo.spec.errors import OutputError
 
 _EMPTY, _FULL, _BROKEN = 0, 1, 2
 
@@ -22,20 +26,26 @@ class PictureCache:
     Args:
         sizes_hw: of each picture as it will be stored.
         limit_mib: pictures are given slots until this is used up, in the order of their indices.
+        folder: keep them in a file there instead, which has no name and is gone with the last process that uses it;
+            all of it is set aside at once, so that the disk cannot fill up on the way.
+
+    Raises:
+        OutputError: the folder cannot be written, or has too little room.
     """
 
-    def __init__(self, sizes_hw: Sequence[tuple[int, int]], limit_mib: int) -> None:
-        self._arguments = (tuple(sizes_hw), limit_mib)
+    def __init__(self, sizes_hw: Sequence[tuple[int, int]], limit_mib: int, folder: Path | None = None) -> None:
+        self._arguments = (tuple(sizes_hw), limit_mib, folder)
         self._sizes_hw = sizes_hw
         count = len(sizes_hw)
         ends = np.cumsum([height * width * 3 for height, width in sizes_hw])
         self._slots = int(np.searchsorted(ends, limit_mib << 20, side="right"))
         self._starts = [count + int(start) for start in (0, *ends[: self._slots])]
-        memory = mmap.mmap(-1, max(1, self._starts[-1]))
+        size = max(1, self._starts[-1])
+        memory = mmap.mmap(-1, size) if folder is None else _map_file(folder, size)
         self._bytes = np.frombuffer(memory, np.uint8)
         self._states = self._bytes[:count]
 
-    def __reduce__(self) -> tuple[type[PictureCache], tuple[tuple[tuple[int, int], ...], int]]:
+    def __reduce__(self) -> tuple[type[PictureCache], tuple[tuple[tuple[int, int], ...], int, Path | None]]:
         return PictureCache, self._arguments
 
     def find(self, index: int) -> Image | None:
@@ -62,3 +72,18 @@ class PictureCache:
 
     def _slot(self, index: int) -> Image:
         return self._bytes[self._starts[index] : self._starts[index + 1]].reshape(*self._sizes_hw[index], 3)
+
+
+def _map_file(folder: Path, size: int) -> mmap.mmap:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            reserve = getattr(os, "posix_fallocate", lambda number, _, length: os.truncate(number, length))
+            reserve(file.fileno(), 0, size)
+            return mmap.mmap(file.fileno(), size)
+    except OSError as error:
+        raise OutputError(
+            f"{size >> 20} MiB of decoded pictures cannot be kept there ({error.strerror})",
+            where=folder,
+            hint="Lower cache_mib, or set EDGEYOLO_CACHE to a folder with more room",
+        ) from None

@@ -78,8 +78,7 @@ class Yolov7Config:
         stem_chs: outputs of the 3x3 convolutions before the first stage; one or three, or one after ReOrg.
         reorg: the stem begins with ReOrg.
         stages: of the backbone, strides 4, 8, 16 ...; all but the first feed the neck.
-        down: how stages and neck down-sample; the first stage, and a neck of `pool`, by a strided convolution instead
-            (a first stage of `wide` stays `wide`).
+        down: how stages and neck down-sample; a first stage (but of `wide`) and a neck of `pool` by a strided convolution.
         elan_depth: 3x3 convolutions in each ELAN.
         backbone_step, neck_step: every how many of them one is concatenated.
         double: each ELAN is a pair (E-ELAN).
@@ -89,8 +88,7 @@ class Yolov7Config:
         chain_share: channels of the chain per channel of the branch in the neck's ELANs.
         rep_heads: the heads' 3x3 convolutions are RepConv.
         auxiliary_chs: channels of the auxiliary heads' 3x3 convolutions, finest first; empty for none.
-        loss: weights of the loss.
-        learning_rate: peak of AdamW at batches of 8.
+        loss, learning_rate: weights of the loss, and AdamW's peak at batches of 8.
     """
 
     name: str

@@ -49,6 +49,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         seed: of weights, order and augmentation.
         workers: loader processes.
         cache_mib: memory for decoded pictures.
+        cache_on_disk: keep them in a file of that size, in the cache folder of edgeyolo, instead of in memory.
         tensorboard: write a TensorBoard log beside the others.
         auto_anchor: give the model other anchors where its own reach too few of the objects (YOLOv7).
         teacher: checkpoint that teaches the model, of any model; None for none.
@@ -87,6 +88,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     seed: int = 0
     workers: int = 1
     cache_mib: int = 2048
+    cache_on_disk: bool = False
     tensorboard: bool = False
     auto_anchor: bool = True
     teacher: str | None = None

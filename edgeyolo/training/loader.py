@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -96,6 +97,7 @@ def make_loader(
     seed: int = 0,
     workers: int = 0,
     cache_mib: int = 2048,
+    cache_folder: Path | None = None,
     order: EpochOrder | None = None,
 ) -> TrainLoader:
     """Make a loader that shuffles; an incomplete last batch is left out, unless it is the only one.
@@ -110,6 +112,7 @@ def make_loader(
         seed: of order and augmentations, at least 0.
         workers: processes; 0 loads in this one.
         cache_mib: memory for decoded pictures, shared by all workers.
+        cache_folder: keep them on disk there instead.
         order: which pictures make which batch; None for all of them, shuffled by `seed`, `batch` at a time.
 
     Raises:
@@ -122,7 +125,7 @@ def make_loader(
     input_hw = (image_size, image_size) if isinstance(image_size, int) else image_size
     forks = sys.platform == "linux"  # elsewhere, forking beside system libraries is not safe
     sizes_hw = [make_letterbox(record.image_hw, input_hw).resized_hw for record in dataset.records]
-    cache = PictureCache(sizes_hw, cache_mib if forks else cache_mib // max(1, workers))
+    cache = PictureCache(sizes_hw, cache_mib if forks else cache_mib // max(1, workers), cache_folder)
     order = order or EpochOrder(len(dataset), batch, seed)
     batches: DataLoader[Sample] = DataLoader(
         AugmentedPictures(dataset, input_hw, augment, seed, cache),

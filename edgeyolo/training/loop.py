@@ -16,6 +16,7 @@ from torch import Tensor
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.nn.layout import use_channels_last
+from edgeyolo.spec.cache import cache_folder
 from edgeyolo.spec.errors import StoppedError
 from edgeyolo.spec.model import Score
 from edgeyolo.spec.progress import SILENT, Progress
@@ -121,6 +122,7 @@ class Story:
             seed=run.config.seed,
             workers=run.config.workers,
             cache_mib=run.config.cache_mib // run.world.local_size,
+            cache_folder=cache_folder("pictures") if run.config.cache_on_disk else None,
             order=self.order,
         )
 
