@@ -78,7 +78,7 @@ class Yolov7Config:
         stem_chs: outputs of the 3x3 convolutions before the first stage; one or three, or one after ReOrg.
         reorg: the stem begins with ReOrg.
         stages: of the backbone, strides 4, 8, 16 ...; all but the first feed the neck.
-        down: how stages and neck down-sample; a first stage (but of `wide`) and a neck of `pool` by a strided convolution.
+        down: how stages and neck down-sample; a first stage but `wide`, and a neck of `pool`, by a strided convolution.
         elan_depth: 3x3 convolutions in each ELAN.
         backbone_step, neck_step: every how many of them one is concatenated.
         double: each ELAN is a pair (E-ELAN).
