@@ -92,5 +92,9 @@ def _describe(manifest: Manifest) -> list[tuple[str, str]]:
         )
         for t in manifest.latency
     ]
+    if manifest.tuning is not None:
+        tuning = manifest.tuning
+        kept = "; ".join(row.change for row in tuning.rows if row.kept) or "nothing was faster"
+        rows.append(("tuned", f"{tuning.default_ms:.2f} -> {tuning.tuned_ms:.2f} ms on {tuning.device}: {kept}"))
     rows.append(("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())))
     return rows

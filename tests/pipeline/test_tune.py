@@ -60,6 +60,8 @@ def test_tuning_on_data_holds_the_budget_and_keeps_the_files(whole_way: WholeWay
     assert tuning["tuned_ap"] == pytest.approx(after, abs=0.01) and before - after <= 1.0
     assert manifest.sha256 == deployed.sha256 and as_deployed(manifest) == deployed
     assert tuning["ratio"] == 1.0 or tuning["ratio_high"] < 1.0
+    shown = CliRunner().invoke(make_app(), ["inspect", str(bundle)])
+    assert shown.exit_code == 0 and "tuned" in shown.output
 
 
 def test_everything_that_can_be_chosen_runs_and_detects_the_same(
