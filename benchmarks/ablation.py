@@ -93,14 +93,24 @@ def train_variant(args: argparse.Namespace, variant: str, seed: int) -> dict[str
 
 
 def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per variant: mean over splits and seeds, largest distance of a seed from it, gain over the default."""
+    """Per variant: mean over splits and seeds, largest distance of a seed from it, mean gain over the default's seeds."""
+    found: dict[str, dict[int, float]] = {}
+    for run in runs:
+        found.setdefault(run["variant"], {})[run["seed"]] = statistics.fmean(run["ap"].values())
+    default = found.get("default", {})
     rows: list[dict[str, Any]] = []
-    for variant in dict.fromkeys(run["variant"] for run in runs):
-        by_seed = [statistics.fmean(run["ap"].values()) for run in runs if run["variant"] == variant]
-        mean = statistics.fmean(by_seed)
-        rows.append({"variant": variant, "ap": mean, "spread": max(abs(ap - mean) for ap in by_seed)})
-    default = next((row["ap"] for row in rows if row["variant"] == "default"), float("nan"))
-    return [{name: _rounded(value) for name, value in {**row, "gain": row["ap"] - default}.items()} for row in rows]
+    for variant, by_seed in found.items():
+        mean = statistics.fmean(by_seed.values())
+        gains = [ap - default[seed] for seed, ap in by_seed.items() if seed in default]
+        row = {
+            "variant": variant,
+            "seeds": len(by_seed),
+            "ap": mean,
+            "spread": max(abs(ap - mean) for ap in by_seed.values()),
+            "gain": statistics.fmean(gains) if gains else float("nan"),
+        }
+        rows.append({name: _rounded(value) for name, value in row.items()})
+    return rows
 
 
 def _rounded(value: Any) -> Any:
