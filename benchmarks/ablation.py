@@ -93,7 +93,7 @@ def train_variant(args: argparse.Namespace, variant: str, seed: int) -> dict[str
 
 
 def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per variant: mean over splits and seeds, largest distance of a seed from it, gain over the default's same seeds."""
+    """Per variant: mean over splits and seeds, largest distance of a seed from it, and gain over default by seed."""
     found: dict[str, dict[int, float]] = {}
     for run in runs:
         found.setdefault(run["variant"], {})[run["seed"]] = statistics.fmean(run["ap"].values())
