@@ -13,7 +13,9 @@ from edgeyolo.training.optim import learning_rate_at, make_optimizer, set_schedu
 
 
 def test_schedule_warms_up_then_follows_half_a_cosine() -> None:
-    config = TrainConfig(model="m", epochs=100, learning_rate=1.0, warmup_epochs=3, final_learning_rate_factor=0.1)
+    config = TrainConfig(
+        model="yolov7-nano", epochs=100, learning_rate=1.0, warmup_epochs=3, final_learning_rate_factor=0.1
+    )
     rates = [learning_rate_at(step, config, steps_per_epoch=10) for step in range(1000)]
     assert rates[0] == pytest.approx(1 / 30)
     assert max(rates) == pytest.approx(1.0) == rates[29]
@@ -23,7 +25,7 @@ def test_schedule_warms_up_then_follows_half_a_cosine() -> None:
 
 
 def test_warmup_takes_at_most_a_tenth_of_a_short_run() -> None:
-    config = TrainConfig(model="m", epochs=2, learning_rate=1.0)
+    config = TrainConfig(model="yolov7-nano", epochs=2, learning_rate=1.0)
     rates = [learning_rate_at(step, config, steps_per_epoch=10) for step in range(20)]
     assert rates.index(max(rates)) == 1
 
@@ -31,7 +33,7 @@ def test_warmup_takes_at_most_a_tenth_of_a_short_run() -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_only_convolution_and_linear_weights_decay(optimizer: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2))
-    decayed, plain = make_optimizer(model, TrainConfig(model="m", optimizer=optimizer)).param_groups
+    decayed, plain = make_optimizer(model, TrainConfig(model="yolov7-nano", optimizer=optimizer)).param_groups
     assert {id(p) for p in decayed["params"]} == {id(model[0].weight), id(model[2].weight)}
     assert len(plain["params"]) == 4
     assert decayed["weight_decay"] > 0 == plain["weight_decay"]
@@ -54,7 +56,9 @@ def test_average_equals_the_recurrence_written_out() -> None:
 
 
 def test_a_line_can_take_the_place_of_the_cosine() -> None:
-    config = TrainConfig(model="m", epochs=10, learning_rate=1.0, schedule="linear", final_learning_rate_factor=0.2)
+    config = TrainConfig(
+        model="yolov7-nano", epochs=10, learning_rate=1.0, schedule="linear", final_learning_rate_factor=0.2
+    )
     rates = [learning_rate_at(step, config, steps_per_epoch=10) for step in range(100)]
     assert rates[10] == pytest.approx(1.0)
     np.testing.assert_allclose(np.diff(rates[10:]), -0.8 / 90, rtol=1e-6)
@@ -64,7 +68,7 @@ def test_a_line_can_take_the_place_of_the_cosine() -> None:
 def test_biases_come_down_and_momentum_goes_up_while_warming_up(optimizer: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     config = TrainConfig(
-        model="m",
+        model="yolov7-nano",
         epochs=10,
         optimizer=optimizer,
         learning_rate=0.01,

@@ -17,7 +17,7 @@ from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.spec.errors import DataError, MissingPackageError, StoppedError, TrainingError, UsageError
 from edgeyolo.training import search as module
 from edgeyolo.training.checkpoint import EpochRow
-from edgeyolo.training.config import TrainConfig, override_config
+from edgeyolo.training.config import TrainConfig, override_config, resolve
 from edgeyolo.training.search import Range, check_ranges, default_ranges, parse_range, search
 
 optuna = pytest.importorskip("optuna")
@@ -51,7 +51,7 @@ def test_three_trials_leave_the_best_run_and_a_table(splits: tuple[Dataset, Data
         assert 1e-4 <= float(row["learning_rate"]) <= 1e-2 and row["batch"] in ("2", "3", "4")
     config = json.loads((tmp_path / result.folder.name / "best.json").read_text())["config"]
     best = override_config(CONFIG, result.best.settings)
-    assert msgspec.convert(config, TrainConfig) == best
+    assert msgspec.convert(config, TrainConfig) == resolve(best)
     toml = msgspec.toml.decode((tmp_path / "best.toml").read_bytes())
     assert toml["augment"]["mosaic"] == best.augment.mosaic and toml["learning_rate"] == best.learning_rate
 
@@ -67,7 +67,7 @@ def test_a_search_that_was_killed_goes_on(folder: Path, splits: tuple[Dataset, D
 import msgspec
 from pathlib import Path
 from edgeyolo import tune
-from edgeyolo.training.config import TrainConfig
+from edgeyolo.training.config import TrainConfig, resolve
 from edgeyolo.training.search import Range
 config = msgspec.json.decode({msgspec.json.encode(CONFIG)!r}, type=TrainConfig)
 tune(config,

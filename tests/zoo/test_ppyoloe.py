@@ -280,10 +280,10 @@ def test_learns_two_pictures_by_heart(static_assigner_epochs: int) -> None:
 _PROCESS = """
 import sys, torch
 from torch import distributed
-from edgeyolo.models.ppyoloe import _mean_over_processes
+from edgeyolo.losses.criterion import mean_over_processes
 rank = int(sys.argv[1])
 distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-assert _mean_over_processes(torch.tensor(3.0 + 4.0 * rank)).item() == 5.0
+assert mean_over_processes(torch.tensor(3.0 + 4.0 * rank)).item() == 5.0
 distributed.destroy_process_group()
 """
 
