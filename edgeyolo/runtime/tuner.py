@@ -106,6 +106,7 @@ class _Tuner:
         chosen, verdict = self._confirm(default, steps[-1].setup)
         if chosen is default:
             tuned_ap = default_ap
+            self._take_back(steps)
         return self._record(chosen, verdict, default_ap, tuned_ap)
 
     def _search(self, default: Setup, choices: Sequence[Choice]) -> list[Step]:
@@ -161,6 +162,12 @@ class _Tuner:
             why = f"taken back: {default_ap - ap:.2f} AP, more than the {self._max_drop} allowed"
             self._rows[row] = msgspec.structs.replace(self._rows[row], kept=False, why=why)
         return steps, default_ap
+
+    def _take_back(self, steps: list[Step]) -> None:
+        """Say of every step that was still kept that the last race did not bear it out."""
+        for step in steps[1:]:
+            why = "taken back: all together not faster than as deployed, in the last race"
+            self._rows[step.row] = msgspec.structs.replace(self._rows[step.row], kept=False, why=why)
 
     def _confirm(self, default: Setup, chosen: Setup) -> tuple[Setup, Verdict]:
         """Race what was chosen against the default once more; the default where it does not win."""

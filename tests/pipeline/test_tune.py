@@ -99,6 +99,24 @@ def test_a_budget_that_nothing_meets_leaves_the_bundle_as_deployed(
     assert all("taken back: 10.00 AP" in row.why and not row.kept for row in tuned.tuning.rows)
 
 
+def test_a_choice_that_loses_the_last_race_is_taken_back(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = 0
+
+    def won_but_the_last(holder: object, challenger: object) -> Verdict:
+        nonlocal choices
+        choices += 1
+        is_first = choices == 1
+        return Verdict(0.9 if is_first else 1.0, 0.89, 1.01, 8, 10.0, 9.0, is_faster=is_first)
+
+    monkeypatch.setattr("edgeyolo.runtime.tuner.race", won_but_the_last)
+    before = read_manifest(bundle)
+    tuned = tune(bundle, [PICTURE])
+    assert tuned.artefact == before.artefact and tuned.threads == before.threads
+    assert tuned.tuning is not None and tuned.tuning.ratio == 1.0
+    assert not any(row.kept for row in tuned.tuning.rows)
+    assert "in the last race" in tuned.tuning.rows[0].why
+
+
 def test_other_numbers_are_not_taken_without_data(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     let_every_challenger_win(monkeypatch)
     monkeypatch.setattr("edgeyolo.runtime.tuner.MAX_DIFFERENCE", 1e-9)
