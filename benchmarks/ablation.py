@@ -18,7 +18,8 @@ from typing import Any
 
 from edgeyolo import verbs
 from edgeyolo.spec.atomic import write_file
-from edgeyolo.training.config import TrainConfig, override_config
+from edgeyolo.spec.training import TrainConfig
+from edgeyolo.training.config import override_config
 
 SPLITS = ("val", "test")
 VARIANTS: dict[str, dict[str, str]] = {

@@ -29,14 +29,14 @@ from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.evaluation import evaluate
 from edgeyolo.evaluation.measure import measure_session
 from edgeyolo.export import export_model
-from edgeyolo.nn.session import TorchSession
 from edgeyolo.quantization import quantize
-from edgeyolo.quantization.pictures import calibration_pictures
+from edgeyolo.quantization.calibrate.pictures import calibration_pictures
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.detections import Detections, Image
 from edgeyolo.spec.model import Score
 from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.training.checkpoint import load_checkpoint
+from edgeyolo.training.torch_session import TorchSession
 
 ROOT = Path(__file__).parents[1]
 TARGET_OF_CPU = {

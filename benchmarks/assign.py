@@ -31,9 +31,9 @@ from edgeyolo import models
 from edgeyolo.assigners.assignment import Assignment, Objects, PointGrid
 from edgeyolo.assigners.ota import Cells, Matches, OtaRules, _list_candidates, anchor_boxes, assign_ota, read_cells
 from edgeyolo.assigners.tal import ScoreAt, TaskAlignedAssigner
-from edgeyolo.losses.criterion import Criterion
+from edgeyolo.criteria.criterion import Criterion
+from edgeyolo.criteria.tal import TalCriterion
 from edgeyolo.losses.iou import pairwise_iou
-from edgeyolo.models.ppyoloe import PpYoloeCriterion
 from edgeyolo.spec.model import AnchorDecode
 
 Result = TypeVar("Result")
@@ -160,14 +160,14 @@ def _split(objects: Objects) -> Iterator[Objects]:
 @contextlib.contextmanager
 def timed_form(criterion: Criterion, maps: list[Tensor], watch: Stopwatch, *, plain: bool) -> Iterator[None]:
     """While it lasts, `criterion` assigns in this form, and `watch` counts the time of that."""
-    if isinstance(criterion, PpYoloeCriterion):
+    if isinstance(criterion, TalCriterion):
         assigner = PlainTaskAlignment(maps[0::2]) if plain else TaskAlignedAssigner()
         timed = mock.Mock(assign=watch.around(assigner.assign))
         with mock.patch.object(criterion, "aligned_assigner", timed):
             yield
     else:
         function = assign_ota_plain if plain else assign_ota
-        with mock.patch("edgeyolo.models._yolov7_criterion.assign_ota", watch.around(function)):
+        with mock.patch("edgeyolo.criteria.ota.assign_ota", watch.around(function)):
             yield
 
 

@@ -21,13 +21,13 @@ from edgeyolo.backends import open_artefact
 from edgeyolo.bundle import open_bundle
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.evaluation.parity import MapDifference, compare_maps
-from edgeyolo.nn.session import TorchSession
 from edgeyolo.quantization import quantize
-from edgeyolo.quantization.pictures import calibration_pictures
+from edgeyolo.quantization.calibrate.pictures import calibration_pictures
 from edgeyolo.spec.model import Score
 from edgeyolo.spec.recipe import load_recipe
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.checkpoint import load_checkpoint
-from edgeyolo.training.config import TrainConfig
+from edgeyolo.training.torch_session import TorchSession
 
 TARGETS = ("host-onnx", "host-cpu", "raspberry-pi-5")
 PARITY_PICTURES = 8

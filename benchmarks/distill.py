@@ -21,8 +21,9 @@ import msgspec
 from edgeyolo import verbs
 from edgeyolo.spec.model import Score
 from edgeyolo.spec.provenance import sha256_of
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.checkpoint import checkpoint_path
-from edgeyolo.training.config import TrainConfig, override_config
+from edgeyolo.training.config import override_config
 
 SPLITS = ("val", "test")
 

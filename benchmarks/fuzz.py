@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from fuzz_edits import alter_archive, alter_bin, alter_manifest, alter_param
 
-from edgeyolo.backends._ncnn_files import Blob, _list_weight_sizes, parse_param, write_bin
+from edgeyolo.backends.ncnn.files import Blob, _list_weight_sizes, parse_param, write_bin
 from edgeyolo.bundle import open_bundle, write_bundle
 from edgeyolo.runtime import Detector
 from edgeyolo.spec.atomic import write_file

@@ -9,7 +9,7 @@ import struct
 import zipfile
 from typing import Any
 
-from edgeyolo.backends._ncnn_files import _TAGS
+from edgeyolo.backends.ncnn.files import _TAGS
 
 NUMBERS = (
     *("0", "-1", "1", "2", "3", "4", "7", "8", "16", "32", "102", "255", "256", "-233", "1000", "65535", "65536"),

@@ -28,13 +28,13 @@ from edgeyolo.evaluation.measure import measure_session
 from edgeyolo.export import export_model
 from edgeyolo.nn.conv import ConvBnAct
 from edgeyolo.nn.fold import fold_model
-from edgeyolo.nn.session import TorchSession
 from edgeyolo.quantization import Quantized, calibration_pictures, quantize
-from edgeyolo.quantization.budget import meet_budget
-from edgeyolo.quantization.sensitivity import measure_sensitivity
+from edgeyolo.quantization.study.budget import meet_budget
+from edgeyolo.quantization.study.sensitivity import measure_sensitivity
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from edgeyolo.training.torch_session import TorchSession
 from edgeyolo.verbs._artefacts import measure_built
 
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.Identity)

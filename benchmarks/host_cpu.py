@@ -32,14 +32,14 @@ import numpy.typing as npt
 import onnx
 
 from edgeyolo.backends import build, open_artefact
-from edgeyolo.backends._ncnn_files import Layer, format_param, parse_param, read_bin, write_bin
-from edgeyolo.backends._ncnn_int8 import quantize_network
-from edgeyolo.backends._ncnn_mixed import float_layers, group_int8_layers, int8_layer_names
-from edgeyolo.backends._pnnx import convert
-from edgeyolo.backends._qdq import insert_qdq, load_onnx
 from edgeyolo.backends.ncnn import NcnnSession
+from edgeyolo.backends.ncnn.files import Layer, format_param, parse_param, read_bin, write_bin
+from edgeyolo.backends.ncnn.int8 import quantize_network
+from edgeyolo.backends.ncnn.mixed import float_layers, group_int8_layers, int8_layer_names
+from edgeyolo.backends.ncnn.pnnx import convert
 from edgeyolo.data.dataset import Dataset, open_dataset
-from edgeyolo.runtime.preprocess import make_input
+from edgeyolo.geometry.network_input import make_input
+from edgeyolo.graph.qdq import insert_qdq, load_onnx
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.machine import describe_machine
 from edgeyolo.spec.manifest import Artefact
@@ -111,7 +111,7 @@ def write_quantized(checkpoint: Path | None, name: str, size: int, dataset: Data
     from edgeyolo import models
     from edgeyolo.export import export_model
     from edgeyolo.quantization import quantize
-    from edgeyolo.quantization.pictures import calibration_pictures
+    from edgeyolo.quantization.calibrate.pictures import calibration_pictures
     from edgeyolo.training.checkpoint import load_checkpoint
 
     if checkpoint:

@@ -27,12 +27,12 @@ from edgeyolo import verbs
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.export import export_model
 from edgeyolo.geometry.letterbox import letterbox_image, make_letterbox
+from edgeyolo.geometry.network_input import make_batch
 from edgeyolo.geometry.nms import class_wise_nms
+from edgeyolo.heads.decode import decode
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.runtime import Detector
 from edgeyolo.runtime.clock import Clock
-from edgeyolo.runtime.decode import decode
-from edgeyolo.runtime.preprocess import make_batch
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.detections import Float32, Image, Int64
 from edgeyolo.spec.machine import describe_machine, processor_name

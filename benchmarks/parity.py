@@ -25,12 +25,12 @@ from edgeyolo.data.dataset import open_dataset
 from edgeyolo.evaluation.parity import MapDifference, compare_maps
 from edgeyolo.export.integers import IntegerDifference, compare_integers, differing_part
 from edgeyolo.export.reopen import reopen_quantized
-from edgeyolo.nn.session import TorchSession
-from edgeyolo.runtime.preprocess import make_input
+from edgeyolo.geometry.network_input import make_input
 from edgeyolo.spec.detections import Image
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.target import load_target
+from edgeyolo.training.torch_session import TorchSession
 
 TARGETS = {"onnxruntime int8": "host-onnx", "ncnn int8": "host-cpu"}
 WORST_SHOWN = 10

@@ -35,7 +35,7 @@ def main() -> None:
         started = time.perf_counter()
         from edgeyolo import models
         from edgeyolo.quantization import calibration_pictures, quantize
-        from edgeyolo.quantization.calibration_cache import CalibrationCache
+        from edgeyolo.quantization.calibrate.cache import CalibrationCache
         from edgeyolo.quantization.quantizers import make_activation_quantizer
         from edgeyolo.spec.recipe import load_recipe
 

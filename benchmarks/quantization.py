@@ -26,14 +26,14 @@ import torch
 from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.evaluation.measure import measure_session
 from edgeyolo.export import export_model
-from edgeyolo.nn.session import TorchSession
 from edgeyolo.quantization import Quantized, quantize
-from edgeyolo.quantization.pictures import calibration_pictures
-from edgeyolo.quantization.qat import train_quantized
-from edgeyolo.quantization.qat_state import FILE_NAME
+from edgeyolo.quantization.calibrate.pictures import calibration_pictures
+from edgeyolo.quantization.recover.qat import train_quantized
+from edgeyolo.quantization.recover.qat_state import FILE_NAME
 from edgeyolo.spec.model import Score
 from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.training.checkpoint import Checkpoint, load_checkpoint
+from edgeyolo.training.torch_session import TorchSession
 from edgeyolo.verbs._artefacts import measure_built
 
 RECIPES = ("int8-max", "int8-percentile", "int8-entropy", "int8-mse", "int8-qat")

@@ -151,9 +151,9 @@ def build_alone(folder: Path, artefact: Artefact, capability: str) -> dict[str, 
 
 def build_plan(folder: Path, artefact: Artefact, capability: str) -> dict[str, Any]:
     """Seconds to parse and build, bytes of the plan, and the most memory that the process took."""
-    from edgeyolo.backends._tensorrt_adapter import load_tensorrt
-    from edgeyolo.backends._tensorrt_options import make_options
     from edgeyolo.backends.tensorrt import compile_for
+    from edgeyolo.backends.tensorrt.adapter import load_tensorrt
+    from edgeyolo.backends.tensorrt.options import make_options
 
     options = make_options(artefact.options)
     load_tensorrt(options.package)  # importing is not building

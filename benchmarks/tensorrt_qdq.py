@@ -24,9 +24,9 @@ import numpy.typing as npt
 import onnxruntime
 
 from edgeyolo.backends import build
-from edgeyolo.backends._qdq import insert_qdq, load_onnx
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.evaluation.measure import measure_session
+from edgeyolo.graph.qdq import insert_qdq, load_onnx
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.model import GraphDecode, ModelRecord, ModelSpec, Score
 from edgeyolo.spec.qparams import load_qparams

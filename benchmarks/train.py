@@ -27,7 +27,7 @@ from assign import assign_ota_plain
 
 from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.spec.machine import processor_name
-from edgeyolo.training.config import TrainConfig
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.loader import TrainLoader, make_loader
 from edgeyolo.training.loop import Run, normalise, start_run, train_step
 
@@ -137,7 +137,7 @@ def _plain(config: TrainConfig, data: Dataset, out: Path) -> Contestant:
     def turn(epoch: int) -> None:
         run.model.train()
         loader.start_epoch(epoch)
-        with mock.patch("edgeyolo.models._yolov7_criterion.assign_ota", assign_ota_plain):
+        with mock.patch("edgeyolo.criteria.ota.assign_ota", assign_ota_plain):
             for batch in loader:
                 _plain_step(run, optimizer, batch.images, batch.targets)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ("one_layer",)  # fixtures that several folders share; see tests/cases
+
 BCCD = Path(__file__).parents[1] / ".." / "shared/data/bccd"
 REQUIRED = tuple(name for name in os.environ.get("EDGEYOLO_REQUIRE", "").split(",") if name)
 

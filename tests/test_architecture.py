@@ -11,8 +11,26 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "edgeyolo"
-GROUND_FLOOR = (("spec",), ("geometry",), ("data", "bundle"), ("backends",), ("runtime",), ("evaluation",))
-UPSTAIRS = (("nn",), ("assigners", "losses"), ("models",), ("training",), ("quantization",), ("export",), ("report",))
+GROUND_FLOOR = (
+    ("spec",),
+    ("geometry",),
+    ("heads",),
+    ("data", "bundle", "graph"),
+    ("backends",),
+    ("runtime",),
+    ("evaluation",),
+)
+UPSTAIRS = (
+    ("nn",),
+    ("assigners", "losses"),
+    ("criteria",),
+    ("weights",),
+    ("models",),
+    ("training",),
+    ("quantization",),
+    ("export",),
+    ("report",),
+)
 RANK = {room: rank for rank, rooms in enumerate((*GROUND_FLOOR, *UPSTAIRS)) for room in rooms}
 GROUND_ROOMS = [room for rooms in GROUND_FLOOR for room in rooms]
 VENDORS = {"ncnn", "onnxruntime", "onnx", "onnxslim", "pnnx", "pycocotools", "tensorrt", "tensorrt_rtx", "modelopt"}

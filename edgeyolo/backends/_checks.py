@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from edgeyolo.spec.errors import BackendError, FormatError, MissingPackageError, UnknownNameError
+from edgeyolo.spec.errors import BackendError, FormatError, UnknownNameError
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.target import Option, Target
 
 logger = logging.getLogger(__name__)
-
-
-def import_package(package: str, *, needed_for: str, extra: str) -> ModuleType:
-    """Import a vendor package.
-
-    Raises:
-        MissingPackageError: not installed. BackendError: installed, and does not import.
-    """
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise BackendError(f"'{package}' does not import ({error})", hint="Reinstall it") from None
-        raise MissingPackageError(package, needed_for=needed_for, install=install_command(extra)) from None
-    except ImportError as error:
-        raise BackendError(f"'{package}' does not import ({error})", hint="Reinstall it") from None
-
-
-def install_command(extra: str) -> str:
-    """The command that installs an extra of this package."""
-    return f'pip install "edgeyolo[{extra}]"'
 
 
 def list_version_problems(package: str, version: str, target: Target) -> list[str]:

@@ -19,13 +19,13 @@ from edgeyolo.backends._checks import (
     check_images,
     check_option_names,
     check_version,
-    import_package,
     list_version_problems,
 )
-from edgeyolo.backends._qdq import insert_qdq, int8_layers, load_onnx, weighted_nodes
+from edgeyolo.graph.qdq import insert_qdq, int8_layers, load_onnx, weighted_nodes
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
 from edgeyolo.spec.manifest import Artefact
+from edgeyolo.spec.packages import import_package
 from edgeyolo.spec.qparams import QParams
 from edgeyolo.spec.target import Precision, Target
 from edgeyolo.spec.tensor import INPUT_NAME, output_names

@@ -35,7 +35,7 @@ def make_app() -> typer.Typer:
 def list_verbs() -> list[str]:
     """Names of the verbs, sorted."""
     names = (found.name for found in pkgutil.iter_modules(folder.__path__))
-    return sorted(name for name in names if not name.startswith("_") and name != "app")
+    return sorted(name for name in names if not name.startswith("_") and name not in ("app", "console"))
 
 
 def _load_verbs() -> dict[str, ModuleType]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeyolo.cli._report import Json, Report, ShownProgress, reporting
+from edgeyolo.cli.console import Json, Report, ShownProgress, reporting
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import OutputError
 
@@ -92,8 +92,7 @@ def _run(out: Path, epochs: int, pictures: int, seed: int, progress: ShownProgre
     from edgeyolo import verbs
     from edgeyolo.data.dataset import open_dataset
     from edgeyolo.data.drawn import draw_dataset
-    from edgeyolo.training.config import TrainConfig
-    from edgeyolo.training.loader import AugmentConfig
+    from edgeyolo.spec.training import AugmentConfig, TrainConfig
 
     held_out = max(pictures // 5, 1)
     data = draw_dataset(out / "data", train=pictures, val=held_out, test=held_out, seed=seed, progress=progress)
@@ -155,9 +154,9 @@ def _time_interleaved(files: dict[str, Path], dataset: Dataset, progress: ShownP
 def _open_float(checkpoint: Path) -> Detector:
     """The trained model in torch, folded, behind the runtime that ships."""
     from edgeyolo.nn.fold import fold_model
-    from edgeyolo.nn.session import TorchSession
     from edgeyolo.runtime import Detector
     from edgeyolo.training.checkpoint import load_checkpoint
+    from edgeyolo.training.torch_session import TorchSession
 
     loaded = load_checkpoint(checkpoint)
     return Detector(TorchSession(fold_model(loaded.model)), loaded.record.model)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeyolo.cli._report import Json, Report, reporting
+from edgeyolo.cli.console import Json, Report, reporting
 
 if TYPE_CHECKING:
     from edgeyolo.runtime import Detections, Detector

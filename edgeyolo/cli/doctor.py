@@ -6,7 +6,7 @@ import importlib.metadata
 import importlib.util
 from typing import Any
 
-from edgeyolo.cli._report import Json, reporting
+from edgeyolo.cli.console import Json, reporting
 from edgeyolo.spec.machine import describe_machine
 
 PLACE = (12, "What there is")
@@ -45,7 +45,7 @@ def doctor(json: Json = False) -> None:
                 for p in packages
             ],
         )
-        from edgeyolo.backends._tensorrt_doctor import examine_gpu
+        from edgeyolo.backends.tensorrt.doctor import examine_gpu
 
         gpu = examine_gpu()
         report.show_table(["NVIDIA GPU", "found", "what to do"], [(f.what, f.found, f.hint) for f in gpu])

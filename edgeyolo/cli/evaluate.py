@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from edgeyolo.cli._report import Json, reporting
+from edgeyolo.cli.console import Json, reporting
 
 PLACE = (4, "The way to a board")
 

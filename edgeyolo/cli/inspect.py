@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from edgeyolo.cli._report import Json, Report, reporting
+from edgeyolo.cli.console import Json, Report, reporting
 from edgeyolo.spec.errors import GateError
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def inspect(
 
 def _inspect_qdq(path: Path, report: Report) -> None:
     """The exit code is a gate's where there are problems."""
-    from edgeyolo.backends._qdq import load_onnx
-    from edgeyolo.backends._qdq_check import check_qdq
+    from edgeyolo.graph.qdq import load_onnx
+    from edgeyolo.graph.qdq_check import check_qdq
 
     found = check_qdq(load_onnx(path))
     report.show_table(["float layer", "why"], list(found.floats.items()), title=f"{path}: {len(found.int8)} int8")

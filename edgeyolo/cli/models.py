@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from edgeyolo.cli._report import Json, reporting
+from edgeyolo.cli.console import Json, reporting
 
 PLACE = (8, "What there is")
 

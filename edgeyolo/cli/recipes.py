@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from edgeyolo.cli._report import Json, reporting
+from edgeyolo.cli.console import Json, reporting
 
 PLACE = (10, "What there is")
 

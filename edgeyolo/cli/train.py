@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from edgeyolo.cli._report import Json, reporting
+from edgeyolo.cli.console import Json, reporting
 from edgeyolo.spec.errors import UsageError
 
 PLACE = (1, "The way to a board")
@@ -65,7 +65,8 @@ def train(
     with reporting(json=json) as report:
         overrides = parse_overrides(set_ or [])
         from edgeyolo import verbs
-        from edgeyolo.training.config import TrainConfig, override_config
+        from edgeyolo.spec.training import TrainConfig
+        from edgeyolo.training.config import override_config
 
         config = TrainConfig(
             model=model,

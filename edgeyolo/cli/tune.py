@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgeyolo.cli._report import Json, reporting
+from edgeyolo.cli.console import Json, reporting
 from edgeyolo.cli.train import parse_overrides
 
 PLACE = (1.5, "The way to a board")
@@ -47,7 +47,8 @@ def tune(
     with reporting(json=json) as report:
         overrides = parse_overrides(set_ or [])
         from edgeyolo import verbs
-        from edgeyolo.training.config import TrainConfig, override_config
+        from edgeyolo.spec.training import TrainConfig
+        from edgeyolo.training.config import override_config
         from edgeyolo.training.search import parse_range
 
         ranges = [parse_range(text) for text in search or []]

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from edgeyolo.backends import Session
-from edgeyolo.runtime.preprocess import make_input
+from edgeyolo.geometry.network_input import make_input
 from edgeyolo.spec.detections import Image
 from edgeyolo.spec.model import InputSpec
 

@@ -18,7 +18,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import fx
 
-from edgeyolo.backends._qdq import insert_qdq, weighted_nodes
+from edgeyolo.graph.qdq import insert_qdq, weighted_nodes
 from edgeyolo.quantization.quantize import Quantized
 from edgeyolo.quantization.quantizers import is_quantizer_call
 from edgeyolo.spec.errors import ExportError

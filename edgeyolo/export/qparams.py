@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx
 
 from edgeyolo.export.onnx import weight_readers
-from edgeyolo.quantization.groups import LayerPlan
+from edgeyolo.quantization.calibrate.scales import Scales
+from edgeyolo.quantization.placement.groups import LayerPlan
 from edgeyolo.quantization.quantize import Quantized
-from edgeyolo.quantization.scales import Scales
 from edgeyolo.spec.errors import ExportError
 from edgeyolo.spec.qparams import LayerPrecision, QParams, TensorGroup, WeightScales, check_qparams
 

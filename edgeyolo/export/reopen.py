@@ -11,11 +11,11 @@ from torch import fx
 
 from edgeyolo import models
 from edgeyolo.export.onnx import weight_readers
-from edgeyolo.quantization.calibrate import trace_deploy_form
-from edgeyolo.quantization.groups import Placement, find_placement
+from edgeyolo.quantization.calibrate.ranges import trace_deploy_form
+from edgeyolo.quantization.calibrate.scales import Scales
+from edgeyolo.quantization.placement.groups import Placement, find_placement
 from edgeyolo.quantization.quantize import Quantized
 from edgeyolo.quantization.quantizers import insert_quantizers
-from edgeyolo.quantization.scales import Scales
 from edgeyolo.spec.errors import ExportError
 from edgeyolo.spec.model import ModelRecord, ModelSpec
 from edgeyolo.spec.qparams import QParams, load_qparams

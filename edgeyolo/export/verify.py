@@ -52,7 +52,7 @@ def _check_close(found: Maps, expected: Maps) -> None:
 
 
 def _check_shapes(maps: Maps, spec: ModelSpec) -> None:
-    from edgeyolo.runtime.decode import map_shapes
+    from edgeyolo.heads.decode import map_shapes
 
     expected = map_shapes(spec.decode, len(spec.class_names), spec.input.image_hw)
     found = [map_.shape[1:] for map_ in maps]

@@ -19,10 +19,10 @@ import torch
 from torch import nn
 
 from edgeyolo.models._network import DetectorNetwork
-from edgeyolo.models._pretrained import Published, place_weights, read_weights
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.errors import UnknownNameError, UsageError
 from edgeyolo.spec.model import AnchorDecode, ModelSpec
+from edgeyolo.weights.pretrained import Published, place_weights, read_weights
 
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import nn
 
-from edgeyolo.losses.criterion import Criterion
+from edgeyolo.criteria.criterion import Criterion
 from edgeyolo.spec.model import InputSpec, RawDecode
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from edgeyolo.models._pretrained import Names, Published
+from edgeyolo.weights.pretrained import Names, Published
 
 if TYPE_CHECKING:
     from edgeyolo.models.ppyoloe import PpYoloeConfig

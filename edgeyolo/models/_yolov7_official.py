@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from edgeyolo.models._pretrained import Names, Published
 from edgeyolo.spec.errors import CheckpointError
+from edgeyolo.weights.pretrained import Names, Published
 
 if TYPE_CHECKING:
     from edgeyolo.models.yolov7 import Yolov7Config

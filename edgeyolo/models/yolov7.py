@@ -22,10 +22,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from edgeyolo.losses.criterion import Criterion
+from edgeyolo.criteria.criterion import Criterion
+from edgeyolo.criteria.ota import LossWeights, OtaCriterion
 from edgeyolo.models._image_size import check_image_hw
 from edgeyolo.models._network import DetectorNetwork
-from edgeyolo.models._yolov7_criterion import LossWeights, OtaCriterion
 from edgeyolo.models._yolov7_official import PUBLISHED as PUBLISHED
 from edgeyolo.nn.conv import ConvBnAct, set_batch_norm
 from edgeyolo.nn.down import PoolConvDown, WideDown

@@ -3,8 +3,8 @@
 Verb: `quantize`; `calibration_pictures` prepares its pictures. Works on the deploy form, so what it sees is what ships.
 """
 
-from edgeyolo.quantization.groups import Placement, find_placement
-from edgeyolo.quantization.pictures import CalibrationPictures, calibration_pictures
+from edgeyolo.quantization.calibrate.pictures import CalibrationPictures, calibration_pictures
+from edgeyolo.quantization.placement.groups import Placement, find_placement
 from edgeyolo.quantization.quantize import Quantized, quantize
 
 __all__ = [

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from edgeyolo.quantization.bias_correction import corrected_biases, with_biases
-from edgeyolo.quantization.calibrate import Picture, calibrate, trace_deploy_form
-from edgeyolo.quantization.calibration_cache import Calibration, CalibrationCache
-from edgeyolo.quantization.equalize import equalize
-from edgeyolo.quantization.groups import Placement, find_placement
+from edgeyolo.quantization.calibrate.cache import Calibration, CalibrationCache
+from edgeyolo.quantization.calibrate.ranges import Picture, calibrate, trace_deploy_form
+from edgeyolo.quantization.calibrate.scales import Scales
+from edgeyolo.quantization.placement.groups import Placement, find_placement
 from edgeyolo.quantization.quantizers import insert_quantizers
-from edgeyolo.quantization.scales import Scales
+from edgeyolo.quantization.recover.bias_correction import corrected_biases, with_biases
+from edgeyolo.quantization.recover.equalize import equalize
 from edgeyolo.spec.errors import QuantizationError
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import CalibrationRecord

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from edgeyolo.quantization.groups import Placement
-from edgeyolo.quantization.scales import Scales, integer_limit
+from edgeyolo.quantization.calibrate.scales import Scales, integer_limit
+from edgeyolo.quantization.placement.groups import Placement
 from edgeyolo.spec.errors import MissingPackageError, QuantizationError
 
 _FOLDER = "quantizers"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeyolo.geometry.network_input import InputWriter, make_batch
 from edgeyolo.geometry.nms import class_wise_nms
+from edgeyolo.heads.decode import decode, map_shapes
 from edgeyolo.runtime.clock import Timing
-from edgeyolo.runtime.decode import decode, map_shapes
-from edgeyolo.runtime.preprocess import InputWriter, make_batch
 from edgeyolo.spec.detections import Detections, Float32, Image
 from edgeyolo.spec.errors import BackendError, UsageError
 from edgeyolo.spec.manifest import Manifest

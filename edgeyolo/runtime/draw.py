@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from edgeyolo.runtime.preprocess import bgr_from_any
+from edgeyolo.geometry.network_input import bgr_from_any
 from edgeyolo.spec.detections import Detections, Image
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX

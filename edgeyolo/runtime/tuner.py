@@ -20,7 +20,7 @@ import numpy as np
 from edgeyolo.backends import Session, cpu_package, list_tuning_choices, open_artefact
 from edgeyolo.bundle import open_bundle, rewrite_manifest
 from edgeyolo.bundle.reader import Bundle
-from edgeyolo.runtime.preprocess import make_input
+from edgeyolo.geometry.network_input import make_input
 from edgeyolo.runtime.race import Verdict, race
 from edgeyolo.spec.detections import Float32, Image
 from edgeyolo.spec.errors import BackendError, UsageError

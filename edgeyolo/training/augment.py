@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from torch.utils.data import Dataset as TorchDataset
@@ -18,43 +18,11 @@ from edgeyolo.data.sample import Sample
 from edgeyolo.geometry.letterbox import letterbox_image, make_letterbox, resize_image
 from edgeyolo.spec.detections import Image
 from edgeyolo.spec.errors import DataError, ImageError, UsageError
+from edgeyolo.spec.training import AugmentConfig
 from edgeyolo.training.order import PictureKey
 
 _LOG = logging.getLogger(__name__)
 _LARGEST = {"hsv_h": 0.5, "degrees": 180.0, "scale": 0.95, "shear": 60.0}  # of a field; 1 for the others
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Ranges and probabilities of the augmentations; 0 switches one off.
-
-    Attributes:
-        hsv_h: largest turn of the hue, as a part of the circle, in [0, 0.5].
-        hsv_s: largest relative change of the saturation, in [0, 1].
-        hsv_v: largest relative change of the value, in [0, 1].
-        degrees: largest rotation, either way, in [0, 180].
-        translate: largest shift, as a part of the input's sides, in [0, 1].
-        scale: the size factor is drawn from [1 - scale, 1 + scale]; in [0, 0.95].
-        shear: largest shear along each axis, degrees, in [0, 60].
-        flip_lr: probability of a mirror image, in [0, 1].
-        flip_ud: probability of turning upside down, in [0, 1].
-        mosaic: probability that four pictures are put into one, in [0, 1].
-        mixup: probability that a mosaic is laid over another one, in [0, 1].
-        copy_paste: probability that objects of another picture are pasted in, in [0, 1]; left out with mosaics.
-    """
-
-    hsv_h: float = 0.015
-    hsv_s: float = 0.7
-    hsv_v: float = 0.4
-    degrees: float = 0.0
-    translate: float = 0.1
-    scale: float = 0.5
-    shear: float = 0.0
-    flip_lr: float = 0.5
-    flip_ud: float = 0.0
-    mosaic: float = 1.0
-    mixup: float = 0.05
-    copy_paste: float = 0.0
 
 
 class AugmentedPictures(TorchDataset[Sample]):

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from edgeyolo.losses.criterion import Criterion
+from edgeyolo.criteria.criterion import Criterion
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.training.distributed import World

@@ -21,7 +21,7 @@ from edgeyolo.spec.errors import CheckpointError
 from edgeyolo.spec.model import ModelSpec, Score
 from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.strict import decode_json, encode_json
-from edgeyolo.training.config import TrainConfig
+from edgeyolo.spec.training import TrainConfig
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "edgeyolo"

@@ -16,34 +16,18 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeyolo.losses.criterion import Loss
-from edgeyolo.models._network import DetectorNetwork
+from edgeyolo.criteria.criterion import Loss
+from edgeyolo.models import DetectorNetwork
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import AnchorDecode, DflDecode, InputSpec
+from edgeyolo.spec.training import DistillConfig
 from edgeyolo.training.head_distillation import HeadLoss, make_head_loss
 
 _LOSS_UNIT = {AnchorDecode: 0.05, DflDecode: 1.0}  # YOLOv7 counts 1 - CIoU a twentieth, PP-YOLOE's losses count whole
-
-
-class DistillConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How much a teacher counts.
-
-    Weights are in units of the student's family, whose own losses differ twentyfold in size.
-
-    Attributes:
-        feature: weight of the features' part, 0 switches it off.
-        head: weight of the heads' parts, 0 switches them off.
-        temperature: of the softmax over a channel's cells; a high one shows more than the peaks.
-    """
-
-    feature: float = 10.0
-    head: float = 0.5
-    temperature: float = 4.0
 
 
 def check_distill(config: DistillConfig) -> None:

@@ -21,7 +21,7 @@ from edgeyolo.data.picture_cache import PictureCache
 from edgeyolo.data.sample import Sample
 from edgeyolo.geometry.letterbox import make_letterbox
 from edgeyolo.spec.errors import DataError, TrainingError
-from edgeyolo.training.augment import AugmentConfig as AugmentConfig
+from edgeyolo.spec.training import AugmentConfig
 from edgeyolo.training.augment import AugmentedPictures, check_augment
 from edgeyolo.training.order import EpochOrder
 

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from edgeyolo.data.dataset import Dataset
+from edgeyolo.nn.channels_last import use_channels_last
 from edgeyolo.nn.fold import fold_model
-from edgeyolo.nn.layout import use_channels_last
 from edgeyolo.spec.cache import cache_folder
 from edgeyolo.spec.errors import StoppedError
 from edgeyolo.spec.model import Score
 from edgeyolo.spec.progress import SILENT, Progress
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.checkpoint import EpochRow, read_tensors
-from edgeyolo.training.config import TrainConfig, check_config
+from edgeyolo.training.config import check_config
 from edgeyolo.training.device import choose_device
 from edgeyolo.training.distributed import find_world, joined, noticing_loss, own_device
 from edgeyolo.training.faults import StopNow, StoppingProgress, StopRequest, heeding_signals
@@ -205,7 +206,7 @@ class Story:
             return None
         from edgeyolo.evaluation.coco_map import detect_pictures, score_detections
         from edgeyolo.evaluation.measure import make_detector
-        from edgeyolo.nn.session import TorchSession
+        from edgeyolo.training.torch_session import TorchSession
 
         run.world.copy_from_first(run.ema.average.buffers())
         folded = fold_model(run.ema.average)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from edgeyolo.spec.errors import UnknownNameError, UsageError
-from edgeyolo.training.config import TrainConfig
+from edgeyolo.spec.training import TrainConfig
+from edgeyolo.training.config import peak_learning_rate
 
 _BIASES = "biases"
 
@@ -32,7 +33,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     ]
     if biases:
         groups.append({"params": [p for p in parameters if id(p) in biases], "weight_decay": 0.0, _BIASES: True})
-    rate = config.peak_learning_rate
+    rate = peak_learning_rate(config)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
     return torch.optim.AdamW(groups, lr=rate, betas=(config.momentum, 0.999), fused=True)
@@ -58,7 +59,7 @@ def learning_rate_at(step: int, config: TrainConfig, *, steps_per_epoch: int, bi
 
     Source: Loshchilov and Hutter, SGDR, arXiv 1608.03983, eq. 5, without restarts.
     """
-    peak = config.peak_learning_rate
+    peak = peak_learning_rate(config)
     total, warmup = _steps(config, steps_per_epoch)
     if step < warmup:
         start = (config.warmup_bias_learning_rate or 0.0) if biases else 0.0

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from edgeyolo import models
+from edgeyolo.criteria.criterion import Criterion
 from edgeyolo.data.dataset import Dataset
-from edgeyolo.losses.criterion import Criterion
-from edgeyolo.nn.layout import use_channels_last
+from edgeyolo.nn.channels_last import use_channels_last
 from edgeyolo.spec.errors import CheckpointError, UsageError
 from edgeyolo.spec.model import ModelSpec, Score
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.auto_anchor import fit_to_dataset
 from edgeyolo.training.batch_size import find_batch
 from edgeyolo.training.checkpoint import (
@@ -31,7 +32,7 @@ from edgeyolo.training.checkpoint import (
     save_checkpoint,
     strip_prefix,
 )
-from edgeyolo.training.config import TrainConfig, resolve
+from edgeyolo.training.config import resolve
 from edgeyolo.training.device import autocast_dtype, choose_device
 from edgeyolo.training.distillation import Distiller
 from edgeyolo.training.distributed import World, own_device, shared, synchronised

@@ -19,9 +19,10 @@ from edgeyolo.data.dataset import Dataset
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import MissingPackageError, OutputError, StoppedError, TrainingError, UsageError
 from edgeyolo.spec.progress import SILENT, Progress
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.augment import check_augment
 from edgeyolo.training.checkpoint import EpochRow
-from edgeyolo.training.config import TrainConfig, check_config, override_config
+from edgeyolo.training.config import check_config, override_config, peak_learning_rate
 from edgeyolo.training.loop import train
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class SearchResult:
 
 def default_ranges(config: TrainConfig) -> list[Range]:
     """What is worth trying around a config: the optimizer's rates, the average, and the augmentations."""
-    rate, decay = config.peak_learning_rate, config.decay
+    rate, decay = peak_learning_rate(config), config.decay
     return [
         Range("learning_rate", rate / 10, rate * 5, log=True),
         Range("final_learning_rate_factor", 0.01, 0.3, log=True),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from edgeyolo.losses.criterion import Loss
+from edgeyolo.criteria.criterion import Loss
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.training.batch_size import is_out_of_memory
 from edgeyolo.training.faults import (

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from edgeyolo import models
-from edgeyolo.models import Anchors
-from edgeyolo.models._network import DetectorNetwork
+from edgeyolo.models import Anchors, DetectorNetwork
+from edgeyolo.nn.channels_last import use_channels_last
 from edgeyolo.nn.fold import fold_model
-from edgeyolo.nn.layout import use_channels_last
 from edgeyolo.spec.model import AnchorDecode, ModelSpec
+from edgeyolo.spec.training import DistillConfig
 from edgeyolo.training.checkpoint import checkpoint_path, load_checkpoint, read_tensors
-from edgeyolo.training.distillation import DistillConfig, Distiller
+from edgeyolo.training.distillation import Distiller
 
 _LOG = logging.getLogger(__name__)
 

@@ -32,8 +32,8 @@ def evaluate(
     dataset = open_dataset(data, split or validation_split(data))
     if source.suffix != ".eyb" and not (source / "manifest.json").is_file():
         from edgeyolo.nn.fold import fold_model
-        from edgeyolo.nn.session import TorchSession
         from edgeyolo.training.checkpoint import load_checkpoint
+        from edgeyolo.training.torch_session import TorchSession
 
         loaded = load_checkpoint(source)
         folded = TorchSession(fold_model(loaded.model))

@@ -19,11 +19,11 @@ from edgeyolo.verbs._splits import validation_split
 
 if TYPE_CHECKING:
     from edgeyolo.data.dataset import Dataset
-    from edgeyolo.quantization.budget import BudgetResult
-    from edgeyolo.quantization.calibrate import Picture
-    from edgeyolo.quantization.qat import QatResult
+    from edgeyolo.quantization.calibrate.ranges import Picture
     from edgeyolo.quantization.quantize import Quantized
-    from edgeyolo.quantization.sensitivity import Sensitivity
+    from edgeyolo.quantization.recover.qat import QatResult
+    from edgeyolo.quantization.study.budget import BudgetResult
+    from edgeyolo.quantization.study.sensitivity import Sensitivity
     from edgeyolo.spec.recipe import Recipe
     from edgeyolo.training.checkpoint import Checkpoint
 
@@ -112,8 +112,8 @@ def quantize(
     from edgeyolo.evaluation.measure import check_classes
     from edgeyolo.export import export_model
     from edgeyolo.quantization import quantize as quantize_model
-    from edgeyolo.quantization.calibration_cache import CalibrationCache
-    from edgeyolo.quantization.pictures import calibration_pictures
+    from edgeyolo.quantization.calibrate.cache import CalibrationCache
+    from edgeyolo.quantization.calibrate.pictures import calibration_pictures
     from edgeyolo.spec.recipe import load_recipe
     from edgeyolo.training.checkpoint import load_checkpoint
 
@@ -198,7 +198,7 @@ def measure_module(job: Job, module: object, artefact: str) -> Score:
     from torch import nn
 
     from edgeyolo.evaluation.measure import measure_session
-    from edgeyolo.nn.session import TorchSession
+    from edgeyolo.training.torch_session import TorchSession
 
     assert isinstance(module, nn.Module)
     spec = job.source.record.model
@@ -207,8 +207,8 @@ def measure_module(job: Job, module: object, artefact: str) -> Score:
 
 def train_on(job: Job, quantized: Quantized) -> Quantized:
     """Quantization-aware training."""
-    from edgeyolo.quantization.qat import train_quantized
-    from edgeyolo.quantization.qat_state import FILE_NAME
+    from edgeyolo.quantization.recover.qat import train_quantized
+    from edgeyolo.quantization.recover.qat_state import FILE_NAME
 
     folder = job.work / "qat"
     job.qat = train_quantized(
@@ -227,7 +227,7 @@ def train_on(job: Job, quantized: Quantized) -> Quantized:
 
 def find_sensitivity(job: Job, quantized: Quantized) -> Sensitivity:
     """What each scale group costs; by mAP only where that was asked for."""
-    from edgeyolo.quantization.sensitivity import MapMeasure, measure_sensitivity
+    from edgeyolo.quantization.study.sensitivity import MapMeasure, measure_sensitivity
 
     by_map = None
     if job.options.sensitivity and job.options.sensitivity_groups:
@@ -246,7 +246,7 @@ def keep_within_budget(
 ) -> Quantized:
     """Layers float until the artefact that ships is within the budget, or the best that was found."""
     from edgeyolo.export import export_model
-    from edgeyolo.quantization.budget import meet_budget
+    from edgeyolo.quantization.study.budget import meet_budget
     from edgeyolo.verbs._artefacts import measure_built
 
     def measure_deployed(candidate: Quantized) -> float:
@@ -268,8 +268,8 @@ def keep_within_budget(
 
 def write_explanation(quantized: Quantized, out: Path, title: str) -> str:
     """`graph.svg` in the folder `out`, and the same in words."""
-    from edgeyolo.quantization.explain import explain
-    from edgeyolo.quantization.graph_svg import draw_graph_svg
+    from edgeyolo.quantization.placement.explain import explain
+    from edgeyolo.quantization.placement.graph_svg import draw_graph_svg
 
     deploy, placement = quantized.float_deploy, quantized.placement
     write_file(out / "graph.svg", draw_graph_svg(deploy, placement, title).encode())

@@ -18,10 +18,10 @@ from edgeyolo.spec.target import Precision
 from edgeyolo.verbs._artefacts import Built, missing_packages, open_built, time_session
 
 if TYPE_CHECKING:
-    from edgeyolo.quantization.budget import BudgetResult
-    from edgeyolo.quantization.qat import QatResult
     from edgeyolo.quantization.quantize import Quantized
-    from edgeyolo.quantization.sensitivity import Sensitivity
+    from edgeyolo.quantization.recover.qat import QatResult
+    from edgeyolo.quantization.study.budget import BudgetResult
+    from edgeyolo.quantization.study.sensitivity import Sensitivity
     from edgeyolo.report.quantization import BudgetTrail, EngineDifference, QatHistory, SensitivityTable, WorstPicture
     from edgeyolo.spec.detections import Image
     from edgeyolo.verbs._quantize import Job
@@ -38,8 +38,8 @@ def report_on(job: Job, quantized: Quantized, folder: Path) -> list[Score]:
     Returns:
         The scores of the engines.
     """
-    from edgeyolo.quantization.sensitivity import draw_sensitivity
-    from edgeyolo.quantization.signal import layer_sqnr
+    from edgeyolo.quantization.study.sensitivity import draw_sensitivity
+    from edgeyolo.quantization.study.signal_left import layer_sqnr
     from edgeyolo.report.quantization import (
         LayerSignal,
         Provenance,
@@ -121,10 +121,10 @@ class EngineFigures:
     def _compare(self, built: Built) -> None:
         """Raw maps against fake-quant, and the pictures on which boxes differ most from those of the float model."""
         from edgeyolo.evaluation.parity import compare_maps
-        from edgeyolo.nn.session import TorchSession
         from edgeyolo.report.pictures import worst_pictures
         from edgeyolo.report.quantization import EngineDifference
         from edgeyolo.runtime.detector import Detector
+        from edgeyolo.training.torch_session import TorchSession
 
         data, spec = self._job.val_data, self._job.source.record.model
         count = min(PARITY_PICTURES, len(data))
@@ -143,7 +143,7 @@ class EngineFigures:
         import onnx
 
         from edgeyolo.export.integers import compare_integers, differing_part
-        from edgeyolo.runtime.preprocess import make_input
+        from edgeyolo.geometry.network_input import make_input
 
         spec = self._job.source.record.model
         batches = [make_input(image, spec.input)[0] for image in images[:INTEGER_PICTURES]]

@@ -11,7 +11,7 @@ from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.verbs._splits import validation_split
 
 if TYPE_CHECKING:
-    from edgeyolo.training.config import TrainConfig
+    from edgeyolo.spec.training import TrainConfig
     from edgeyolo.training.loop import TrainResult
 
 _LOG = logging.getLogger(__name__)

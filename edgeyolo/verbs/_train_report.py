@@ -21,12 +21,12 @@ def report_training(
         MissingPackageError: jinja2, matplotlib or pycocotools is not installed. DataError: no validation pictures.
         OutputError: the folder cannot be written.
     """
+    from edgeyolo.nn.channels_last import use_channels_last
     from edgeyolo.nn.fold import fold_model
-    from edgeyolo.nn.layout import use_channels_last
-    from edgeyolo.nn.session import TorchSession
     from edgeyolo.report.training import first_batches, write_training_report
     from edgeyolo.training.checkpoint import load_checkpoint, read_tensors
     from edgeyolo.training.device import choose_device
+    from edgeyolo.training.torch_session import TorchSession
 
     record = read_tensors(result.last)[1]
     device = choose_device(record.config.device)

@@ -10,7 +10,7 @@ from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.verbs._splits import validation_split
 
 if TYPE_CHECKING:
-    from edgeyolo.training.config import TrainConfig
+    from edgeyolo.spec.training import TrainConfig
     from edgeyolo.training.search import Range, SearchResult
 
 

@@ -23,8 +23,8 @@ from edgeyolo import backends
 from edgeyolo.bundle import open_bundle
 from edgeyolo.data.image_file import read_image
 from edgeyolo.evaluation.measure import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
+from edgeyolo.geometry.network_input import make_input
 from edgeyolo.runtime import Detector
-from edgeyolo.runtime.preprocess import make_input
 from edgeyolo.spec.manifest import Artefact
 
 

@@ -26,13 +26,13 @@ from edgeyolo.data.dataset import open_dataset
 from edgeyolo.evaluation import measure_drift
 from edgeyolo.evaluation.measure import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
 from edgeyolo.evaluation.parity import compare_maps
-from edgeyolo.nn.session import TorchSession
 from edgeyolo.quantization import quantize
-from edgeyolo.quantization.pictures import calibration_pictures
+from edgeyolo.quantization.calibrate.pictures import calibration_pictures
 from edgeyolo.runtime import Detector
 from edgeyolo.spec.detections import Detections, Image
 from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.training.checkpoint import load_checkpoint
+from edgeyolo.training.torch_session import TorchSession
 
 ROOT = Path(__file__).parents[2]
 BCCD = ROOT / ".." / "shared/data/bccd"

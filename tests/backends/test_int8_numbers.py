@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgeyolo import backends
-from edgeyolo.backends._ncnn_files import parse_param, read_bin
+from edgeyolo.backends.ncnn.files import parse_param, read_bin
 from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
 from edgeyolo.spec.target import Target
 

@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 import msgspec
 
 from edgeyolo.cli.train import Optimizer, Precision, _parse_batch, train
-from edgeyolo.training.config import TrainConfig
+from edgeyolo.spec.training import TrainConfig
 
 OF_THE_COMMAND = {"data", "out", "weights", "resume", "set_", "show", "json"}
 

@@ -18,12 +18,12 @@ from edgeyolo.bundle import open_bundle
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.evaluation.parity import MapDifference, compare_maps
 from edgeyolo.nn.fold import fold_model
-from edgeyolo.nn.session import TorchSession
 from edgeyolo.quantization import quantize
-from edgeyolo.quantization.pictures import calibration_pictures
+from edgeyolo.quantization.calibrate.pictures import calibration_pictures
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.training.checkpoint import load_checkpoint
+from edgeyolo.training.torch_session import TorchSession
 
 BCCD = Path(__file__).parents[2] / ".." / "shared/data/bccd"
 ENGINE_RMS = 0.05  # of the standard deviation of a map

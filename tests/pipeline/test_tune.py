@@ -15,8 +15,8 @@ from whole_way import WholeWay
 
 from edgeyolo import verbs
 from edgeyolo.backends import Session, list_tuning_choices
-from edgeyolo.backends._ncnn_files import parse_param
-from edgeyolo.backends._ncnn_mixed import int8_layer_names
+from edgeyolo.backends.ncnn.files import parse_param
+from edgeyolo.backends.ncnn.mixed import int8_layer_names
 from edgeyolo.bundle import open_bundle, rewrite_manifest
 from edgeyolo.bundle.reader import read_manifest
 from edgeyolo.cli.app import make_app

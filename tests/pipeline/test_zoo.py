@@ -23,14 +23,14 @@ from edgeyolo.backends import Session, build, open_artefact
 from edgeyolo.export import export_model
 from edgeyolo.geometry.letterbox import make_letterbox
 from edgeyolo.geometry.nms import class_wise_nms
-from edgeyolo.nn.session import TorchSession
+from edgeyolo.heads.decode import map_shapes
 from edgeyolo.quantization import quantize
 from edgeyolo.runtime import Detector
-from edgeyolo.runtime.decode import map_shapes
 from edgeyolo.spec.model import DflDecode, ModelSpec
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.spec.target import Precision, load_target
+from edgeyolo.training.torch_session import TorchSession
 
 TARGETS = ("host-cpu", "host-onnx")
 CLASS_NAMES = ("red", "green", "blue")

@@ -27,14 +27,14 @@ from edgeyolo.evaluation.parity import MapDifference, compare_maps
 from edgeyolo.export import export_model
 from edgeyolo.export.integers import compare_integers, differing_part
 from edgeyolo.export.reopen import reopen_quantized
+from edgeyolo.geometry.network_input import make_input
 from edgeyolo.models import yolov7
-from edgeyolo.nn.session import TorchSession
 from edgeyolo.quantization import Quantized, quantize
-from edgeyolo.runtime.preprocess import make_input
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.qparams import QParams, load_qparams
 from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.spec.target import load_target
+from edgeyolo.training.torch_session import TorchSession
 
 BCCD = Path(__file__).parents[2] / ".." / "shared/data/bccd"
 SIDE = 128

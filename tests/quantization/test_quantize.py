@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from edgeyolo import backends, models
 from edgeyolo.export import export_model
 from edgeyolo.quantization import Quantized, find_placement, quantize
-from edgeyolo.quantization.calibrate import trace_deploy_form
+from edgeyolo.quantization.calibrate.ranges import trace_deploy_form
 from edgeyolo.spec.errors import QuantizationError, UnknownNameError, UsageError
 from edgeyolo.spec.model import AnchorDecode, InputSpec, ModelSpec
 from edgeyolo.spec.qparams import load_qparams

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from edgeyolo.quantization.groups import find_placement
+from edgeyolo.quantization.calibrate.scales import Scales, all_weight_scales
+from edgeyolo.quantization.placement.groups import find_placement
 from edgeyolo.quantization.quantizers import insert_quantizers, make_activation_quantizer, make_weight_quantizer
-from edgeyolo.quantization.scales import Scales, all_weight_scales
 
 
 def assert_same_but_for_ties(found: Tensor, expected: Tensor, x: Tensor, scale: Tensor) -> None:

@@ -19,7 +19,6 @@ from edgeyolo.data.report import ProblemLog
 from edgeyolo.data.sample import Sample
 from edgeyolo.evaluation.curves import Curves
 from edgeyolo.nn.fold import fold_model
-from edgeyolo.nn.session import TorchSession
 from edgeyolo.report import plots
 from edgeyolo.report.labels import count_labels
 from edgeyolo.report.training import first_batches, measure, write_training_report
@@ -27,10 +26,11 @@ from edgeyolo.report.training_pictures import choose_pictures, draw_batches, dra
 from edgeyolo.runtime.draw import class_colour
 from edgeyolo.spec.detections import Detections
 from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.training import AugmentConfig, TrainConfig
 from edgeyolo.training.checkpoint import CheckpointRecord, EpochRow
-from edgeyolo.training.config import TrainConfig
-from edgeyolo.training.loader import AugmentConfig, make_loader
+from edgeyolo.training.loader import make_loader
 from edgeyolo.training.loop import train as train_model
+from edgeyolo.training.torch_session import TorchSession
 from edgeyolo.verbs._train_report import report_training
 
 PLOTS = ("losses", "ap", "precision_recall", "f1", "confusion", "labels", "batches")

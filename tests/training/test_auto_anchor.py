@@ -14,6 +14,7 @@ from edgeyolo.data.dataset import Dataset, Record, make_report
 from edgeyolo.data.report import ProblemLog
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.auto_anchor import (
     Anchors,
     best_possible_recall,
@@ -24,7 +25,6 @@ from edgeyolo.training.auto_anchor import (
     letterboxed_sizes,
 )
 from edgeyolo.training.checkpoint import CheckpointRecord, load_checkpoint, save_checkpoint
-from edgeyolo.training.config import TrainConfig
 
 TINY = models.anchors_of("yolov7-tiny")
 assert TINY is not None

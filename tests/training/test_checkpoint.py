@@ -8,6 +8,7 @@ import torch
 from edgeyolo import models
 from edgeyolo.spec.errors import CheckpointError
 from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.checkpoint import (
     CheckpointRecord,
     load_checkpoint,
@@ -16,7 +17,6 @@ from edgeyolo.training.checkpoint import (
     save_checkpoint,
     strip_prefix,
 )
-from edgeyolo.training.config import TrainConfig
 
 
 def write(path: Path, name: str = "yolov7-nano", classes: int = 2, **change: object) -> torch.nn.Module:

@@ -3,14 +3,15 @@ from __future__ import annotations
 import pytest
 
 from edgeyolo.spec.errors import UnknownNameError, UsageError
-from edgeyolo.training.config import TrainConfig, check_config, override_config
+from edgeyolo.spec.training import TrainConfig
+from edgeyolo.training.config import check_config, override_config
 
 
 def test_overrides_reach_fields_and_sections() -> None:
     config = override_config(
         TrainConfig(model="m"), {"ema_decay": "0.9", "augment.mosaic": "0", "learning_rate": "0.1"}
     )
-    assert (config.ema_decay, config.augment.mosaic, config.peak_learning_rate) == (0.9, 0.0, 0.1)
+    assert (config.ema_decay, config.augment.mosaic, config.learning_rate) == (0.9, 0.0, 0.1)
 
 
 def test_an_unknown_setting_suggests_the_nearest() -> None:

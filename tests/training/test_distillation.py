@@ -11,20 +11,14 @@ import torch
 from torch import nn
 
 from edgeyolo import models
-from edgeyolo.models._network import DetectorNetwork
+from edgeyolo.heads.decode import decode
+from edgeyolo.models import DetectorNetwork
 from edgeyolo.nn.fold import fold_model
-from edgeyolo.runtime.decode import decode
 from edgeyolo.spec.errors import CheckpointError, UsageError
 from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.training import DistillConfig, TrainConfig
 from edgeyolo.training.checkpoint import CheckpointRecord, save_checkpoint
-from edgeyolo.training.config import TrainConfig
-from edgeyolo.training.distillation import (
-    DistillConfig,
-    Distiller,
-    channel_divergence,
-    renormalise,
-    watch_neck,
-)
+from edgeyolo.training.distillation import Distiller, channel_divergence, renormalise, watch_neck
 from edgeyolo.training.head_distillation import _anchor_boxes, _places, _split_anchors, anchor_parts, dfl_parts
 from edgeyolo.training.teacher import anchors_of_checkpoint, make_distiller
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.data.drawn import draw_dataset
+from edgeyolo.spec.training import AugmentConfig, TrainConfig
 from edgeyolo.training.checkpoint import load_checkpoint, read_tensors
-from edgeyolo.training.config import TrainConfig
 from edgeyolo.training.distributed import find_world, joined
-from edgeyolo.training.loader import AugmentConfig, make_loader
+from edgeyolo.training.loader import make_loader
 from edgeyolo.training.loop import make_order, own_share, train
 from edgeyolo.training.run import start_run
 from edgeyolo.training.step import backward, normalise

@@ -19,9 +19,9 @@ from torch._dynamo.exc import TorchDynamoException
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.spec.errors import OutputError, StoppedError, TrainingError, UnknownNameError, UsageError
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.batch_size import find_batch, free_bytes, largest_fitting
 from edgeyolo.training.checkpoint import load_checkpoint, read_tensors
-from edgeyolo.training.config import TrainConfig
 from edgeyolo.training.distributed import World
 from edgeyolo.training.loader import Batch, make_loader
 from edgeyolo.training.loop import TrainResult, train
@@ -193,7 +193,7 @@ import resource, sys, torch, msgspec
 from pathlib import Path
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.training.batch_size import _kib
-from edgeyolo.training.config import TrainConfig
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.loader import Batch
 from edgeyolo.training.run import start_run
 from edgeyolo.training.step import train_step

@@ -15,8 +15,8 @@ import pytest
 from edgeyolo.data.dataset import Dataset, Record, make_report, open_dataset
 from edgeyolo.data.report import ProblemLog
 from edgeyolo.spec.errors import DataError, UsageError
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.checkpoint import read_tensors
-from edgeyolo.training.config import TrainConfig
 from edgeyolo.training.loop import make_order, train
 from edgeyolo.training.run import start_run
 

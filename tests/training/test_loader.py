@@ -17,7 +17,8 @@ from edgeyolo.data.report import ProblemLog
 from edgeyolo.data.sample import Sample
 from edgeyolo.geometry.letterbox import letterbox_image, make_letterbox
 from edgeyolo.spec.errors import DataError, TrainingError, UsageError
-from edgeyolo.training.loader import AugmentConfig, Batch, make_loader
+from edgeyolo.spec.training import AugmentConfig
+from edgeyolo.training.loader import Batch, make_loader
 from edgeyolo.training.order import EpochOrder
 
 FULL = AugmentConfig(degrees=10, shear=5, flip_ud=0.3, mosaic=0.7, mixup=0.5)

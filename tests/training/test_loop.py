@@ -13,8 +13,8 @@ import torch
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.spec.errors import CheckpointError, TrainingError, UsageError
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.checkpoint import load_checkpoint, read_tensors
-from edgeyolo.training.config import TrainConfig
 from edgeyolo.training.loop import TrainResult, train
 from edgeyolo.training.run import start_run
 from edgeyolo.training.step import train_step

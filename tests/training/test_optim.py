@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeyolo.training.config import TrainConfig
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.ema import EmaModel
 from edgeyolo.training.optim import learning_rate_at, make_optimizer, set_schedule
 

@@ -15,9 +15,10 @@ import pytest
 from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.spec.errors import DataError, MissingPackageError, StoppedError, TrainingError, UsageError
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training import search as module
 from edgeyolo.training.checkpoint import EpochRow
-from edgeyolo.training.config import TrainConfig, override_config, resolve
+from edgeyolo.training.config import override_config, peak_learning_rate, resolve
 from edgeyolo.training.search import Range, check_ranges, default_ranges, parse_range, search
 
 optuna = pytest.importorskip("optuna")
@@ -67,7 +68,8 @@ def test_a_search_that_was_killed_goes_on(folder: Path, splits: tuple[Dataset, D
 import msgspec
 from pathlib import Path
 from edgeyolo import tune
-from edgeyolo.training.config import TrainConfig, resolve
+from edgeyolo.training.config import resolve
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.search import Range
 config = msgspec.json.decode({msgspec.json.encode(CONFIG)!r}, type=TrainConfig)
 tune(config,
@@ -185,7 +187,7 @@ def test_the_default_ranges_can_be_used(optimizer: str) -> None:
     config = msgspec.structs.replace(CONFIG, optimizer=optimizer)
     ranges = default_ranges(config)
     check_ranges(config, ranges)
-    assert ranges[0].low < config.peak_learning_rate < ranges[0].high
+    assert ranges[0].low < peak_learning_rate(config) < ranges[0].high
 
 
 def test_a_storage_that_cannot_be_opened(splits: tuple[Dataset, Dataset], tmp_path: Path) -> None:

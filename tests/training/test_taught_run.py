@@ -15,8 +15,8 @@ from edgeyolo.data.dataset import Dataset, Record, make_report, open_dataset
 from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.data.report import ProblemLog
 from edgeyolo.spec.errors import CheckpointError
+from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.checkpoint import load_checkpoint, read_tensors
-from edgeyolo.training.config import TrainConfig
 from edgeyolo.training.loop import train
 
 CONFIG = TrainConfig(

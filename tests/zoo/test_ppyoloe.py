@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeyolo import models
-from edgeyolo.models.ppyoloe import VARIANTS, Network, PpYoloeCriterion
+from edgeyolo.criteria.tal import TalCriterion, TalWeights
+from edgeyolo.models.ppyoloe import VARIANTS, Network
 from edgeyolo.nn.dfl import DistanceIntegral, boxes_from_distances
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.errors import UnknownNameError, UsageError
@@ -209,23 +210,27 @@ def test_every_parameter_has_a_finite_gradient(epoch: int, with_objects: bool) -
     assert not any(part.requires_grad for part in loss.parts.values())
 
 
+def make_criterion(model: Network, static_assigner_epochs: int) -> TalCriterion:
+    return TalCriterion(model.config.num_classes, model.decode, TalWeights(), static_assigner_epochs)
+
+
 def test_the_assigner_changes_after_the_static_epochs() -> None:
     model = warm(small())
     assert isinstance(model, Network)
     with torch.no_grad():
         maps = model(torch.rand(2, 3, 64, 64))
 
-    def losses(criterion: PpYoloeCriterion) -> list[float]:
+    def losses(criterion: TalCriterion) -> list[float]:
         found = []
         for epoch in (0, 2, 3, 29, 30):
             criterion.start_epoch(epoch)
             found.append(criterion(maps, TARGETS, (64, 64)).total.item())
         return found
 
-    static = losses(PpYoloeCriterion(model.config, 1000))[0]
-    aligned = losses(PpYoloeCriterion(model.config, 0))[0]
+    static = losses(make_criterion(model, 1000))[0]
+    aligned = losses(make_criterion(model, 0))[0]
     assert static != aligned
-    assert losses(PpYoloeCriterion(model.config, 3)) == [static, static, aligned, aligned, aligned]
+    assert losses(make_criterion(model, 3)) == [static, static, aligned, aligned, aligned]
     assert losses(model.make_criterion(epochs=8)) == [static, static, aligned, aligned, aligned]
     assert losses(model.make_criterion()) == [static, static, static, static, aligned]
 
@@ -264,7 +269,7 @@ def test_loss_is_float32_under_autocast() -> None:
 @pytest.mark.parametrize("static_assigner_epochs", [0, 1000])
 def test_learns_two_pictures_by_heart(static_assigner_epochs: int) -> None:
     model = small().train()
-    criterion = PpYoloeCriterion(model.config, static_assigner_epochs)
+    criterion = make_criterion(model, static_assigner_epochs)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     images = torch.rand(2, 3, 64, 64)
     boxes = []
@@ -280,7 +285,7 @@ def test_learns_two_pictures_by_heart(static_assigner_epochs: int) -> None:
 _PROCESS = """
 import sys, torch
 from torch import distributed
-from edgeyolo.losses.criterion import mean_over_processes
+from edgeyolo.criteria.criterion import mean_over_processes
 rank = int(sys.argv[1])
 distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
 assert mean_over_processes(torch.tensor(3.0 + 4.0 * rank)).item() == 5.0

@@ -15,10 +15,10 @@ import torch
 from onnx import numpy_helper
 
 from edgeyolo import models
-from edgeyolo.backends._qdq import insert_qdq
-from edgeyolo.backends._qdq_check import check_qdq
 from edgeyolo.export.onnx import trace_onnx
 from edgeyolo.export.qparams import make_qparams
+from edgeyolo.graph.qdq import insert_qdq
+from edgeyolo.graph.qdq_check import check_qdq
 from edgeyolo.quantization import quantize
 from edgeyolo.spec.recipe import load_recipe
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from edgeyolo import models
 from edgeyolo.assigners.ota import OtaRules, assign_ota
+from edgeyolo.criteria.ota import _ReadLevel
 from edgeyolo.losses.iou import ciou
-from edgeyolo.models._yolov7_criterion import _ReadLevel
 from edgeyolo.nn.fold import fold_model
 
 # name: (training form, deploy form, GFLOPs). D6's published 806.8 GFLOPs are those of its training form.

@@ -1,0 +1,276 @@
+"""ncnn: the engine for ARM boards. pnnx converts model.onnx; int8 is written into its files from qparams.
+
+fp16 says how weights are stored and that the engine may compute in half precision; bf16 that it keeps tensors in
+bfloat16. What an int8 artefact keeps float is half precision for aarch64 boards and float32 elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeyolo.backends._checks import (
+    artefact_file,
+    check_images,
+    check_option_names,
+    check_version,
+    list_version_problems,
+)
+from edgeyolo.backends.ncnn.files import CONVOLUTIONAL, Layer, format_param, parse_param, read_bin, write_bin
+from edgeyolo.backends.ncnn.int8 import quantize_network, store_half
+from edgeyolo.backends.ncnn.mixed import float_layers as turn_float
+from edgeyolo.backends.ncnn.pnnx import convert, find_pnnx
+from edgeyolo.backends.ncnn.requantize import requantize
+from edgeyolo.backends.ncnn.shapes import check_network
+from edgeyolo.backends.ncnn.tuning import list_choices
+from edgeyolo.graph.qdq import load_onnx
+from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
+from edgeyolo.spec.manifest import Artefact
+from edgeyolo.spec.packages import import_package
+from edgeyolo.spec.qparams import QParams
+from edgeyolo.spec.target import Option, Precision, Target
+from edgeyolo.spec.tensor import INPUT_NAME, output_names
+from edgeyolo.spec.tuning import Choice
+
+CPU_PACKAGE = "ncnn"
+_PARAM_FILE, _BIN_FILE = "model.ncnn.param", "model.ncnn.bin"
+_POWERSAVE = "cpu_powersave"  # of ncnn's cpu.h, not of its Option: 0 all cores, 1 the little ones, 2 the big ones
+_INPUT_BLOB = "in0"  # pnnx numbers inputs and outputs in the order of the ONNX graph
+
+
+def probe(target: Target) -> list[str]:
+    """What is missing here to build for `target`."""
+    problems = []
+    try:
+        problems += list_version_problems("ncnn", _import_engine().__version__, target)
+    except (MissingPackageError, BackendError) as error:
+        problems.append(str(error))
+    try:
+        find_pnnx()
+    except MissingPackageError as error:
+        problems.append(str(error))
+    return problems
+
+
+def build(onnx_path: Path, qparams: QParams | None, target: Target, out: Path, *, precision: Precision) -> Artefact:
+    """Write `model.ncnn.param` and `model.ncnn.bin`; see `edgeyolo.backends.build`."""
+    version = _import_engine().__version__
+    check_version("ncnn", version, target)
+    options = _precision_options(target, precision) | target.engine_options
+    _check_options(options)
+    model = load_onnx(onnx_path)
+    image_hw, output_count = _read_signature(model.graph, where=onnx_path)
+    layers = [_with_size(layer, image_hw) for layer in convert(onnx_path, image_hw)]
+    if qparams is not None:
+        layers = requantize(quantize_network(layers, model, qparams))
+    if _is_half(target, precision):
+        layers = store_half(layers)
+    check_network(layers, image_hw, output_count, where=onnx_path)
+    write_file(out / _PARAM_FILE, format_param(layers).encode())
+    write_file(out / _BIN_FILE, write_bin(layers))
+    terms = [layer.integer(8) for layer in layers if layer.kind in CONVOLUTIONAL]
+    int8 = sum(term != 0 for term in terms)
+    return Artefact(
+        engine="ncnn",
+        engine_version=version,
+        precision=precision,
+        files={"param": _PARAM_FILE, "bin": _BIN_FILE},
+        options=options,
+        layers={"int8": int8, "float": len(terms) - int8} if precision == "int8" else {"float": len(terms)},
+    )
+
+
+def open_artefact(
+    folder: Path, artefact: Artefact, *, output_count: int, image_hw: tuple[int, int], threads: int = 0
+) -> NcnnSession:
+    """Check the files, then load them; see `edgeyolo.backends.open_artefact`."""
+    engine = _import_engine()
+    _check_options(artefact.options)
+    param, weights = (artefact_file(folder, artefact, role) for role in ("param", "bin"))
+    try:
+        layers = read_bin(_read_param(param), weights.read_bytes(), where=weights)
+    except OSError as error:
+        raise BackendError(f"cannot be read ({error})", where=weights) from None
+    check_network(layers, image_hw, output_count, where=param)
+    options = dict(artefact.options)
+    powersave = int(options.pop(_POWERSAVE, 0))
+    net = engine.Net()
+    for name, value in options.items():
+        setattr(net.opt, name, value)
+    if threads > 0:
+        net.opt.num_threads = threads
+    with _loadable(layers, artefact, param, weights) as paths:
+        for load, path in zip((net.load_param, net.load_model), paths, strict=True):
+            if load(str(path)) != 0:
+                raise BackendError("ncnn cannot load it", where=path, hint="Deploy again with the board's ncnn version")
+    return NcnnSession(engine, net, output_count, image_hw, powersave=powersave)
+
+
+@contextlib.contextmanager
+def _loadable(layers: list[Layer], artefact: Artefact, param: Path, weights: Path) -> Iterator[tuple[Path, Path]]:
+    """The files to load: the bundle's own, or others for as long as they are read, where layers are turned to float."""
+    if not artefact.float_layers:
+        yield param, weights
+        return
+    layers = turn_float(layers, artefact.float_layers, half=False)
+    with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
+        turned = (Path(work) / _PARAM_FILE, Path(work) / _BIN_FILE)
+        write_file(turned[0], format_param(layers).encode())
+        write_file(turned[1], write_bin(layers))
+        yield turned
+
+
+def list_tuning_choices(folder: Path, artefact: Artefact) -> list[Choice]:
+    """Threads, engine options, and parts of the int8 layers in float; see `edgeyolo.backends.list_tuning_choices`."""
+    param = artefact_file(folder, artefact, "param")
+    return list_choices(_import_engine(), artefact, _read_param(param))
+
+
+def list_needed_features(artefact: Artefact, target: Target) -> tuple[str, ...]:
+    """Dot products, where int8 asks for winograd F(4,3): an ARM core without them runs it, and its sums overflow.
+
+    Nothing else is needed: ncnn looks at the processor and takes the kernels that it has.
+    """
+    unguarded = artefact.precision == "int8" and artefact.options.get("use_winograd43_convolution", True)
+    return ("asimddp",) if unguarded and target.machine == "aarch64" else ()
+
+
+class NcnnSession:
+    """Runs an ncnn network, picture by picture. `run` may be called from several threads."""
+
+    def __init__(
+        self, engine: Any, net: Any, output_count: int, image_hw: tuple[int, int], *, powersave: int = 0
+    ) -> None:
+        self._engine = engine
+        self._powersave = powersave
+        self._net: Any = net
+        self._outputs = [f"out{i}" for i in range(output_count)]
+        self._image_hw = image_hw
+
+    def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+        """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
+        if self._net is None:
+            raise BackendError("the session is closed", hint="Open the artefact again")
+        check_images(images, self._image_hw)
+        if len(images) == 0:
+            raise BackendError("no pictures given")
+        if self._engine.get_cpu_powersave() != self._powersave:  # of the whole process, so another session may differ
+            self._engine.set_cpu_powersave(self._powersave)
+        runs = [self._run_one(np.ascontiguousarray(image)) for image in images]
+        return [np.stack(maps) for maps in zip(*runs, strict=True)]
+
+    def time_layers(self, image: npt.NDArray[np.float32]) -> dict[str, float]:
+        """Name of each layer -> milliseconds that it took in one run on a picture (3, H, W), all layers in order.
+
+        A layer's time holds what the engine does to its inputs first, such as packing them.
+        """
+        check_images(image[None], self._image_hw)
+        extractor = self._net.create_extractor()
+        extractor.input(_INPUT_BLOB, self._engine.Mat(image))
+        taken = {}
+        for layer in self._net.layers():
+            if layer.type != "Input":
+                started = time.perf_counter()
+                extractor.extract(layer.tops[0], 1)  # 1: as the layer leaves it, not converted for the caller
+                taken[layer.name] = 1000 * (time.perf_counter() - started)
+        return taken
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        if self._net is not None:
+            self._net.clear()
+            self._net = None
+
+    def _run_one(self, image: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+        """(3, H, W) -> each map (C, h, w), in memory of the extractor's that `run` copies."""
+        mat = self._engine.Mat(image)  # looks at `image`, which outlives the extractor
+        if image[0].size % 4:  # ncnn's own planes begin at multiples of 16 bytes, and its kernels may count on it
+            mat = mat.clone()
+        extractor = self._net.create_extractor()
+        if extractor.input(_INPUT_BLOB, mat) != 0:
+            raise BackendError(f"ncnn does not take '{_INPUT_BLOB}'")
+        maps = []
+        for name in self._outputs:
+            code, map_ = extractor.extract(name)
+            if code != 0:
+                raise BackendError(f"ncnn cannot compute '{name}' (code {code})", hint="Out of memory, perhaps")
+            maps.append(np.asarray(map_, np.float32))
+        return maps
+
+
+def _read_param(path: Path) -> list[Layer]:
+    try:
+        return parse_param(path.read_text(encoding="utf-8"), where=path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BackendError(f"cannot be read ({error})", where=path) from None
+
+
+def _import_engine() -> Any:
+    return import_package("ncnn", needed_for="building and running ncnn artefacts", extra="ncnn")
+
+
+def _with_size(layer: Layer, image_hw: tuple[int, int]) -> Layer:
+    """The Input layer with its size, which pnnx leaves out; any other layer as it is."""
+    return replace(layer, params={0: image_hw[1], 1: image_hw[0], 2: 3}) if layer.kind == "Input" else layer
+
+
+def _is_half(target: Target, precision: Precision) -> bool:
+    return precision == "fp16" or (precision == "int8" and target.machine == "aarch64")
+
+
+def _precision_options(target: Target, precision: Precision) -> dict[str, Option]:
+    """Engine options that make float layers run as `precision` says, whatever the engine's defaults are.
+
+    int8 goes without winograd F(4,3), whose int32 sums overflow with full 8-bit weights. x86 and ARM cores without dot
+    products (asimddp) would run int8 by it; the others have no use for it there, and so agree with a check on x86.
+
+    Source: github.com/Tencent/ncnn, src/layer/arm/convolution_arm.cpp and convolution_3x3_winograd_int8.h.
+    """
+    half = _is_half(target, precision)
+    guard: dict[str, Option] = {"use_winograd43_convolution": False} if precision == "int8" else {}
+    return guard | {
+        "use_fp16_packed": half,
+        "use_fp16_storage": half,
+        "use_fp16_arithmetic": half and "asimdhp" in target.cpu_features,
+        "use_bf16_storage": precision == "bf16",
+    }
+
+
+def _check_options(options: Mapping[str, Option]) -> None:
+    """Raise an error for an option that ncnn does not have, or of another type than it takes."""
+    defaults = _import_engine().Option()
+    names = [name for name in dir(defaults) if not name.startswith("_") and name != "num_threads"]
+    known = {name: getattr(defaults, name) for name in names if isinstance(getattr(defaults, name), bool | int)}
+    known[_POWERSAVE] = 0
+    check_option_names(options, list(known), engine="ncnn")
+    for name, value in options.items():
+        if type(value) is not type(known[name]):
+            raise UsageError(f"ncnn option '{name}' is {value!r}, not a {type(known[name]).__name__}")
+    if options.get("use_int8_inference") is False:
+        raise UsageError("ncnn takes int8 weights for floats without 'use_int8_inference'", hint="Leave it out")
+
+
+def _read_signature(graph: Any, *, where: Path) -> tuple[tuple[int, int], int]:
+    """Input height and width, and the number of maps.
+
+    Raises:
+        BackendError: other names than ours, or a size that is not fixed.
+    """
+    names = [entry.name for entry in graph.output]
+    initializers = {tensor.name for tensor in graph.initializer}
+    inputs = [entry for entry in graph.input if entry.name not in initializers]
+    if [entry.name for entry in inputs] != [INPUT_NAME] or names != output_names(len(names)):
+        raise BackendError(f"has other inputs or outputs than '{INPUT_NAME}' and 'map_0' ...: {names}", where=where)
+    sizes = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
+    if len(sizes) != 4 or sizes[1] != 3 or min(sizes[1:]) < 1:
+        raise BackendError("the input must be (B, 3, H, W) with fixed H and W", where=where, hint="Export again")
+    return (sizes[2], sizes[3]), len(names)

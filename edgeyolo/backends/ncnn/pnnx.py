@@ -1,0 +1,92 @@
+"""Runs pnnx, ncnn's converter, on model.onnx. The program is in the pnnx wheel; it needs neither torch nor a board."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from edgeyolo.backends.ncnn.files import Layer, parse_param, read_bin
+from edgeyolo.backends.ncnn.shapes import is_known_kind
+from edgeyolo.spec.errors import BackendError, MissingPackageError
+from edgeyolo.spec.packages import install_command
+
+_TIMEOUT_S = 900
+_TAIL_LINES = 6
+
+
+def find_pnnx() -> Path:
+    """The program, found without importing its package (which imports torch).
+
+    Raises:
+        MissingPackageError: not installed.
+    """
+    spec = importlib.util.find_spec("pnnx")
+    name = "pnnx.exe" if sys.platform == "win32" else "pnnx"
+    if spec is not None and spec.origin is not None:
+        program = Path(spec.origin).with_name(name)
+        if program.is_file():
+            return program
+    raise MissingPackageError("pnnx", needed_for="building ncnn artefacts", install=install_command("train"))
+
+
+def convert(onnx_path: Path, image_hw: tuple[int, int]) -> list[Layer]:
+    """The ncnn network of an ONNX file, float32, for one picture of that size.
+
+    Raises:
+        MissingPackageError: no pnnx. BackendError: it fails, with the end of what it says; or an operator of the model
+            that ncnn has no layer for.
+    """
+    program = find_pnnx()
+    with tempfile.TemporaryDirectory(prefix="edgeyolo-pnnx-") as work:
+        folder = Path(work)
+        shutil.copyfile(onnx_path, folder / "model.onnx")
+        shape = f"inputshape=[1,3,{image_hw[0]},{image_hw[1]}]"
+        said = _run([str(program), "model.onnx", shape, "fp16=0"], folder)
+        param, weights = folder / "model.ncnn.param", folder / "model.ncnn.bin"
+        if not (param.is_file() and weights.is_file()):
+            raise BackendError(f"pnnx wrote no ncnn model. It said:\n{said}", where=onnx_path)
+        text = param.read_text(encoding="utf-8", errors="replace")
+        _check_operators(text, where=onnx_path)
+        layers = parse_param(text, where=param.name)
+        return read_bin(layers, weights.read_bytes(), where=weights.name)
+
+
+def _check_operators(param_text: str, *, where: Path) -> None:
+    """pnnx writes what it cannot convert under the operator's own name; name that before the engine meets it."""
+    lines = [line.split(maxsplit=2) for line in param_text.splitlines()[2:]]
+    unknown = [words[:2] for words in lines if len(words) == 3 and not is_known_kind(words[0])]
+    # A pnnx.Expression is only a constant that such an operator reads, unless there is nothing else.
+    told = [words for words in unknown if words[0] != "pnnx.Expression"] or unknown
+    if told:
+        layers = ", ".join(f"{kind} (layer '{name}')" for kind, name in told)
+        raise BackendError(
+            f"ncnn has no layer for {layers}",
+            where=where,
+            hint="Change the model so that it does without, or deploy for another engine, such as --target host-onnx",
+        )
+
+
+def _run(command: list[str], folder: Path) -> str:
+    """The end of what the command says."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BackendError(f"pnnx did not end within {_TIMEOUT_S} s") from None
+    except OSError as error:
+        raise BackendError(f"pnnx cannot be run ({error.strerror})", where=command[0]) from None
+    said = "\n".join(done.stdout.decode("utf-8", errors="replace").splitlines()[-_TAIL_LINES:])
+    if done.returncode != 0:
+        raise BackendError(f"pnnx ended with {done.returncode}. It said:\n{said}")
+    return said

@@ -1,0 +1,112 @@
+"""The PP-YOLOE loss: static then task-aligned assignment, varifocal classes, GIoU and distribution focal boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edgeyolo.assigners.assignment import Assignment, PointGrid, make_point_grid, pad_objects
+from edgeyolo.assigners.atss import AtssAssigner
+from edgeyolo.assigners.tal import TaskAlignedAssigner
+from edgeyolo.criteria.criterion import Criterion, Loss, mean_over_processes
+from edgeyolo.losses.dfl import distribution_focal_loss
+from edgeyolo.losses.iou import giou
+from edgeyolo.losses.varifocal import varifocal_loss
+from edgeyolo.nn.dfl import DistanceIntegral, boxes_from_distances, distances_from_boxes, take_points
+from edgeyolo.spec.model import DflDecode
+
+
+@dataclass(frozen=True)
+class TalWeights:
+    """Weights of the three losses."""
+
+    class_: float = 1.0
+    iou: float = 2.5
+    dfl: float = 0.5
+
+
+class TalCriterion(Criterion):
+    """Varifocal class loss, GIoU and distribution focal box losses, all divided by the sum of the scores asked for.
+
+    That sum is taken over all processes when training is distributed, and is at least 1.
+
+    Args:
+        num_classes: K.
+        decode: strides and bins of the maps.
+        static_assigner_epochs: epochs of ATSS before task alignment.
+
+    Source: PP-YOLOE, arXiv 2203.16250, section 2.2.
+    """
+
+    def __init__(self, num_classes: int, decode: DflDecode, weights: TalWeights, static_assigner_epochs: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.decode = decode
+        self.weights = weights
+        self.static_assigner_epochs = static_assigner_epochs
+        self.epoch = 0
+        self.static_assigner = AtssAssigner()
+        self.aligned_assigner = TaskAlignedAssigner()
+        self.integral = DistanceIntegral(decode.bins)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Chooses the assigner by `epoch`, counted from 0."""
+        self.epoch = epoch
+
+    def make_grid(self, maps: list[Tensor]) -> PointGrid:
+        """The points these maps predict at."""
+        level_hw = [(level.shape[2], level.shape[3]) for level in maps[0::2]]
+        return make_point_grid(level_hw, self.decode.strides, maps[0].device)
+
+    def forward(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> Loss:
+        """The loss of one batch; arguments as `Criterion.forward` has them."""
+        with torch.autocast(maps[0].device.type, enabled=False):
+            class_maps, box_maps = maps[0::2], maps[1::2]
+            if not len(maps[0]):
+                return _loss_of_nothing(maps)
+            grid = self.make_grid(maps)
+            return self._loss(class_maps, box_maps, grid, self._assign(class_maps, box_maps, grid, targets))
+
+    @torch.no_grad()
+    def _assign(self, class_maps: list[Tensor], box_maps: list[Tensor], grid: PointGrid, targets: Tensor) -> Assignment:
+        classes = self.num_classes
+        objects = pad_objects(targets, len(class_maps[0]))
+        distances = self.integral.over_maps(box_maps) * grid.strides[:, None]
+        boxes_xyxy = boxes_from_distances(grid.points_xy, distances)
+        if self.epoch < self.static_assigner_epochs:
+            return self.static_assigner.assign(boxes_xyxy, grid, objects, classes)
+
+        def score_at(picture: Tensor, point: Tensor, label: Tensor) -> Tensor:
+            return take_points(class_maps, picture, point, label).sigmoid_()
+
+        return self.aligned_assigner.assign(score_at, boxes_xyxy, grid, objects, classes)
+
+    def _loss(self, class_maps: list[Tensor], box_maps: list[Tensor], grid: PointGrid, assignment: Assignment) -> Loss:
+        """Boxes and distances are compared in strides of their level. P is the number of positives."""
+        picture, point = assignment.positive.nonzero().unbind(dim=1)
+        quality = assignment.quality[picture, point]  # (P,)
+        stride = grid.strides[point, None]
+        points_xy = grid.points_xy[point] / stride  # (P, 2)
+        asked_xyxy = assignment.boxes_xyxy[picture, point] / stride  # (P, 4)
+        box_logits = take_points(box_maps, picture, point).view(-1, 4, self.decode.bins)
+        class_logits = take_points(class_maps, picture, point, assignment.labels[picture, point])
+        iou_loss = 1 - giou(boxes_from_distances(points_xy, self.integral(box_logits)), asked_xyxy)
+        dfl_loss = distribution_focal_loss(box_logits, distances_from_boxes(points_xy, asked_xyxy))
+        total_score = mean_over_processes(quality.sum(), least=1.0)
+        class_loss = varifocal_loss(class_maps, class_logits, quality)
+        parts = {
+            "class": self.weights.class_ * class_loss / total_score,
+            "iou": self.weights.iou * (iou_loss * quality).sum() / total_score,
+            "dfl": self.weights.dfl * (dfl_loss * quality).sum() / total_score,
+        }
+        total = parts["class"] + parts["iou"] + parts["dfl"]
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
+
+
+def _loss_of_nothing(maps: list[Tensor]) -> Loss:
+    """Of a process that has no pictures: it takes part in the mean of the others."""
+    mean_over_processes(maps[0].new_zeros(()), least=1.0)
+    total = torch.stack([map_.sum() for map_ in maps]).sum()
+    return Loss(total, dict.fromkeys(("class", "iou", "dfl"), total.detach()))

@@ -1,0 +1,1 @@
+"""In: clean pictures and a recipe. Out: `Scales`. Verb: `calibrate`."""

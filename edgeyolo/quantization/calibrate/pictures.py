@@ -1,0 +1,68 @@
+"""Pictures to calibrate on: clean, letterboxed and normalised as the runtime does it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeyolo.data.dataset import Dataset
+from edgeyolo.geometry.network_input import make_input
+from edgeyolo.spec.errors import QuantizationError
+from edgeyolo.spec.model import InputSpec
+from edgeyolo.spec.provenance import sha256_of
+
+logger = logging.getLogger(__name__)
+
+
+class CalibrationPictures:
+    """Some pictures of a data set as network inputs, each (1, 3, H, W) float32; read anew at each iteration.
+
+    Args:
+        indices: positions in `dataset`.
+    """
+
+    def __init__(self, dataset: Dataset, input_spec: InputSpec, indices: list[int]) -> None:
+        self._dataset = dataset
+        self._input_spec = input_spec
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for index in self._indices:
+            images, _ = make_input(self._dataset[index].image, self._input_spec)
+            yield torch.from_numpy(images)
+
+    def hashes(self) -> dict[str, str]:
+        """Image id -> sha256 of the file, in the order used."""
+        records = [self._dataset.records[index] for index in self._indices]
+        return {record.image_id: sha256_of(record.image_path) for record in records}
+
+
+def calibration_pictures(
+    dataset: Dataset, input_spec: InputSpec, count: int, seed: int = 0
+) -> tuple[CalibrationPictures, dict[str, str]]:
+    """Choose `count` pictures at random; the same data set and seed give the same pictures in the same order.
+
+    Returns:
+        The pictures, and image id -> sha256 of each file.
+
+    Raises:
+        QuantizationError: the data set has no pictures, or `count` is below 1.
+    """
+    where = f"{dataset.name} ({dataset.split})"
+    if count < 1:
+        raise QuantizationError(f"{count} pictures asked for", where=where, hint="Set count to at least 1")
+    if len(dataset) == 0:
+        raise QuantizationError("no pictures to calibrate on", where=where, hint="Give a split that has pictures")
+    if len(dataset) < count:
+        logger.warning("%s: %d calibration pictures were asked for, there are %d", where, count, len(dataset))
+    by_id = sorted(range(len(dataset)), key=lambda index: dataset.records[index].image_id)
+    chosen = np.random.default_rng(seed).permutation(len(by_id))[:count]
+    pictures = CalibrationPictures(dataset, input_spec, [by_id[position] for position in chosen])
+    return pictures, pictures.hashes()

@@ -1,0 +1,1 @@
+"""In: a calibrated model. Out: one that lost less. Verb: `equalize`, `corrected_biases`, `train_quantized`."""

@@ -1,0 +1,124 @@
+"""The decoder against cell-by-cell references written from the docstrings of `edgeyolo.spec.model`."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from edgeyolo.heads.decode import decode, map_shapes
+from edgeyolo.spec.errors import BackendError
+from edgeyolo.spec.model import AnchorDecode, Decode, DflDecode
+
+Row = tuple[float, float, float, float, float, int]
+
+ANCHOR = AnchorDecode(
+    strides=(8, 16),
+    anchors_wh=(((10.0, 13.0), (16.0, 30.0), (33.0, 23.0)), ((30.0, 61.0), (62.0, 45.0), (59.0, 119.0))),
+)
+DFL = DflDecode(strides=(8, 16, 32), bins=17)
+
+
+def sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x))
+
+
+def anchor_rows(maps: list[np.ndarray], spec: AnchorDecode, num_classes: int) -> list[list[Row]]:
+    """For every prediction, one row per class."""
+    predictions = []
+    for level, stride in enumerate(spec.strides):
+        _, height, width = maps[level].shape
+        for a, (anchor_w, anchor_h) in enumerate(spec.anchors_wh[level]):
+            for y in range(height):
+                for x in range(width):
+                    t = [
+                        sigmoid(float(v))
+                        for v in maps[level][a * (5 + num_classes) : (a + 1) * (5 + num_classes), y, x]
+                    ]
+                    cx, cy = (2 * t[0] - 0.5 + x) * stride, (2 * t[1] - 0.5 + y) * stride
+                    w, h = (2 * t[2]) ** 2 * anchor_w, (2 * t[3]) ** 2 * anchor_h
+                    box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
+                    predictions.append([(*box, t[4] * t[5 + k], k) for k in range(num_classes)])
+    return predictions
+
+
+def dfl_rows(maps: list[np.ndarray], spec: DflDecode, num_classes: int) -> list[list[Row]]:
+    predictions = []
+    for level, stride in enumerate(spec.strides):
+        classes, boxes = maps[2 * level], maps[2 * level + 1]
+        for y in range(classes.shape[1]):
+            for x in range(classes.shape[2]):
+                sides = []
+                for side in range(4):
+                    weights = [math.exp(float(boxes[side * spec.bins + i, y, x])) for i in range(spec.bins)]
+                    sides.append(sum(i * w for i, w in enumerate(weights)) / sum(weights) * stride)
+                px, py = (x + 0.5) * stride, (y + 0.5) * stride
+                box = (px - sides[0], py - sides[1], px + sides[2], py + sides[3])
+                predictions.append([(*box, sigmoid(float(classes[k, y, x])), k) for k in range(num_classes)])
+    return predictions
+
+
+def reference(maps: list[np.ndarray], spec: Decode, num_classes: int, threshold: float, multi_label: bool) -> list[Row]:
+    predictions = (anchor_rows if isinstance(spec, AnchorDecode) else dfl_rows)(maps, spec, num_classes)
+    rows = []
+    for per_class in predictions:
+        chosen = per_class if multi_label else [max(per_class, key=lambda row: row[4])]
+        rows += [row for row in chosen if row[4] >= threshold]
+    return sorted(rows)
+
+
+def in_one_order(rows: list[Row]) -> np.ndarray:
+    return np.array(sorted((row[5], round(row[4], 4), *row[:4]) for row in rows))
+
+
+def random_maps(spec: Decode, num_classes: int, seed: int, shift: float = 0.0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    shapes = map_shapes(spec, num_classes, (64, 96))
+    return [rng.normal(shift, 2.5, shape).astype(np.float32) for shape in shapes]
+
+
+@pytest.mark.parametrize("spec", [ANCHOR, DFL], ids=["anchor", "dfl"])
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize(("threshold", "num_classes"), [(0.0, 3), (0.001, 3), (0.25, 3), (0.6, 1), (0.25, 20)])
+def test_decode_is_what_the_spec_says(spec: Decode, multi_label: bool, threshold: float, num_classes: int) -> None:
+    maps = random_maps(spec, num_classes, seed=num_classes, shift=-0.5)
+    expected = reference(maps, spec, num_classes, threshold, multi_label)
+    assert expected, "the test must have something to find"
+    boxes, scores, class_ids = decode(
+        maps, spec, num_classes=num_classes, score_threshold=threshold, multi_label=multi_label
+    )
+    assert boxes.dtype == scores.dtype == np.float32 and class_ids.dtype == np.int64
+    found = sorted((*map(float, box), float(s), int(k)) for box, s, k in zip(boxes, scores, class_ids, strict=True))
+    assert len(found) == len(expected)
+    # float32 against float64: 1e-4 of a pixel at coordinates of about 100 px
+    np.testing.assert_allclose(in_one_order(found), in_one_order(expected), rtol=2e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("spec", [ANCHOR, DFL], ids=["anchor", "dfl"])
+def test_nothing_above_the_threshold_gives_empty_arrays(spec: Decode) -> None:
+    maps = random_maps(spec, 3, seed=0, shift=-60.0)
+    boxes, scores, class_ids = decode(maps, spec, num_classes=3, score_threshold=0.25)
+    assert boxes.shape == (0, 4) and scores.shape == class_ids.shape == (0,)
+    assert boxes.dtype == scores.dtype == np.float32 and class_ids.dtype == np.int64
+
+
+@pytest.mark.parametrize("spec", [ANCHOR, DFL], ids=["anchor", "dfl"])
+def test_a_threshold_of_one_and_extreme_logits_are_quiet(spec: Decode) -> None:
+    maps = [np.where(m > 0, np.float32(1e4), np.float32(-1e4)) for m in random_maps(spec, 2, seed=0)]
+    _, scores, _ = decode(maps, spec, num_classes=2, score_threshold=1.0)
+    assert len(scores) and (scores == 1.0).all()
+
+
+@pytest.mark.parametrize("spec", [ANCHOR, DFL], ids=["anchor", "dfl"])
+@pytest.mark.parametrize("which", [0, -1])
+def test_nan_is_reported_and_not_swallowed(spec: Decode, which: int) -> None:
+    maps = random_maps(spec, 3, seed=0, shift=2.0)
+    maps[which][:] = np.nan
+    with pytest.raises(BackendError, match="NaN"):
+        decode(maps, spec, num_classes=3, score_threshold=0.25)
+
+
+def test_map_shapes_follow_the_docstrings() -> None:
+    assert map_shapes(ANCHOR, 80, (640, 320)) == [(255, 80, 40), (255, 40, 20)]
+    assert map_shapes(DFL, 80, (64, 32)) == [(80, 8, 4), (68, 8, 4), (80, 4, 2), (68, 4, 2), (80, 2, 1), (68, 2, 1)]
