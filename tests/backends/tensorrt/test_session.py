@@ -18,7 +18,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgeyolo.backends import _tensorrt_cuda, build, tensorrt
+from edgeyolo.backends import build, tensorrt
+from edgeyolo.backends.tensorrt import cuda as tensorrt_cuda
 from edgeyolo.backends.tensorrt.adapter import TensorRt
 from edgeyolo.backends.tensorrt.options import make_options
 from edgeyolo.backends.tensorrt.session import TensorRtSession
@@ -194,14 +195,14 @@ class StandIn(TensorRt):
 
     def deserialize(self, plan: bytes, options: Any) -> Any:
         return (
-            Engine(_tensorrt_cuda._import_driver(), batch=1, names=("images", "map_0")) if plan == self.takes else None
+            Engine(tensorrt_cuda._import_driver(), batch=1, names=("images", "map_0")) if plan == self.takes else None
         )
 
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     made = Driver()
-    monkeypatch.setattr(_tensorrt_cuda, "_import_driver", lambda: made)
+    monkeypatch.setattr(tensorrt_cuda, "_import_driver", lambda: made)
     return made
 
 
@@ -216,7 +217,7 @@ def stand_in(driver: Driver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def make_session(driver: Driver, engine: Engine, **options: Any) -> TensorRtSession:
-    cuda = _tensorrt_cuda.Cuda()
+    cuda = tensorrt_cuda.Cuda()
     trt = TensorRt("tensorrt", MODULE, "10.3.0")
     return TensorRtSession(cuda, trt, engine, ["map_0", "map_1"], HW, make_options(options))
 
