@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from edgeyolo.data.report import ProblemLog
 from edgeyolo.data.sample import Sample
 from edgeyolo.evaluation.curves import Curves
 from edgeyolo.nn.fold import fold_model
-from edgeyolo.report import plots
+from edgeyolo.report import training_plots as plots
 from edgeyolo.report.labels import count_labels
 from edgeyolo.report.training import first_batches, measure, write_training_report
 from edgeyolo.report.training_pictures import choose_pictures, draw_batches, draw_truth_and_found, judge
@@ -248,3 +249,15 @@ def test_a_run_gets_its_page(drawn: tuple[Dataset, Dataset], tmp_path: Path) -> 
     page = report_training(result, *drawn)
     assert page == tmp_path / "train.html" and result.score is not None
     assert f"AP {result.score.ap:.2f}, AP50 {result.score.ap50:.2f} on 3 pictures" in page.read_text(encoding="utf-8")
+
+
+def test_curves_of_a_run_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first epoch already, where a loss part came later, and nothing without matplotlib."""
+    first = EpochRow(epoch=1, losses={"total": 2.0, "box": 1.5}, learning_rate=0.01, seconds=3.0)
+    later = EpochRow(epoch=2, losses={"total": 1.0, "box": 0.5, "$x": 0.1}, learning_rate=0.01, seconds=3.0, ap=40.0)
+    for history in ([first], [first, later]):
+        plots.write_curves(tmp_path / "curves.png", history)
+        assert cv2.imread(str(tmp_path / "curves.png")) is not None
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    plots.write_curves(tmp_path / "none.png", [first])
+    assert not (tmp_path / "none.png").exists()

@@ -2,28 +2,66 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeyolo.evaluation.curves import STEPS, Curves
+from edgeyolo.report.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    encode_png,
+    epoch_marker,
+    epoch_span,
+    make_figure,
+    plain_names,
+    tidy_axes,
+)
 from edgeyolo.report.labels import LabelStatistics
+from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.detections import Int64
 from edgeyolo.spec.errors import MissingPackageError
 
 if TYPE_CHECKING:
     from edgeyolo.training.checkpoint import EpochRow
 
-_DPI = 110
-_INK, _FAINT, _GREY, _BLUE, _GREEN, _ORANGE = "#1f262d", "#e3e7eb", "#9aa4ae", "#3b7dd8", "#3c9a5f", "#d8823b"
 _MOST_LINES = 10  # classes with a line and an entry of their own
 _MOST_NUMBERS = 16  # classes of a matrix whose cells carry numbers
 _MOST_NAMES = 45  # classes whose names fit an axis
 _MOST_BARS = 30
-_STYLE = {"loss": _BLUE, "ap": _BLUE, "ap50": _GREEN}
+
+
+def write_curves(path: Path, history: Sequence[EpochRow]) -> None:
+    """`curves.png` of a run that goes on: loss parts on the left, AP and AP50 on the right.
+
+    Nothing is written where matplotlib is not installed.
+
+    Raises:
+        OutputError: the path cannot be written.
+    """
+    try:
+        figure = make_figure(10, 4)
+    except MissingPackageError:
+        return
+    losses, scores = figure.subplots(1, 2)
+    epochs = [row.epoch for row in history]
+    for part in history[-1].losses:
+        losses.plot(epochs, [row.losses.get(part, float("nan")) for row in history], label=part)
+    losses.set(xlabel="epoch", ylabel="loss", yscale="log")
+    measured = [row for row in history if row.ap is not None]
+    for name, colour in (("ap50", GREEN), ("ap", BLUE)):
+        values = [getattr(row, name) for row in measured]
+        scores.plot([row.epoch for row in measured], values, color=colour, label=name.upper())
+    scores.set(xlabel="epoch", ylabel="percent", ylim=(0, 100))
+    for axes in (losses, scores):
+        tidy_axes(axes)
+        axes.legend(frameon=False)
+    write_file(path, encode_png(figure))
 
 
 def draw_losses(history: Sequence[EpochRow]) -> bytes:
@@ -34,42 +72,46 @@ def draw_losses(history: Sequence[EpochRow]) -> bytes:
     series["learning rate"] = [row.learning_rate for row in history]
     columns = min(3, len(series))
     rows = -(-len(series) // columns)
-    figure = _figure(10, 2.5 * rows + 0.2)
+    figure = make_figure(10, 2.5 * rows + 0.2)
     axes = figure.subplots(rows, columns, squeeze=False)
     for place, (name, values) in zip(axes.flat, series.items(), strict=False):
-        place.plot(epochs, values, color=_ORANGE if name == "learning rate" else _BLUE, lw=1.6, marker=_marker(epochs))
+        place.plot(
+            epochs, values, color=ORANGE if name == "learning rate" else BLUE, lw=1.6, marker=epoch_marker(epochs)
+        )
         place.set_title(name, fontsize=10)
-        place.set_xlim(*_span(epochs))
-        _tidy(place)
+        place.set_xlim(*epoch_span(epochs))
+        tidy_axes(place)
     for place in axes.flat[len(series) :]:
         place.axis("off")
-    return _png(figure)
+    return encode_png(figure)
 
 
 def draw_ap(history: Sequence[EpochRow], best_epoch: int) -> bytes:
     """AP and AP50 by epoch, with a ring around the best."""
     measured = [row for row in history if row.ap is not None]
-    figure = _figure(10, 3.6)
+    figure = make_figure(10, 3.6)
     axes = figure.subplots()
     epochs = [row.epoch for row in measured]
-    for name, colour in (("ap50", _GREEN), ("ap", _BLUE)):
+    for name, colour in (("ap50", GREEN), ("ap", BLUE)):
         values = [getattr(row, name) for row in measured]
-        axes.plot(epochs, values, color=colour, lw=1.8, label=name.upper(), marker=_marker(epochs))
+        axes.plot(epochs, values, color=colour, lw=1.8, label=name.upper(), marker=epoch_marker(epochs))
     best = next((row for row in measured if row.epoch == best_epoch), None)
     if best is not None:
-        axes.plot([best.epoch], [best.ap], "o", ms=10, mfc="none", mec=_INK, mew=1.5, clip_on=False)
+        axes.plot([best.epoch], [best.ap], "o", ms=10, mfc="none", mec=INK, mew=1.5, clip_on=False)
         _note(axes, f"best {best.ap:.2f}, epoch {best.epoch}", best.epoch, float(best.ap or 0))
-    axes.set(xlabel="epoch", ylabel="percent", xlim=_span(epochs or [1]))
+    axes.set(xlabel="epoch", ylabel="percent", xlim=epoch_span(epochs or [1]))
     axes.set_ylim(0, max([5.0, *(float(row.ap50 or 0) for row in measured)]) * 1.12)
-    _tidy(axes)
+    tidy_axes(axes)
     if measured:
         axes.legend(frameon=False, loc="lower right")
-    return _png(figure)
+    return encode_png(figure)
 
 
 def draw_precision_recall(curves: Curves, class_names: Sequence[str]) -> bytes:
     """Precision over recall of each class and their mean, at IoU 0.5."""
-    named = [f"{name}  {100 * p.mean():.1f}" for name, p in zip(_plain(class_names), curves.precision, strict=True)]
+    named = [
+        f"{name}  {100 * p.mean():.1f}" for name, p in zip(plain_names(class_names), curves.precision, strict=True)
+    ]
     mean = _mean_of_known(curves.precision)
     return _class_lines(
         curves.precision, named, mean, f"mean  {100 * float(mean.mean()):.1f}", xlabel="recall", ylabel="precision"
@@ -80,7 +122,7 @@ def draw_f1(curves: Curves, class_names: Sequence[str]) -> bytes:
     """F1 over the score that is asked for, of each class and their mean, at IoU 0.5."""
     named = [
         f"{name}  {f.max():.2f} at {STEPS[f.argmax()]:.2f}"
-        for name, f in zip(_plain(class_names), curves.f1, strict=True)
+        for name, f in zip(plain_names(class_names), curves.f1, strict=True)
     ]
     best = f"mean  {curves.mean_f1.max():.2f} at {curves.best_score:.2f}"
     return _class_lines(
@@ -94,16 +136,16 @@ def draw_confusion(matrix: Int64, class_names: Sequence[str]) -> bytes:
     Args:
         matrix: (K + 1, K + 1), background last.
     """
-    names = [*_plain(class_names), "background"]
+    names = [*plain_names(class_names), "background"]
     parts = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     parts[-1] = 0  # of the background no part can be given: nobody counts what is not there
     side = min(10.0, 3.2 + 0.55 * len(names))
-    figure = _figure(side + 0.8, side)
+    figure = make_figure(side + 0.8, side)
     axes = figure.subplots()
     shown = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     if len(class_names) <= _MOST_NUMBERS:
         for (row, column), count in np.ndenumerate(matrix):
-            colour = "white" if parts[row, column] > 0.55 else _INK if count else _GREY
+            colour = "white" if parts[row, column] > 0.55 else INK if count else GREY
             is_nowhere = row == column == len(class_names)
             axes.text(column, row, "" if is_nowhere else f"{count}", ha="center", va="center", fontsize=9, color=colour)
     ticks = range(len(names)) if len(names) <= _MOST_NAMES else []
@@ -113,18 +155,18 @@ def draw_confusion(matrix: Int64, class_names: Sequence[str]) -> bytes:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(shown, ax=axes, shrink=0.8, label="part of the row")
-    return _png(figure)
+    return encode_png(figure)
 
 
 def draw_labels(statistics: LabelStatistics, class_names: Sequence[str]) -> bytes:
     """Objects of each class, where their centres are, how large they are, of the training split."""
-    figure = _figure(10, 8.4)
+    figure = make_figure(10, 8.4)
     ((classes, places), (sizes, kinds)) = figure.subplots(2, 2)
     order = np.argsort(-statistics.class_counts, kind="stable")[:_MOST_BARS][::-1]
-    names = _plain(class_names)
-    classes.barh([names[i] for i in order], statistics.class_counts[order], color=_BLUE, height=0.7)
+    names = plain_names(class_names)
+    classes.barh([names[i] for i in order], statistics.class_counts[order], color=BLUE, height=0.7)
     for i, count in enumerate(statistics.class_counts[order]):
-        classes.text(count, i, f" {count:,}", va="center", fontsize=9, color=_INK)
+        classes.text(count, i, f" {count:,}", va="center", fontsize=9, color=INK)
     more = len(class_names) - len(order)
     classes.set(title="objects of each class" + (f" (and {more} rarer ones)" if more else ""))
     classes.margins(x=0.16)
@@ -133,22 +175,22 @@ def draw_labels(statistics: LabelStatistics, class_names: Sequence[str]) -> byte
     )
     places.set(title="centres, as parts of the picture", xlabel="x", ylabel="y")
     width, height = statistics.sides_px.T
-    sizes.scatter(width, height, s=6, alpha=max(0.05, min(0.5, 400 / max(1, len(width)))), color=_BLUE, lw=0)
+    sizes.scatter(width, height, s=6, alpha=max(0.05, min(0.5, 400 / max(1, len(width)))), color=BLUE, lw=0)
     top = max(10.0, float(statistics.sides_px.max(initial=0)) * 1.04)
-    sizes.plot([0, top], [0, top], color=_GREY, lw=0.8, ls="--")
+    sizes.plot([0, top], [0, top], color=GREY, lw=0.8, ls="--")
     sizes.set(title="size in the network input", xlabel="width, px", ylabel="height, px", xlim=(0, top), ylim=(0, top))
     kinds.bar(
-        list(statistics.size_counts), list(statistics.size_counts.values()), color=[_ORANGE, _GREEN, _BLUE], width=0.6
+        list(statistics.size_counts), list(statistics.size_counts.values()), color=[ORANGE, GREEN, BLUE], width=0.6
     )
     for i, count in enumerate(statistics.size_counts.values()):
-        kinds.text(i, count, f"{count:,}", ha="center", va="bottom", fontsize=9, color=_INK)
+        kinds.text(i, count, f"{count:,}", ha="center", va="bottom", fontsize=9, color=INK)
     kinds.margins(y=0.12)
     kinds.set(title="COCO's sizes: below 32 x 32 px, to 96 x 96, above")
     for axes in (classes, sizes, kinds):
-        _tidy(axes)
+        tidy_axes(axes)
     for axes in (classes, places, sizes, kinds):
         axes.title.set_fontsize(10)
-    return _png(figure)
+    return encode_png(figure)
 
 
 def _class_lines(
@@ -162,20 +204,20 @@ def _class_lines(
     marked: float | None = None,
 ) -> bytes:
     """One line per class; with many classes they are grey and only their mean is named."""
-    figure = _figure(10, 4.6)
+    figure = make_figure(10, 4.6)
     axes = figure.subplots()
     known = [i for i in range(len(values)) if not np.isnan(values[i]).any()]
     is_few = len(known) <= _MOST_LINES
     for place, i in enumerate(known):
-        colour = f"C{place}" if is_few else _GREY
+        colour = f"C{place}" if is_few else GREY
         axes.plot(STEPS, values[i], color=colour, lw=1.5 if is_few else 0.6, label=named[i] if is_few else None)
-    axes.plot(STEPS, mean, color=_INK, lw=2.6, label=mean_name)
+    axes.plot(STEPS, mean, color=INK, lw=2.6, label=mean_name)
     if marked is not None:
-        axes.axvline(marked, color=_INK, lw=1, ls="--")
+        axes.axvline(marked, color=INK, lw=1, ls="--")
     axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1.02))
-    _tidy(axes)
+    tidy_axes(axes)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
-    return _png(figure)
+    return encode_png(figure)
 
 
 def _mean_of_known(values: Any) -> Any:
@@ -183,44 +225,5 @@ def _mean_of_known(values: Any) -> Any:
     return known.mean(0) if len(known) else np.zeros(values.shape[1])
 
 
-def _figure(width: float, height: float) -> Any:
-    """An empty figure, inches."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        install = "pip install 'edgeyolo[report]'"
-        raise MissingPackageError("matplotlib", needed_for="the plots of train.html", install=install) from None
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for a letter that the font lacks
-        figure.savefig(buffer, format="png", dpi=_DPI)
-    return buffer.getvalue()
-
-
-def _plain(names: Sequence[str]) -> list[str]:
-    """Names that matplotlib takes as they are: no formulas, and none hidden for its first letter."""
-    return [f" {name}".replace("$", r"\$") for name in names]
-
-
-def _tidy(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=_FAINT, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)
-
-
-def _marker(epochs: Sequence[int]) -> str:
-    return "o" if len(epochs) == 1 else ""
-
-
-def _span(epochs: Sequence[int]) -> tuple[float, float]:
-    first, last = min(epochs), max(epochs)
-    return (first, last) if last > first else (first - 0.5, last + 0.5)
-
-
 def _note(axes: Any, text: str, x: float, y: float) -> None:
-    axes.annotate(text, (x, y), xytext=(-8, -16), textcoords="offset points", ha="right", fontsize=9, color=_INK)
+    axes.annotate(text, (x, y), xytext=(-8, -16), textcoords="offset points", ha="right", fontsize=9, color=INK)
