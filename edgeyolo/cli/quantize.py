@@ -27,7 +27,7 @@ def quantize(
     sensitivity_groups: Annotated[
         int, typer.Option(min=0, help="Groups that --sensitivity also measures by mAP, the most costly first.")
     ] = 8,
-    explain: Annotated[bool, typer.Option("--explain", help="Say why each layer is int8 or float; graph.svg.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why each layer is int8 or float; graph.dot.")] = False,
     evaluate: Annotated[bool, typer.Option(help="Measure the float and the fake-quantized model.")] = True,
     report: Annotated[bool, typer.Option(help="Measure engines on this computer; report.html.")] = True,
     split: Annotated[str | None, typer.Option(help="Split to measure on; val if not given.")] = None,
@@ -54,6 +54,9 @@ def quantize(
             result = verbs.quantize(checkpoint, data, out, recipe=recipe, options=options, progress=progress)
         if result.explanation:
             shown.say(result.explanation)
+            shown.say(
+                f"Drawn by Graphviz: dot -Tsvg {out / 'graph.dot'} -o graph.svg; Netron opens {out / 'model.onnx'}"
+            )
         shown.show_table(["layers", "number"], sorted(result.layers.items()))
         if result.scores:
             shown.show_scores(result.scores)

@@ -42,7 +42,7 @@ class QuantizeOptions:
         sensitivity: measure what each scale group costs; by mAP for the `sensitivity_groups` most costly ones.
         max_drop: percent AP that the artefact for `target` may lose; layers are kept float until it holds. None: any.
         target: board that `max_drop` is about.
-        explain: also write graph.svg, and say why each layer runs as it does.
+        explain: also write graph.dot, and say why each layer runs as it does.
         resume: go on with a training or a measurement that was interrupted.
     """
 
@@ -267,12 +267,12 @@ def keep_within_budget(
 
 
 def write_explanation(quantized: Quantized, out: Path, title: str) -> str:
-    """`graph.svg` in the folder `out`, and the same in words."""
+    """`graph.dot` in the folder `out`, and the same in words."""
     from edgeyolo.quantization.placement.explain import explain
-    from edgeyolo.quantization.placement.graph_svg import draw_graph_svg
+    from edgeyolo.report.graph import graph_dot
 
     deploy, placement = quantized.float_deploy, quantized.placement
-    write_file(out / "graph.svg", draw_graph_svg(deploy, placement, title).encode())
+    write_file(out / "graph.dot", graph_dot(deploy, placement, title).encode())
     return str(explain(placement, deploy, quantized.scales))
 
 

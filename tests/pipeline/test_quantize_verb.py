@@ -49,7 +49,7 @@ def test_the_report_has_a_row_for_every_engine(whole_way: WholeWay, tmp_path: Pa
     html = (out / "report.html").read_text()
     assert all(name in html for name in names) and "http" not in html.replace("http://www.w3.org", "")
     assert "scale groups" in result.explanation and "head output" in result.explanation
-    assert (out / "graph.svg").read_text().startswith("<svg") and (out / "sensitivity.png").stat().st_size > 1000
+    assert (out / "graph.dot").read_text().startswith("digraph") and (out / "sensitivity.png").stat().st_size > 1000
     assert not Path(f"{out}.work").exists()
 
 

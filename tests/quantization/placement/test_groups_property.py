@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from edgeyolo.quantization.calibrate.scales import Scales
 from edgeyolo.quantization.placement.explain import explain
-from edgeyolo.quantization.placement.graph_svg import draw_graph_svg
 from edgeyolo.quantization.placement.groups import find_placement, tensors_by_group
 from edgeyolo.quantization.quantizers import insert_quantizers
+from edgeyolo.report.graph import graph_dot
 
 KINDS = (
     *("conv", "conv", "conv", "relu", "silu", "concat", "add", "pool_same", "pool_half", "upsample", "interpolate"),
@@ -223,9 +223,9 @@ def test_any_placement_can_be_explained_and_drawn(data: st.DataObject) -> None:
     grown = grow(data)
     module = fx.GraphModule(grown.root, grown.graph).eval()
     placement = find_placement(module)
-    text, svg = str(explain(placement, module)), draw_graph_svg(module, placement)
+    text, dot = str(explain(placement, module)), graph_dot(module, placement)
     for path in placement.layers:
-        assert path in text and f">{path}<" in svg
+        assert path in text and f'[label="{path}' in dot
 
 
 def make_scales(groups: dict[str, float], weights: dict[str, tuple[float, ...]]) -> Scales:
