@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-
-import cv2
-import numpy as np
+from collections.abc import Callable, Iterator
 
 from edgeyolo.data.dataset import Dataset
-from edgeyolo.data.sample import Sample
 from edgeyolo.evaluation.drift import PictureDrift, measure_drift
+from edgeyolo.report.pairs import Half, draw_pair, encode_jpeg
 from edgeyolo.report.quantization import WorstPicture
-from edgeyolo.runtime.draw import draw_detections
-from edgeyolo.spec.detections import Detections, Float32, Image
-from edgeyolo.spec.errors import ImageError
+from edgeyolo.spec.detections import Detections, Image
 from edgeyolo.spec.progress import SILENT, Progress
-
-_LONGEST_SIDE = 640  # of each half, pixels
-_STRIP = 26  # height of the heading above each half
-_GAP = 6
-_QUALITY = 85
-_WHITE = (255, 255, 255)
 
 
 def worst_pictures(
@@ -49,36 +38,12 @@ def worst_pictures(
     jpegs = {}
     for row in rows:
         sample = dataset[index[row.name]]
-        found = {"float": detect_float(sample.image), "int8": detect_int8(sample.image)}
-        jpegs[row.name] = encode_jpeg(draw_pair(sample, found, dataset.class_names), where=row.name)
+        left, right = (
+            Half(f"{name}: {len(found)} objects", outlined_xyxy=sample.boxes_xyxy, detections=found)
+            for name, found in (("float", detect_float(sample.image)), ("int8", detect_int8(sample.image)))
+        )
+        jpegs[row.name] = encode_jpeg(draw_pair(sample.image, left, right, dataset.class_names), where=row.name)
     return tuple(_worst_picture(row) for row in rows), jpegs
-
-
-def draw_pair(sample: Sample, found: dict[str, Detections], class_names: Sequence[str]) -> Image:
-    """Halves side by side, one per entry of `found`, each under its name; (H, W, 3) uint8 BGR."""
-    height, width = sample.image.shape[:2]
-    scale = min(1.0, _LONGEST_SIDE / max(height, width))
-    size_wh = max(1, round(width * scale)), max(1, round(height * scale))
-    small = np.asarray(cv2.resize(sample.image, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
-    halves: list[Image] = []
-    for name, detections in found.items():
-        half = small.copy()
-        _draw_truth(half, sample.boxes_xyxy * np.float32(scale))
-        scaled = Detections(detections.boxes_xyxy * np.float32(scale), detections.scores, detections.class_ids)
-        half = draw_detections(half, scaled, class_names)
-        strip = np.full((_STRIP, half.shape[1], 3), 255, np.uint8)
-        text = f"{name}: {len(detections)} objects"
-        cv2.putText(strip, text, (4, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)
-        halves += [np.vstack([strip, half]), np.full((_STRIP + half.shape[0], _GAP, 3), 255, np.uint8)]
-    return np.hstack(halves[:-1])
-
-
-def _draw_truth(image: Image, boxes_xyxy: Float32) -> None:
-    """Thin white lines with a dark edge, which show on any ground."""
-    for box in boxes_xyxy:
-        left, top, right, bottom = (round(float(v)) for v in box)
-        cv2.rectangle(image, (left - 1, top - 1), (right, bottom), (60, 60, 60), 1)
-        cv2.rectangle(image, (left, top), (right - 1, bottom - 1), _WHITE, 1)
 
 
 def _named_images(dataset: Dataset) -> Iterator[tuple[str, Image]]:
@@ -103,15 +68,3 @@ def _worst_picture(row: PictureDrift) -> WorstPicture:
         mean_iou=row.mean_iou,
         mean_score_difference=row.mean_score_difference,
     )
-
-
-def encode_jpeg(image: Image, *, where: str) -> bytes:
-    """A picture as a JPEG file.
-
-    Raises:
-        ImageError: it cannot be encoded.
-    """
-    is_done, buffer = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    if not is_done:
-        raise ImageError("cannot be encoded as JPEG", where=where)
-    return buffer.tobytes()

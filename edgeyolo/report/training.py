@@ -21,7 +21,7 @@ from edgeyolo.evaluation.measure import make_detector
 from edgeyolo.report import training_plots as plots
 from edgeyolo.report.labels import LabelStatistics, count_labels
 from edgeyolo.report.page import fill_template
-from edgeyolo.report.pictures import encode_jpeg
+from edgeyolo.report.pairs import encode_jpeg
 from edgeyolo.report.training_pictures import choose_pictures, draw_batches, draw_truth_and_found, judge
 from edgeyolo.runtime.detector import Detector
 from edgeyolo.runtime.draw import class_colour
@@ -186,7 +186,7 @@ def _draw_pictures(found: Findings, data: Dataset) -> list[tuple[str, bytes]]:
     drawn = []
     for outcome in choose_pictures(outcomes, worst=_WORST, others=_OTHERS):
         sample, record = data[outcome.index], data.records[outcome.index]
-        pair = draw_truth_and_found(sample, record, found.everyday[outcome.index], data.class_names)
+        pair = draw_truth_and_found(sample.image, record, found.everyday[outcome.index], data.class_names)
         drawn.append((f"{record.image_id}: {outcome.caption}", encode_jpeg(pair, where=record.image_id)))
     return drawn
 

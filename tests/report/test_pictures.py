@@ -8,9 +8,8 @@ import pytest
 
 from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.data.drawn import draw_dataset
-from edgeyolo.data.sample import Sample
 from edgeyolo.report import worst_pictures
-from edgeyolo.report.pictures import draw_pair
+from edgeyolo.report.pairs import Half, draw_pair
 from edgeyolo.runtime.draw import class_colour
 from edgeyolo.spec.detections import Detections, Image
 from edgeyolo.spec.errors import DataError
@@ -64,13 +63,13 @@ def test_halves_show_their_own_boxes_at_their_own_places(side: int) -> None:
     image = np.full((side // 2, side, 3), 114, np.uint8)
     unit = side / 400
     truth = np.array([[150, 60, 250, 140]], np.float32) * unit
-    sample = Sample(image, truth, np.zeros(1, np.int64), "a")
 
-    def found(left: float) -> Detections:
+    def found(left: float) -> Half:
         box = np.array([[left, 80, left + 60, 140]], np.float32) * unit
-        return Detections(box, np.ones(1, np.float32), np.zeros(1, np.int64))
+        detections = Detections(box, np.ones(1, np.float32), np.zeros(1, np.int64))
+        return Half("found", outlined_xyxy=truth, detections=detections)
 
-    pair = draw_pair(sample, {"float": found(10), "int8": found(320)}, ("cell",))
+    pair = draw_pair(image, found(10), found(320), ("cell",))
     width = min(side, 640)
     assert pair.shape == (26 + width // 2, 2 * width + 6, 3)
     colour = np.array(class_colour(0))

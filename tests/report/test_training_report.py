@@ -17,7 +17,6 @@ from edgeyolo import models
 from edgeyolo.data.dataset import Dataset, Record, make_report, open_dataset
 from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.data.report import ProblemLog
-from edgeyolo.data.sample import Sample
 from edgeyolo.evaluation.curves import Curves
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.report import training_plots as plots
@@ -204,9 +203,9 @@ def test_mistakes_are_counted_and_the_worst_pictures_come_first() -> None:
 def test_a_frame_is_around_what_is_wrong_and_only_there() -> None:
     truth = np.array([[10, 10, 50, 50], [100, 100, 150, 150]], np.float32)
     record = Record(Path("a"), "a", (200, 200), truth, np.array([0, 1]))
-    sample = Sample(np.full((200, 200, 3), 114, np.uint8), truth, record.class_ids, "a")
+    image = np.full((200, 200, 3), 114, np.uint8)
     found = detections([[10, 10, 50, 50], [120, 20, 160, 60]], [0, 1])
-    pair = draw_truth_and_found(sample, record, found, ("x", "y"), scale=1.0)
+    pair = draw_truth_and_found(image, record, found, ("x", "y"))
     assert pair.shape == (226, 406, 3)
 
     def is_framed(half: np.ndarray, box: np.ndarray) -> bool:
