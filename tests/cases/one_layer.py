@@ -164,19 +164,20 @@ def make_quantized(
     """Write one into `folder`.
 
     Args:
+        name: of a model, or a thin one as `thin.make_network` knows it.
         settled: as `settle` leaves it. False leaves all as it is made, which is enough to build from.
     """
     import torch
+    from thin import make_network
 
-    from edgeyolo import models
     from edgeyolo.export import export_model
     from edgeyolo.quantization import quantize
     from edgeyolo.spec.recipe import Recipe
 
     torch.manual_seed(0)
-    model = models.create(name, classes).eval()
+    model = make_network(name, classes).eval()
     spec = ModelSpec(
-        name=name,
+        name=model.config.name,
         activation=model.config.activation,
         class_names=tuple("abcdefgh"[:classes]),
         input=model.make_input_spec((size, size)),

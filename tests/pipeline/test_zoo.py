@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import torch
+from thin import list_networks, make_network
 from torch import Tensor, nn
 
-from edgeyolo import models
 from edgeyolo.backends import Session, build, open_artefact
 from edgeyolo.export import export_model
 from edgeyolo.geometry.letterbox import make_letterbox
@@ -36,8 +36,6 @@ TARGETS = ("host-cpu", "host-onnx")
 CLASS_NAMES = ("red", "green", "blue")
 FLOAT_TOLERANCE = 1e-3  # of the largest magnitude of a map
 INT8_TOLERANCE = 0.2  # of the standard deviation of a map, root mean square
-QUICK = ("yolov7-nano", "yolov7-tiny", "ppyoloe-s", "ppyoloe-plus-s")
-NAMES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in models.model_names()]
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def scale_channels(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 def make_model(name: str) -> tuple[nn.Module, ModelSpec, Tensor]:
     """A model with seeded random weights, well conditioned; its description, and four pictures."""
     torch.manual_seed(0)
-    model = models.create(name, len(CLASS_NAMES)).eval()
+    model = make_network(name, len(CLASS_NAMES)).eval()
     side = 2 * max(model.strides)
     input_spec = model.make_input_spec((side, side))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (input_spec.mean, input_spec.std))
@@ -87,7 +85,7 @@ def make_model(name: str) -> tuple[nn.Module, ModelSpec, Tensor]:
     for hook in hooks:
         hook.remove()
     spec = ModelSpec(
-        name=name,
+        name=model.config.name,
         activation=model.config.activation,
         class_names=CLASS_NAMES,
         input=input_spec,
@@ -117,7 +115,7 @@ def place() -> Iterator[Path]:
     gc.collect()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", list_networks())
 def test_every_model_runs_on_every_host_engine(name: str, place: Path) -> None:
     exported = export_quantized(name, place / "exported")
     gc.collect()  # a large model is gigabytes by now

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from thin import list_networks, make_network
 from torch import nn
 
 from edgeyolo import models
@@ -14,11 +15,6 @@ from edgeyolo.spec.errors import UnknownNameError, UsageError
 from edgeyolo.spec.model import AnchorDecode
 
 NAMES = models.model_names()
-QUICK = ("yolov7-nano", "yolov7-tiny", "ppyoloe-s", "ppyoloe-plus-s")
-
-
-def by_size(names):
-    return [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
 def expected_channels(model):
@@ -61,10 +57,10 @@ def test_deploy_form_is_convolutions_that_trace(name):
     assert folded.make_input_spec((256, 256)) == model.make_input_spec((256, 256))
 
 
-@pytest.mark.parametrize("name", by_size(NAMES))
+@pytest.mark.parametrize("name", list_networks())
 def test_every_parameter_learns(name):
     torch.manual_seed(0)
-    model = models.create(name, 2).train()
+    model = make_network(name, 2).train()
     targets = torch.tensor([[0, 0, 10, 10, 60, 70], [0, 1, 40, 50, 120, 126], [1, 1, 64, 30, 100, 90.0]])
     criterion = model.make_criterion()
     criterion.start_epoch(0)
@@ -77,10 +73,10 @@ def test_every_parameter_learns(name):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("name", by_size(NAMES))
+@pytest.mark.parametrize("name", list_networks())
 def test_folding_changes_nothing(name):
     torch.manual_seed(0)
-    model = models.create(name, 2).train()
+    model = make_network(name, 2).train()
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if "bn" in parameter_name.split("."):

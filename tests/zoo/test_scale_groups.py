@@ -13,8 +13,8 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from thin import list_networks, make_network
 
-from edgeyolo import models
 from edgeyolo.export.onnx import trace_onnx
 from edgeyolo.export.qparams import make_qparams
 from edgeyolo.graph.qdq import insert_qdq
@@ -24,17 +24,12 @@ from edgeyolo.spec.recipe import load_recipe
 
 # What leaves these operators is what entered them, arranged or picked: quantizing before or after is the same.
 HANDS_ON = {"Concat", "MaxPool", "Resize", "Split", "Slice", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"}
-QUICK = ("yolov7-nano", "yolov7-tiny", "ppyoloe-s", "ppyoloe-plus-s")
-
-
-def named(name: str):
-    return name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
 
 
 def export_qdq(name: str) -> onnx.ModelProto:
     """The int8 graph of a model with random weights, at the smallest picture it takes."""
     torch.manual_seed(0)
-    model = models.create(name, 3).eval()
+    model = make_network(name, 3).eval()
     side = max(64, max(model.strides))
     generator = torch.Generator().manual_seed(1)
     pictures = [torch.rand(1, 3, side, side, generator=generator)]
@@ -84,7 +79,7 @@ class Walk:
         return scales
 
 
-@pytest.mark.parametrize("name", [named(name) for name in models.model_names()])
+@pytest.mark.parametrize("name", list_networks())
 def test_no_operator_of_the_int8_graph_joins_two_scales(name: str) -> None:
     graph = export_qdq(name)
     walk = Walk(graph)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from thin import list_networks
 
-from edgeyolo import models
 from edgeyolo.backends import build
 from edgeyolo.backends.tensorrt import compile_for
 from edgeyolo.backends.tensorrt.options import make_options
@@ -48,8 +48,7 @@ def compile_or_skip(folder: Path, artefact: Artefact, capability: str) -> bytes:
     return compile_for(folder / "model.onnx", options, artefact.precision, capability=capability)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", models.model_names())
+@pytest.mark.parametrize("name", list_networks())
 def test_every_model_compiles(fresh_model: Any, name: str, tmp_path: Path) -> None:
     source = fresh_model(name, SIZE, tmp_path / "source", settled=False).folder
     gc.collect()
