@@ -15,7 +15,7 @@ NCNN = ["ncnn>=1.0.20240102"]
 ONNXRUNTIME = ["onnxruntime>=1.17", *ONNX]
 TENSORRT = ["tensorrt-rtx-cu12>=1.7; platform_machine == 'x86_64'", "cuda-python>=12", *ONNX]
 REPORT = ["matplotlib>=3.8", "jinja2>=3.1"]
-TUNE = ["optuna>=4"]
+SEARCH = ["optuna>=4"]
 TENSORBOARD = ["tensorboard>=2.12"]
 REMOTE = ["fsspec>=2024.2"]
 TRAIN = [
@@ -56,7 +56,7 @@ setup(
         "packaging>=23",
         "pyyaml>=6",
         "tomli>=2; python_version < '3.11'",
-        "typer>=0.12",
+        "typer>=0.19",
         "rich>=13",
     ],
     extras_require={
@@ -66,10 +66,10 @@ setup(
         "tensorrt": TENSORRT,
         "evaluate": ["pycocotools>=2.0.8"],
         "report": REPORT,
-        "tune": TUNE,
+        "search": SEARCH,
         "tensorboard": TENSORBOARD,
         "remote": REMOTE,
-        "dev": [*TRAIN, *TENSORRT, *TUNE, *TENSORBOARD, *REMOTE, *CHECKS],
+        "dev": [*TRAIN, *TENSORRT, *SEARCH, *TENSORBOARD, *REMOTE, *CHECKS],
     },
     entry_points={"console_scripts": ["edgeyolo=edgeyolo.cli.app:main"]},
 )

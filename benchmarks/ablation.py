@@ -18,8 +18,8 @@ from typing import Any
 
 from edgeyolo import verbs
 from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.settings import override_settings
 from edgeyolo.spec.training import TrainConfig
-from edgeyolo.training.config import override_config
 
 SPLITS = ("val", "test")
 VARIANTS: dict[str, dict[str, str]] = {
@@ -76,9 +76,9 @@ def train_variant(args: argparse.Namespace, variant: str, seed: int) -> dict[str
         workers=0,
         evaluate_every=args.epochs,
     )
-    config = override_config(config, VARIANTS[variant])
+    config = override_settings(config, VARIANTS[variant])
     started = time.perf_counter()
-    verbs.train(config, args.data, run, resume=(run / "last.safetensors").exists())
+    verbs.train(config, args.data, run, resume=(run / "last.safetensors").exists(), report=False)
     seconds = time.perf_counter() - started
     scores = {split: verbs.evaluate(run / "last", args.data, split=split) for split in SPLITS}
     row = {

@@ -57,7 +57,7 @@ def main() -> None:
     run = args.out / "run"
     config = TrainConfig(model=args.model, epochs=args.epochs, image_size=args.image_size, evaluate_every=2)
     started = time.perf_counter()
-    verbs.train(config, args.data, run, resume=(run / "last.safetensors").exists(), progress=progress)
+    verbs.train(config, args.data, run, resume=(run / "last.safetensors").exists(), report=False, progress=progress)
     seconds = time.perf_counter() - started
     scores = [verbs.evaluate(run, args.data, split=split) for split in ("val", "test")]
     scores += verbs.quantize(run, args.data, args.out / "int8", recipe=args.recipe, progress=progress).scores[1:]

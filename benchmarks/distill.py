@@ -21,9 +21,9 @@ import msgspec
 from edgeyolo import verbs
 from edgeyolo.spec.model import Score
 from edgeyolo.spec.provenance import sha256_of
+from edgeyolo.spec.settings import override_settings
 from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.checkpoint import checkpoint_path
-from edgeyolo.training.config import override_config
 
 SPLITS = ("val", "test")
 
@@ -73,7 +73,7 @@ def run_one(args: argparse.Namespace, teacher: Path | None, seed: int) -> dict[s
     pairs = [pair.split("=", 1) for pair in args.settings if teacher or not pair.startswith("distill.")]
     if teacher is not None:
         pairs.append(["teacher", str(teacher)])
-    config = override_config(config, dict(pairs))
+    config = override_settings(config, dict(pairs))
     out = args.out / name
     started = time.perf_counter()
     result = verbs.train(config, args.data, out, resume=(out / "last.safetensors").exists())

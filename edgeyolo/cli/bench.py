@@ -9,72 +9,62 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeyolo.cli.console import Json, Report, reporting
+from edgeyolo.cli.console import Console
+from edgeyolo.spec.detecting import BenchOptions
 
 if TYPE_CHECKING:
     from edgeyolo.backends import Session
     from edgeyolo.spec.detections import Image
     from edgeyolo.spec.manifest import Manifest
 
-PLACE = (6, "On the board")
+PANEL = "On the board"
 
 _TUNED_ON = 4  # pictures of --data whose raw maps are compared
 
 
 def bench(
+    console: Console,
     bundle: Annotated[Path, typer.Argument(help="Bundle that `edgeyolo deploy` wrote.")],
-    image: Annotated[Path | None, typer.Option(help="Picture to time it on; noise if not given.")] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Calls that are timed.")] = 100,
-    warmup: Annotated[int, typer.Option(min=0, help="Calls before, that are not.")] = 10,
-    threads: Annotated[int, typer.Option(min=0, help="Engine threads, 0 for the bundle's own number.")] = 0,
-    tune: Annotated[
-        bool, typer.Option("--tune", help="First find the fastest way to run it here, and write it into the bundle.")
-    ] = False,
-    data: Annotated[Path | None, typer.Option(help="With --tune: labelled pictures to hold --max-drop on.")] = None,
-    split: Annotated[str, typer.Option(help="With --data: which split.")] = "val",
-    max_drop: Annotated[float, typer.Option(min=0, help="With --data: most AP that tuning may cost.")] = 0.3,
-    json: Json = False,
+    options: BenchOptions,
 ) -> None:
     """Time a bundle on this computer: before, in and after the network."""
-    with reporting(json=json) as report:
-        from edgeyolo.runtime import Detector
-        from edgeyolo.runtime.clock import Clock
-        from edgeyolo.spec.errors import UsageError
-        from edgeyolo.spec.machine import processor_name
+    from edgeyolo.runtime import Detector
+    from edgeyolo.runtime.clock import Clock
+    from edgeyolo.spec.errors import UsageError
+    from edgeyolo.spec.machine import processor_name
 
-        if data is not None and not tune:
-            raise UsageError("--data is for --tune", hint="Accuracy alone: edgeyolo evaluate")
-        tuned = _tune(report, bundle, image, data, split, max_drop) if tune else None
-        with Detector.load(bundle, threads=threads) as detector, report.show_progress() as progress:
-            picture = _read_picture(image, detector.spec.input.image_hw)
-            clock = Clock()
-            for run in range(warmup + runs):
-                detector.detect(picture)
-                if run >= warmup:
-                    clock.add(detector.timing)
-                progress.step("bench", run + 1, warmup + runs)
-        spread = clock.spread()
-        rows = [(part, times.median_ms, times.p90_ms) for part, times in spread.items()]
-        report.show_table(["part", "median ms", "p90 ms"], rows)
-        threads_text = f"{threads} threads" if threads else "the bundle's own threads"
-        report.say(f"{runs} runs after {warmup} of warm-up, {threads_text}, on {processor_name()}")
-        report.show_json(
-            {
-                "bundle": str(bundle),
-                "device": processor_name(),
-                "threads": threads,
-                "runs": runs,
-                "warmup": warmup,
-                "picture_hw": [picture.shape[0], picture.shape[1]],
-                "spread": {part: asdict(times) for part, times in spread.items()},
-                "tuning": tuned,
-            }
-        )
+    if options.data is not None and not options.tune:
+        raise UsageError("--data is for --tune", hint="Accuracy alone: edgeyolo evaluate")
+    tuned = _tune(bundle, options, console) if options.tune else None
+    runs, warmup, threads = options.runs, options.warmup, options.threads
+    with Detector.load(bundle, threads=threads) as detector, console.show_progress() as progress:
+        picture = _read_picture(options.image, detector.spec.input.image_hw)
+        clock = Clock()
+        for run in range(warmup + runs):
+            detector.detect(picture)
+            if run >= warmup:
+                clock.add(detector.timing)
+            progress.step("bench", run + 1, warmup + runs)
+    spread = clock.spread()
+    rows = [(part, times.median_ms, times.p90_ms) for part, times in spread.items()]
+    console.show_table(["part", "median ms", "p90 ms"], rows)
+    threads_text = f"{threads} threads" if threads else "the bundle's own threads"
+    console.say(f"{runs} runs after {warmup} of warm-up, {threads_text}, on {processor_name()}")
+    console.show_json(
+        {
+            "bundle": str(bundle),
+            "device": processor_name(),
+            "threads": threads,
+            "runs": runs,
+            "warmup": warmup,
+            "picture_hw": [picture.shape[0], picture.shape[1]],
+            "spread": {part: asdict(times) for part, times in spread.items()},
+            "tuning": tuned,
+        }
+    )
 
 
-def _tune(
-    report: Report, bundle: Path, image: Path | None, data: Path | None, split: str, max_drop: float
-) -> dict[str, object]:
+def _tune(bundle: Path, options: BenchOptions, console: Console) -> dict[str, object]:
     """Tune, show the table, and give it for `--json`."""
     import msgspec
 
@@ -82,31 +72,32 @@ def _tune(
     from edgeyolo.runtime.tuner import tune
 
     manifest = read_manifest(bundle)
-    pictures, score = [_read_picture(image, manifest.model.input.image_hw)], None
-    if data is not None:
-        pictures, score = _labelled(manifest, data, split)
-    with report.show_progress() as progress:
-        tuned = tune(bundle, pictures, score=score, max_drop=max_drop, progress=progress)
+    pictures, score = [_read_picture(options.image, manifest.model.input.image_hw)], None
+    if options.data is not None:
+        pictures, score = _labelled(manifest, options.data, options.split)
+    with console.show_progress() as progress:
+        tuned = tune(bundle, pictures, score=score, max_drop=options.max_drop, progress=progress)
     tuning = tuned.tuning
     if tuning is None:
         return {}
     rows = [(r.change, r.ratio, f"{r.ratio_low:.3f}-{r.ratio_high:.3f}", r.kept, r.why) for r in tuning.rows]
-    report.show_table(["change", "time", "95 %", "kept", "why"], rows)
+    console.show_table(["change", "time", "95 %", "kept", "why"], rows)
     accuracy = "" if tuning.tuned_ap is None else f", AP {tuning.default_ap:.2f} -> {tuning.tuned_ap:.2f}"
-    report.say(
+    console.say(
         f"Network alone: {tuning.default_ms:.2f} -> {tuning.tuned_ms:.2f} ms, "
         f"{tuning.ratio:.3f} of it ({tuning.ratio_low:.3f} to {tuning.ratio_high:.3f}){accuracy}"
     )
-    report.say(f"Wrote the choice into {bundle}; the runtime uses it from now on")
+    console.say(f"Wrote the choice into {bundle}; the runtime uses it from now on")
     return dict(msgspec.to_builtins(tuning))
 
 
-def _labelled(manifest: Manifest, data: Path, split: str) -> tuple[list[Image], Callable[[Session], float]]:
+def _labelled(manifest: Manifest, data: Path, split: str | None) -> tuple[list[Image], Callable[[Session], float]]:
     """Some pictures of a split, and AP on all of it."""
+    from edgeyolo import verbs
     from edgeyolo.data.dataset import open_dataset
     from edgeyolo.evaluation.measure import measure_session
 
-    dataset = open_dataset(data, split)
+    dataset = open_dataset(data, split or verbs.validation_split(data))
     pictures = [dataset[i].image for i in range(min(_TUNED_ON, len(dataset)))]
     return pictures, lambda session: measure_session(session, manifest.model, dataset, artefact="tuned").ap
 

@@ -9,10 +9,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Annotated, Any
+from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -20,12 +20,10 @@ from rich.table import Table
 from edgeyolo.spec.errors import EdgeYoloError
 from edgeyolo.spec.model import Score
 
-Json = Annotated[bool, typer.Option("--json", help="Machine output on stdout, people's output on stderr.")]
-
 _WIDE = 200  # columns of a table that goes to a file or a pipe
 
 
-class Report:
+class Console:
     """Output of one verb.
 
     Args:
@@ -34,8 +32,8 @@ class Report:
 
     def __init__(self, *, json: bool) -> None:
         self.json = json
-        self.people = _console(stderr=json)
-        self.errors = _console(stderr=True)
+        self.people = _open_console(stderr=json)
+        self.errors = _open_console(stderr=True)
         self.exit_code = 0
 
     def say(self, text: str) -> None:
@@ -90,7 +88,7 @@ class Report:
 class ShownProgress:
     """A `Progress` on stderr: a bar for the stage that runs, one line for each that is done."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: RichConsole) -> None:
         self._console = console
         self._stage = ""
         self._task: TaskID | None = None
@@ -132,7 +130,7 @@ class ShownProgress:
 
 
 @contextlib.contextmanager
-def reporting(*, json: bool) -> Iterator[Report]:
+def speaking(*, json: bool) -> Iterator[Console]:
     """Run a verb's body: its errors become one message on stderr (and a JSON object), and an exit code.
 
     Set EDGEYOLO_TRACEBACK=1 to see where an error comes from.
@@ -140,25 +138,25 @@ def reporting(*, json: bool) -> Iterator[Report]:
     Raises:
         typer.Exit: with the code of the error, or of a failure that the verb reported.
     """
-    report = Report(json=json)
+    console = Console(json=json)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        yield report
+        yield console
     except (KeyboardInterrupt, BrokenPipeError, typer.Exit, typer.Abort):
         raise
     except EdgeYoloError as error:
         _raise_if_tracing()
-        report.fail(error)
-        report.show_json({"error": _error_record(error)})
+        console.fail(error)
+        console.show_json({"error": _error_record(error)})
     except Exception as error:
         _raise_if_tracing()
         what = f"{type(error).__name__}: {error}"
-        report.errors.print(f"error: unexpected {what}", style="red", markup=False, highlight=False, soft_wrap=True)
-        report.errors.print("This is a bug in edgeyolo. Set EDGEYOLO_TRACEBACK=1 to see where.", markup=False)
-        report.show_json({"error": {"kind": type(error).__name__, "what": str(error), "where": "", "hint": ""}})
-        report.exit_code = 1
-    if report.exit_code:
-        raise typer.Exit(report.exit_code)
+        console.errors.print(f"error: unexpected {what}", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.errors.print("This is a bug in edgeyolo. Set EDGEYOLO_TRACEBACK=1 to see where.", markup=False)
+        console.show_json({"error": {"kind": type(error).__name__, "what": str(error), "where": "", "hint": ""}})
+        console.exit_code = 1
+    if console.exit_code:
+        raise typer.Exit(console.exit_code)
 
 
 def _error_record(error: EdgeYoloError) -> dict[str, Any]:
@@ -170,9 +168,9 @@ def _raise_if_tracing() -> None:
         raise
 
 
-def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=_WIDE)
+def _open_console(*, stderr: bool) -> RichConsole:
+    console = RichConsole(stderr=stderr)
+    return console if console.is_terminal else RichConsole(stderr=stderr, width=_WIDE)
 
 
 def _cell(value: object) -> str:

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
-from edgeyolo.cli.console import Json, Report, ShownProgress, reporting
+from edgeyolo.cli.console import Console, ShownProgress
 from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.demo import DemoOptions
 from edgeyolo.spec.errors import OutputError
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from edgeyolo.runtime import Detector
     from edgeyolo.spec.model import Score
 
-PLACE = (7, "The way to a board")
+PANEL = "The way to a board"
 
 _MODEL = "yolov7-nano"
 _IMAGE_SIZE = 256
@@ -59,18 +61,15 @@ class Row:
 
 
 def demo(
+    console: Console,
+    options: DemoOptions,
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the drawn pictures.")] = 70,
-    pictures: Annotated[int, typer.Option(min=16, help="Training pictures; val and test are a fifth each.")] = 480,
-    seed: Annotated[int, typer.Option(min=0, help="Of the pictures and the training.")] = 0,
-    json: Json = False,
 ) -> None:
     """Draw a data set, train, quantize, deploy and measure what ships."""
-    with reporting(json=json) as report:
-        _prepare(out, {"epochs": epochs, "pictures": pictures, "seed": seed})
-        with report.show_progress() as progress:
-            rows = _run(out, epochs, pictures, seed, progress)
-        _write_report(out, rows, report)
+    _prepare(out, msgspec.structs.asdict(options))
+    with console.show_progress() as progress:
+        rows = _run(out, options, progress)
+    _write_report(out, rows, console)
 
 
 def _prepare(out: Path, settings: dict[str, int]) -> None:
@@ -88,17 +87,18 @@ def _prepare(out: Path, settings: dict[str, int]) -> None:
     write_file(out / _MARK, json_format.dumps(settings).encode() + b"\n")
 
 
-def _run(out: Path, epochs: int, pictures: int, seed: int, progress: ShownProgress) -> list[Row]:
+def _run(out: Path, options: DemoOptions, progress: ShownProgress) -> list[Row]:
     from edgeyolo import verbs
     from edgeyolo.data.dataset import open_dataset
     from edgeyolo.data.drawn import draw_dataset
     from edgeyolo.spec.training import AugmentConfig, TrainConfig
 
+    pictures, seed = options.pictures, options.seed
     held_out = max(pictures // 5, 1)
     data = draw_dataset(out / "data", train=pictures, val=held_out, test=held_out, seed=seed, progress=progress)
     config = TrainConfig(
         model=_MODEL,
-        epochs=epochs,
+        epochs=options.epochs,
         image_size=_IMAGE_SIZE,
         batch=8,
         learning_rate=0.002,
@@ -106,9 +106,14 @@ def _run(out: Path, epochs: int, pictures: int, seed: int, progress: ShownProgre
         evaluate_every=10,
         augment=AugmentConfig(mosaic=0.0, mixup=0.0),  # they slow the start of a run as short as this
     )
-    trained = verbs.train(config, data, out / "train", progress=progress)
+    trained = verbs.train(config, data, out / "train", report=False, progress=progress)
     quantized = verbs.quantize(
-        trained.best, data, out / "int8", recipe=_RECIPE, options=verbs.QuantizeOptions(split=_SPLIT), progress=progress
+        trained.best,
+        data,
+        out / "int8",
+        recipe=_RECIPE,
+        options=verbs.QuantizeOptions(split=_SPLIT, report=False),
+        progress=progress,
     )
     scores: dict[str, Score] = {score.artefact: score for score in quantized.scores}
     files = {_FLOAT_TORCH: trained.best}
@@ -175,7 +180,7 @@ def _draw_pictures(bundle: Path, dataset: Dataset, folder: Path) -> None:
             write_file(folder / f"{i:02d}.jpg", cv2.imencode(".jpg", drawn)[1].tobytes())
 
 
-def _write_report(out: Path, rows: list[Row], report: Report) -> None:
+def _write_report(out: Path, rows: list[Row], console: Console) -> None:
     from edgeyolo.spec.machine import processor_name
 
     columns = ["artefact", "AP", "AP50", "size KiB", "latency ms"]
@@ -192,10 +197,10 @@ def _write_report(out: Path, rows: list[Row], report: Report) -> None:
     text = "".join(f"| {' | '.join(line)} |\n" for line in markdown)
     write_file(out / "report.json", json_format.dumps(table, indent=2).encode() + b"\n")
     write_file(out / "report.md", text.encode())
-    report.show_table(columns, cells, title=f"{_MODEL} on {_SPLIT}, {_IMAGE_SIZE} pixels, {processor_name()}")
-    report.say(f"Wrote {out}/report.md, report.json, pictures/ and one .eyb bundle per row")
-    report.say(f"Next: look at {out}/pictures, or edgeyolo inspect {out}/host-cpu-int8.eyb")
-    report.show_json(table)
+    console.show_table(columns, cells, title=f"{_MODEL} on {_SPLIT}, {_IMAGE_SIZE} pixels, {processor_name()}")
+    console.say(f"Wrote {out}/report.md, report.json, pictures/ and one .eyb bundle per row")
+    console.say(f"Next: look at {out}/pictures, or edgeyolo inspect {out}/host-cpu-int8.eyb")
+    console.show_json(table)
 
 
 def _figure(value: object) -> str:

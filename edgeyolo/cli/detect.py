@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeyolo.cli.console import Json, Report, reporting
+from edgeyolo.cli.console import Console
+from edgeyolo.spec.detecting import DetectOptions, Thresholds
 
 if TYPE_CHECKING:
     from edgeyolo.runtime import Detections, Detector
@@ -22,50 +23,36 @@ if TYPE_CHECKING:
     from edgeyolo.runtime.video_file import VideoFile
     from edgeyolo.spec.detections import Image
 
-PLACE = (5, "On the board")
+PANEL = "On the board"
 
 
 def detect(
+    console: Console,
     bundle: Annotated[Path, typer.Argument(help="Bundle that `edgeyolo deploy` wrote.")],
     sources: Annotated[
         list[str], typer.Argument(help="Pictures, folders, patterns, videos, addresses (rtsp://...), camera numbers.")
     ],
-    save: Annotated[
-        Path | None, typer.Option(help="Folder for pictures, and a video (.mp4) of each stream, with the boxes drawn.")
-    ] = None,
-    score_threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Weaker boxes are not reported.")] = 0.25,
-    iou_threshold: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Of boxes of a class that overlap more, the best is kept.")
-    ] = 0.45,
-    max_detections: Annotated[int, typer.Option(min=1, help="Per picture.")] = 300,
-    threads: Annotated[int, typer.Option(min=0, help="Engine threads, 0 for the bundle's own number.")] = 0,
-    frames: Annotated[int, typer.Option(min=0, help="Stop after so many pictures; 0 for all there are.")] = 0,
-    every_frame: Annotated[
-        bool, typer.Option("--every-frame", help="Drop no frame of a live source, however late the boxes come.")
-    ] = False,
-    reconnect: Annotated[
-        float, typer.Option(min=0.0, help="Seconds for which a live source that goes away is tried again; 0 for none.")
-    ] = 10.0,
-    json: Json = False,
+    thresholds: Thresholds,
+    options: DetectOptions,
 ) -> None:
     """Find objects in pictures, a video or a camera.
 
     With --json, pictures give one object at the end; where there is a video or a camera, every frame gives one line as
     it is done, and each stream one line of counts and times after its last. Ctrl-C ends a stream and sums it up.
     """
-    with reporting(json=json) as report:
-        from edgeyolo.runtime import Detector
+    from edgeyolo.runtime import Detector
 
-        with Detector.load(
-            bundle,
-            threads=threads,
-            score_threshold=score_threshold,
-            iou_threshold=iou_threshold,
-            max_detections=max_detections,
-        ) as detector:
-            run = _Run(detector, save, frames, every_frame, reconnect, report)
-            run.detect_all(_expand(sources))
-        run.conclude()
+    with Detector.load(
+        bundle,
+        threads=options.threads,
+        score_threshold=thresholds.score_threshold,
+        iou_threshold=thresholds.iou_threshold,
+        max_detections=thresholds.max_detections,
+        multi_label=thresholds.multi_label,
+    ) as detector:
+        tour = _Tour(detector, options, console)
+        tour.detect_all(_expand(sources))
+    tour.conclude()
 
 
 def _expand(sources: list[str]) -> list[str]:
@@ -81,14 +68,11 @@ def _expand(sources: list[str]) -> list[str]:
     return expanded
 
 
-class _Run:
+class _Tour:
     """One call of the verb: goes from source to source and keeps what the end is to tell."""
 
-    def __init__(
-        self, detector: Detector, save: Path | None, frames: int, every_frame: bool, reconnect_s: float, report: Report
-    ) -> None:
-        self._detector, self._save, self._report = detector, save, report
-        self._frames, self._every_frame, self._reconnect_s = frames, every_frame, reconnect_s
+    def __init__(self, detector: Detector, options: DetectOptions, console: Console) -> None:
+        self._detector, self._options, self._console = detector, options, console
         self._records: list[dict[str, Any]] = []
         self._errors: list[dict[str, str]] = []
         self._names: set[str] = set()
@@ -111,20 +95,20 @@ class _Run:
                 elif not self._detect_stream(stream):
                     return
             except DataError as error:
-                self._report.fail(error)
+                self._console.fail(error)
                 self._tell_error({"source": source, "what": error.what, "hint": error.hint})
 
     def conclude(self) -> None:
         """What is said once, at the end."""
-        if self._save is not None and self._names:
-            self._report.say(f"Wrote {len(self._names)} files into {self._save}")
+        if self._options.save is not None and self._names:
+            self._console.say(f"Wrote {len(self._names)} files into {self._options.save}")
         if self._errors:
-            self._report.warn(f"{len(self._errors)} of {self._count + len(self._errors)} could not be read")
+            self._console.warn(f"{len(self._errors)} of {self._count + len(self._errors)} could not be read")
         if not self._lines:
-            self._report.show_json({"pictures": self._records, "errors": self._errors})
+            self._console.show_json({"pictures": self._records, "errors": self._errors})
 
     def _is_enough(self) -> bool:
-        return 0 < self._frames <= self._count
+        return 0 < self._options.frames <= self._count
 
     def _detect_pictures(self, source: str) -> None:
         from edgeyolo.runtime.draw import draw_detections
@@ -135,19 +119,25 @@ class _Run:
                 return
             detections = self._detector.detect(image)
             self._tell(_make_record(name, image, detections, self._detector.class_names, self._detector.timing))
-            if self._save is not None:
+            if self._options.save is not None:
                 drawn = draw_detections(image, detections, self._detector.class_names)
-                _write_picture(self._save / _free_name(name, self._names), drawn)
+                _write_picture(self._options.save / _free_name(name, self._names), drawn)
 
     def _detect_stream(self, source: Source) -> bool:
         """Frames as they come, into one video; False where a signal asked for the end."""
         from edgeyolo.runtime.draw import draw_detections
         from edgeyolo.runtime.pipeline import StreamRun
 
-        run = StreamRun(self._detector, source, every_frame=self._every_frame, reconnect_s=self._reconnect_s)
+        run = StreamRun(
+            self._detector, source, every_frame=self._options.every_frame, reconnect_s=self._options.reconnect
+        )
         with contextlib.ExitStack() as ending:
             ending.callback(self._tell_summary, run)
-            video = ending.enter_context(self._open_video(run, self._save)) if self._save is not None else None
+            video = (
+                ending.enter_context(self._open_video(run, self._options.save))
+                if self._options.save is not None
+                else None
+            )
             signals = ending.enter_context(_stopping_on_signals(run))
             for name, image, detections in ending.enter_context(run):
                 record = _make_record(name, image, detections, self._detector.class_names, run.timing)
@@ -165,26 +155,26 @@ class _Run:
 
     def _tell(self, record: dict[str, Any]) -> None:
         self._count += 1
-        self._report.say(_summarise(record))
+        self._console.say(_summarise(record))
         if self._lines:
-            self._report.show_json_line(record)
+            self._console.show_json_line(record)
         else:
             self._records.append(record)
 
     def _tell_error(self, error: dict[str, str]) -> None:
         self._errors.append(error)
         if self._lines:
-            self._report.show_json_line({"error": error})
+            self._console.show_json_line({"error": error})
 
     def _tell_summary(self, run: StreamRun) -> None:
         summary = run.summarise()
         times = ", ".join(f"{part} {spread.median_ms:.1f}" for part, spread in summary.latency.items())
-        self._report.say(
+        self._console.say(
             f"{run.stem}: {summary.detected} of {summary.captured} frames in {summary.seconds:.1f} s "
             f"({summary.fps:.1f} a second), {summary.dropped} dropped, {summary.reconnects} times reconnected; "
             f"median ms: {times or 'none'}"
         )
-        self._report.show_json_line({"stream": run.stem, "summary": asdict(summary)})
+        self._console.show_json_line({"stream": run.stem, "summary": asdict(summary)})
 
 
 @contextlib.contextmanager

@@ -6,10 +6,10 @@ import importlib.metadata
 import importlib.util
 from typing import Any
 
-from edgeyolo.cli.console import Json, reporting
+from edgeyolo.cli.console import Console
 from edgeyolo.spec.machine import describe_machine
 
-PLACE = (12, "What there is")
+PANEL = "What there is"
 
 # Distribution name, module, what it is for, how to install it.
 _PACKAGES = (
@@ -28,29 +28,25 @@ _PACKAGES = (
 )
 
 
-def doctor(json: Json = False) -> None:
+def doctor(console: Console) -> None:
     """Say what is installed, what is missing and how to get it."""
-    with reporting(json=json) as report:
-        machine = describe_machine()
-        packages = [_describe_package(*entry) for entry in _PACKAGES]
-        features = ", ".join(machine["cpu_features"]) or "not known"
-        report.show_table(
-            ["", ""],
-            [(key.replace("_", " "), features if key == "cpu_features" else value) for key, value in machine.items()],
-        )
-        report.show_table(
-            ["package", "version", "for", "how to get it"],
-            [
-                (p["package"], p["version"] or "missing", p["for"], "" if p["version"] else p["install"])
-                for p in packages
-            ],
-        )
-        from edgeyolo.backends.tensorrt.doctor import examine_gpu
+    machine = describe_machine()
+    packages = [_describe_package(*entry) for entry in _PACKAGES]
+    features = ", ".join(machine["cpu_features"]) or "not known"
+    console.show_table(
+        ["", ""],
+        [(key.replace("_", " "), features if key == "cpu_features" else value) for key, value in machine.items()],
+    )
+    console.show_table(
+        ["package", "version", "for", "how to get it"],
+        [(p["package"], p["version"] or "missing", p["for"], "" if p["version"] else p["install"]) for p in packages],
+    )
+    from edgeyolo.backends.tensorrt.doctor import examine_gpu
 
-        gpu = examine_gpu()
-        report.show_table(["NVIDIA GPU", "found", "what to do"], [(f.what, f.found, f.hint) for f in gpu])
-        findings = [{"what": f.what, "found": f.found, "hint": f.hint} for f in gpu]
-        report.show_json({"machine": machine, "packages": packages, "gpu": findings})
+    gpu = examine_gpu()
+    console.show_table(["NVIDIA GPU", "found", "what to do"], [(f.what, f.found, f.hint) for f in gpu])
+    findings = [{"what": f.what, "found": f.found, "hint": f.hint} for f in gpu]
+    console.show_json({"machine": machine, "packages": packages, "gpu": findings})
 
 
 def _describe_package(package: str, module: str, purpose: str, install: str) -> dict[str, Any]:

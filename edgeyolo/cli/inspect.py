@@ -8,52 +8,52 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from edgeyolo.cli.console import Json, Report, reporting
+from edgeyolo.cli.console import Console
+from edgeyolo.spec.deploying import InspectOptions
 from edgeyolo.spec.errors import GateError
 
 if TYPE_CHECKING:
     from edgeyolo.spec.manifest import Manifest
 
-PLACE = (11, "What there is")
+PANEL = "What there is"
 
 
 def inspect(
+    console: Console,
     bundle: Annotated[Path, typer.Argument(help="Bundle (.eyb) or its folder; with --qdq, any .onnx.")],
-    qdq: Annotated[bool, typer.Option("--qdq", help="Check an ONNX file's Q/DQ for TensorRT.")] = False,
-    json: Json = False,
+    options: InspectOptions,
 ) -> None:
     """Verify a bundle and show its manifest, or check how TensorRT runs an ONNX file with Q/DQ."""
-    with reporting(json=json) as report:
-        if qdq:
-            _inspect_qdq(bundle, report)
-            return
-        from edgeyolo.bundle import open_bundle
+    if options.qdq:
+        _inspect_qdq(bundle, console)
+        return
+    from edgeyolo.bundle import open_bundle
 
-        with open_bundle(bundle) as opened:
-            manifest = opened.manifest
-            sizes = {name: (opened.folder / name).stat().st_size for name in sorted(manifest.sha256)}
-        report.show_table(["", ""], _describe(manifest), title=str(bundle))
-        report.show_table(
-            ["file", "bytes", "sha256"], [(name, size, manifest.sha256[name]) for name, size in sizes.items()]
-        )
-        if manifest.scores:
-            report.show_scores(manifest.scores)
-        report.say("Every file is what the manifest says.")
-        report.show_json(msgspec.to_builtins(manifest))
+    with open_bundle(bundle) as opened:
+        manifest = opened.manifest
+        sizes = {name: (opened.folder / name).stat().st_size for name in sorted(manifest.sha256)}
+    console.show_table(["", ""], _describe(manifest), title=str(bundle))
+    console.show_table(
+        ["file", "bytes", "sha256"], [(name, size, manifest.sha256[name]) for name, size in sizes.items()]
+    )
+    if manifest.scores:
+        console.show_scores(manifest.scores)
+    console.say("Every file is what the manifest says.")
+    console.show_json(msgspec.to_builtins(manifest))
 
 
-def _inspect_qdq(path: Path, report: Report) -> None:
+def _inspect_qdq(path: Path, console: Console) -> None:
     """The exit code is a gate's where there are problems."""
     from edgeyolo.graph.qdq import load_onnx
     from edgeyolo.graph.qdq_check import check_qdq
 
     found = check_qdq(load_onnx(path))
-    report.show_table(["float layer", "why"], list(found.floats.items()), title=f"{path}: {len(found.int8)} int8")
+    console.show_table(["float layer", "why"], list(found.floats.items()), title=f"{path}: {len(found.int8)} int8")
     for crossing in found.crossings:
-        report.say(f"Crosses between int8 and float: {crossing}")
+        console.say(f"Crosses between int8 and float: {crossing}")
     for problem in found.problems:
-        report.say(f"Problem: {problem}")
-    report.show_json(
+        console.say(f"Problem: {problem}")
+    console.show_json(
         {
             "int8": list(found.int8),
             "floats": found.floats,
@@ -62,9 +62,9 @@ def _inspect_qdq(path: Path, report: Report) -> None:
         }
     )
     if found.problems:
-        report.exit_code = GateError.exit_code
+        console.exit_code = GateError.exit_code
     else:
-        report.say("The Q/DQ is clean.")
+        console.say("The Q/DQ is clean.")
 
 
 def _describe(manifest: Manifest) -> list[tuple[str, str]]:

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from edgeyolo.cli.console import Json, reporting
+from edgeyolo.cli.console import Console
 
-PLACE = (8, "What there is")
+PANEL = "What there is"
 
 
-def models(json: Json = False) -> None:
+def models(console: Console) -> None:
     """List the models with their parameters and cost."""
-    with reporting(json=json) as report:
-        from edgeyolo.models import list_models
+    from edgeyolo.models import list_models
 
-        known = list_models()
-        report.show_table(
-            [
-                "model",
-                "family",
-                "parameters (training)",
-                "parameters (deploy)",
-                "GFLOPs",
-                "at pixels",
-                "licence of weights",
-            ],
-            [
-                (m.name, m.family, m.parameters_training, m.parameters_deploy, m.gflops, m.image_size, m.licence)
-                for m in known
-            ],
-        )
-        report.say("Next: edgeyolo train --model NAME --data DATA --out FOLDER")
-        report.show_json([asdict(info) for info in known])
+    known = list_models()
+    console.show_table(
+        [
+            "model",
+            "family",
+            "parameters (training)",
+            "parameters (deploy)",
+            "GFLOPs",
+            "at pixels",
+            "licence of weights",
+        ],
+        [
+            (m.name, m.family, m.parameters_training, m.parameters_deploy, m.gflops, m.image_size, m.licence)
+            for m in known
+        ],
+    )
+    console.say("Next: edgeyolo train --model NAME --data DATA --out FOLDER")
+    console.show_json([asdict(info) for info in known])

@@ -6,13 +6,13 @@ from edgeyolo.backends import Session
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.evaluation.coco_map import evaluate
 from edgeyolo.runtime.detector import Detector
+from edgeyolo.spec.detecting import Thresholds
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
 
-SCORE_THRESHOLD = 0.001
-IOU_THRESHOLD = 0.65
-MAX_DETECTIONS = 300
+# Usual for mAP: every class of every box counts.
+MAP_THRESHOLDS = Thresholds(score_threshold=0.001, iou_threshold=0.65, max_detections=300, multi_label=True)
 
 
 def measure_session(
@@ -30,14 +30,7 @@ def measure_session(
 def make_detector(session: Session, spec: ModelSpec, dataset: Dataset) -> Detector:
     """A detector that reports all that counts for mAP; errors as `measure_session`."""
     check_classes(spec, dataset)
-    return Detector(
-        session,
-        spec,
-        score_threshold=SCORE_THRESHOLD,
-        iou_threshold=IOU_THRESHOLD,
-        max_detections=MAX_DETECTIONS,
-        multi_label=True,
-    )
+    return Detector(session, spec, MAP_THRESHOLDS)
 
 
 def check_classes(spec: ModelSpec, dataset: Dataset) -> None:

@@ -26,6 +26,7 @@ from edgeyolo.report.training_pictures import choose_pictures, draw_batches, dra
 from edgeyolo.runtime.detector import Detector
 from edgeyolo.runtime.draw import class_colour
 from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.detecting import Thresholds
 from edgeyolo.spec.detections import Detections, Int64
 from edgeyolo.spec.errors import ImageError
 from edgeyolo.spec.model import Score
@@ -170,7 +171,10 @@ def measure(session: Session, record: CheckpointRecord, data: Dataset, *, progre
     curves = measure_curves(detections, data)
     used_score = max(_LEAST_SCORE, curves.best_score)
     everyday = detect_pictures(
-        Detector(session, record.model, score_threshold=used_score).detect, data, pictures, progress=progress
+        Detector(session, record.model, Thresholds(score_threshold=used_score)).detect,
+        data,
+        pictures,
+        progress=progress,
     )
     num_classes = len(data.class_names)
     confusion = sum(

@@ -15,10 +15,12 @@ from edgeyolo.geometry.network_input import InputWriter, make_batch
 from edgeyolo.geometry.nms import class_wise_nms
 from edgeyolo.heads.decode import decode, map_shapes
 from edgeyolo.runtime.clock import Timing
+from edgeyolo.spec.detecting import Thresholds
 from edgeyolo.spec.detections import Detections, Float32, Image
 from edgeyolo.spec.errors import BackendError, UsageError
 from edgeyolo.spec.manifest import Manifest
 from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.settings import check_settings
 
 if TYPE_CHECKING:
     from edgeyolo.backends import Session
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 # Only the best candidates of a picture go on to NMS, which bounds its time when the score threshold is near zero.
 CANDIDATES_PER_DETECTION = 30
 MIN_CANDIDATES = 4096
+DEFAULT_THRESHOLDS = Thresholds()
 
 
 class Detector:
@@ -34,11 +37,7 @@ class Detector:
 
     Args:
         session: runs the network; closed together with the detector.
-        score_threshold: in [0, 1]; objects with a lower score are not reported.
-        iou_threshold: in [0, 1]; of two boxes of a class that overlap more, only the better one is kept.
-        max_detections: at most so many objects per picture, the best ones, and out of 30 times as many candidates (or
-            4096 if that is more).
-        multi_label: let one prediction stand for several classes, as mAP is measured.
+        thresholds: which predictions are reported.
         manifest: of the bundle it came from, if it came from one.
 
     Attributes:
@@ -53,25 +52,15 @@ class Detector:
         self,
         session: Session,
         spec: ModelSpec,
+        thresholds: Thresholds = DEFAULT_THRESHOLDS,
         *,
-        score_threshold: float = 0.25,
-        iou_threshold: float = 0.45,
-        max_detections: int = 300,
-        multi_label: bool = False,
         manifest: Manifest | None = None,
     ) -> None:
-        for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
-            if not 0.0 <= value <= 1.0:
-                raise UsageError(f"{name} is {value}", hint="Give a number from 0 to 1")
-        if max_detections < 1:
-            raise UsageError(f"max_detections is {max_detections}", hint="Give a whole number from 1 up")
+        check_settings(thresholds)
         self.spec = spec
         self.manifest = manifest
         self.timing = Timing(0.0, 0.0, 0.0)
-        self._score_threshold = score_threshold
-        self._iou_threshold = iou_threshold
-        self._max_detections = max_detections
-        self._multi_label = multi_label
+        self._thresholds = thresholds
         self._session = session
         self._map_shapes = map_shapes(spec.decode, len(spec.class_names), spec.input.image_hw)
         self._memory = np.empty((1, 3, *spec.input.image_hw), np.float32)
@@ -86,15 +75,16 @@ class Detector:
         path: Path | str,
         *,
         threads: int = 0,
-        score_threshold: float = 0.25,
-        iou_threshold: float = 0.45,
-        max_detections: int = 300,
-        multi_label: bool = False,
+        score_threshold: float = DEFAULT_THRESHOLDS.score_threshold,
+        iou_threshold: float = DEFAULT_THRESHOLDS.iou_threshold,
+        max_detections: int = DEFAULT_THRESHOLDS.max_detections,
+        multi_label: bool = DEFAULT_THRESHOLDS.multi_label,
     ) -> Detector:
         """Open a bundle: a `.eyb` archive, or a folder with the same files. The engine is found from its manifest.
 
         Args:
             threads: engine threads, 0 for the number in the manifest.
+            score_threshold, iou_threshold, max_detections, multi_label: see `Thresholds`.
 
         Raises:
             BundleError: broken, altered, unsafe or too new. MissingPackageError: its engine is not installed.
@@ -120,15 +110,13 @@ class Detector:
                 threads=threads or manifest.threads,
             )
             opening.callback(session.close)
-            detector = cls(
-                session,
-                manifest.model,
+            thresholds = Thresholds(
                 score_threshold=score_threshold,
                 iou_threshold=iou_threshold,
                 max_detections=max_detections,
                 multi_label=multi_label,
-                manifest=manifest,
             )
+            detector = cls(session, manifest.model, thresholds, manifest=manifest)
             detector._closing = opening.pop_all()
         return detector
 
@@ -189,15 +177,19 @@ class Detector:
             [level[i] for level in maps],
             self.spec.decode,
             num_classes=len(self.spec.class_names),
-            score_threshold=self._score_threshold,
-            multi_label=self._multi_label,
+            score_threshold=self._thresholds.score_threshold,
+            multi_label=self._thresholds.multi_label,
         )
-        limit = max(MIN_CANDIDATES, CANDIDATES_PER_DETECTION * self._max_detections)
+        limit = max(MIN_CANDIDATES, CANDIDATES_PER_DETECTION * self._thresholds.max_detections)
         if len(scores) > limit:
             best = np.argpartition(scores, -limit)[-limit:]
             boxes_xyxy, scores, class_ids = boxes_xyxy[best], scores[best], class_ids[best]
         kept = class_wise_nms(
-            boxes_xyxy, scores, class_ids, iou_threshold=self._iou_threshold, max_detections=self._max_detections
+            boxes_xyxy,
+            scores,
+            class_ids,
+            iou_threshold=self._thresholds.iou_threshold,
+            max_detections=self._thresholds.max_detections,
         )
         boxes_xyxy = letterbox.invert(boxes_xyxy[kept])
         inside = (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1)  # a box in the padding has no area left

@@ -1,13 +1,18 @@
-"""Every error a user can meet: what is wrong, where, and what to do next.
-
-One exit code per kind of failure: 1 failed, 2 wrong usage, 3 a needed tool or package is missing or does not run
-here, 4 an accuracy or latency gate was not met, 5 a run was stopped before its end and can be resumed.
-"""
+"""Every error a user can meet: what is wrong, where, and what to do next; one exit code per kind of failure."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+EXIT_CODES = {
+    0: "done",
+    1: "failed",
+    2: "wrong usage",
+    3: "a needed tool or package is missing or does not run here",
+    4: "an accuracy or latency gate was not met",
+    5: "stopped before the end, can be resumed",
+}
 
 
 class EdgeYoloError(Exception):

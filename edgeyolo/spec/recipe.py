@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
+from edgeyolo.spec.settings import Count, NotNegative, PartBelowOne, Positive, Share, WholeNumber
 from edgeyolo.spec.shelf import list_shelf, load_from_shelf
+
+DEFAULT_RECIPE = "int8-mse"
+
+WeightBits = Annotated[int, Meta(ge=2, le=8)]
 
 
 class QatRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -30,18 +36,18 @@ class QatRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         seed: of order and augmentation.
     """
 
-    epochs: int = 10
-    batch: int = 8
+    epochs: Count = 10
+    batch: Count = 8
     optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = 1e-5
-    final_lr_factor: float = 0.1
-    weight_decay: float = 0.0
-    ema_decay: float = 0.99
-    feature_weight: float = 1.0
-    detection_weight: float = 0.0
-    mosaic: float = 0.0
+    learning_rate: Positive = 1e-5
+    final_lr_factor: Share = 0.1
+    weight_decay: NotNegative = 0.0
+    ema_decay: PartBelowOne = 0.99
+    feature_weight: NotNegative = 1.0
+    detection_weight: NotNegative = 0.0
+    mosaic: Share = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    seed: int = 0
+    seed: WholeNumber = 0
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -50,12 +56,12 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     Attributes:
         title: for people.
         observer: how an activation range is chosen.
-        bins: histogram bins, for observers that need one.
+        bins: even number of histogram bins, for observers that need one.
         percentile: part of the magnitudes inside the range, percent, for "percentile".
         count: training pictures to calibrate on; fewer are used, with a warning, where there are fewer.
         seed: of the choice of pictures.
         weight_observer: how a weight range is chosen, per output channel.
-        weight_bits: of every weight, 8 or fewer.
+        weight_bits: of every weight.
         weight_bits_3x3: of 3x3 convolutions of stride 1; 6 for engines whose Winograd kernels overflow at 8.
         equalize: balance channel ranges between layers joined by a ReLU or LeakyReLU before calibration.
         bias_correction: move each bias by the mean error that quantization gives the layer's output.
@@ -65,13 +71,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     title: str
     observer: Literal["max", "percentile", "entropy", "mse"] = "mse"
-    bins: int = 2048
-    percentile: float = 99.99
-    count: int = 256
-    seed: int = 0
+    bins: Annotated[int, Meta(ge=256, le=16384)] = 2048
+    percentile: Annotated[float, Meta(gt=0, le=100)] = 99.99
+    count: Count = 256
+    seed: WholeNumber = 0
     weight_observer: Literal["max", "mse"] = "max"
-    weight_bits: int = 8
-    weight_bits_3x3: int = 8
+    weight_bits: WeightBits = 8
+    weight_bits_3x3: WeightBits = 8
     equalize: bool = False
     bias_correction: bool = False
     float_layers: tuple[str, ...] = ()

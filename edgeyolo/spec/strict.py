@@ -37,16 +37,29 @@ def decode_toml(raw: bytes, kind: type[S], *, where: object) -> S:
 
 def load_json(path: Path, kind: type[S]) -> S:
     """Read a JSON file as `kind`; errors as in `decode_json`, also for a file that cannot be read."""
+    return decode_json(_read(path), kind, where=path)
+
+
+def load_toml(path: Path, kind: type[S], *, defaults: dict[str, Any]) -> S:
+    """Read a TOML file as `kind`, with `defaults` for keys that it leaves out; errors as in `load_json`."""
+    raw = _read(path)
+    given = decode_toml(raw, dict, where=path)
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise FormatError(f"cannot be read ({error.strerror})", where=path) from None
-    return decode_json(raw, kind, where=path)
+        return msgspec.convert(defaults | given, kind)
+    except msgspec.ValidationError as error:
+        raise _format_error(error, kind, path) from None
 
 
 def encode_json(value: Any) -> bytes:
     """A struct as indented JSON with a final newline."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FormatError(f"cannot be read ({error.strerror})", where=path) from None
 
 
 def _format_error(error: Exception, kind: type, where: object) -> FormatError:

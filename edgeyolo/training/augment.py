@@ -17,12 +17,11 @@ from edgeyolo.data.picture_cache import PictureCache
 from edgeyolo.data.sample import Sample
 from edgeyolo.geometry.letterbox import letterbox_image, make_letterbox, resize_image
 from edgeyolo.spec.detections import Image
-from edgeyolo.spec.errors import DataError, ImageError, UsageError
+from edgeyolo.spec.errors import DataError, ImageError
 from edgeyolo.spec.training import AugmentConfig
 from edgeyolo.training.order import PictureKey
 
 _LOG = logging.getLogger(__name__)
-_LARGEST = {"hsv_h": 0.5, "degrees": 180.0, "scale": 0.95, "shear": 60.0}  # of a field; 1 for the others
 
 
 class AugmentedPictures(TorchDataset[Sample]):
@@ -128,11 +127,3 @@ def _change_colours_and_flip(sample: Sample, rng: np.random.Generator, config: A
     if mirrored:
         sample = flip_left_right(sample)
     return flip_up_down(sample) if turned else sample
-
-
-def check_augment(config: AugmentConfig) -> None:
-    """Raise UsageError for a value out of its range."""
-    for name, value in vars(config).items():
-        largest = _LARGEST.get(name, 1.0)
-        if not 0 <= value <= largest:
-            raise UsageError(f"augment.{name} is {value}", hint=f"It must be in [0, {largest:g}]")

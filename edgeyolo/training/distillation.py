@@ -24,6 +24,7 @@ from edgeyolo.criteria.criterion import Loss
 from edgeyolo.models import DetectorNetwork
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import AnchorDecode, DflDecode, InputSpec
+from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.training import DistillConfig
 from edgeyolo.training.head_distillation import HeadLoss, make_head_loss
 
@@ -31,12 +32,8 @@ _LOSS_UNIT = {AnchorDecode: 0.05, DflDecode: 1.0}  # YOLOv7 counts 1 - CIoU a tw
 
 
 def check_distill(config: DistillConfig) -> None:
-    """Raise UsageError for a value that cannot be used."""
-    for field in ("feature", "head"):
-        if not getattr(config, field) >= 0:
-            raise UsageError(f"distill.{field} is {getattr(config, field)}", hint="It must be at least 0")
-    if not config.temperature > 0:
-        raise UsageError(f"distill.temperature is {config.temperature}", hint="It must be positive")
+    """Raise UsageError for a weight or temperature out of its range, and where nothing would be taught."""
+    check_settings(config, section="distill.")
     if config.feature == config.head == 0:
         raise UsageError("distill.feature and distill.head are both 0", hint="Leave the teacher out")
 

@@ -21,8 +21,9 @@ from edgeyolo.data.picture_cache import PictureCache
 from edgeyolo.data.sample import Sample
 from edgeyolo.geometry.letterbox import make_letterbox
 from edgeyolo.spec.errors import DataError, TrainingError
+from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.training import AugmentConfig
-from edgeyolo.training.augment import AugmentedPictures, check_augment
+from edgeyolo.training.augment import AugmentedPictures
 from edgeyolo.training.order import EpochOrder
 
 _SIGNS_OF_DEATH = ("exited unexpectedly", "is killed by signal")  # in torch's messages
@@ -121,7 +122,7 @@ def make_loader(
     if not len(dataset):
         raise DataError("no pictures to train on", where=f"{dataset.name} ({dataset.split})")
     if augment is not None:
-        check_augment(augment)
+        check_settings(augment, section="augment.")
     input_hw = (image_size, image_size) if isinstance(image_size, int) else image_size
     forks = sys.platform == "linux"  # elsewhere, forking beside system libraries is not safe
     sizes_hw = [make_letterbox(record.image_hw, input_hw).resized_hw for record in dataset.records]

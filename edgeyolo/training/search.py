@@ -19,10 +19,10 @@ from edgeyolo.data.dataset import Dataset
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import MissingPackageError, OutputError, StoppedError, TrainingError, UsageError
 from edgeyolo.spec.progress import SILENT, Progress
+from edgeyolo.spec.settings import override_settings
 from edgeyolo.spec.training import TrainConfig
-from edgeyolo.training.augment import check_augment
 from edgeyolo.training.checkpoint import EpochRow
-from edgeyolo.training.config import check_config, override_config, peak_learning_rate
+from edgeyolo.training.config import check_config, peak_learning_rate
 from edgeyolo.training.loop import train
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def parse_range(text: str) -> Range:
     Raises:
         UsageError: it is not written so, or the ends are not in order.
     """
-    where, hint = f"--search {text}", "Write it as --search learning_rate=1e-4:1e-2:log"
+    where, hint = f"--vary {text}", "Write it as --vary learning_rate=1e-4:1e-2:log"
     key, equals, bounds = text.partition("=")
     low_text, *rest = bounds.split(":")
     if not (key and equals and rest) or rest[1:] not in ([], ["log"]):
@@ -128,18 +128,16 @@ def parse_range(text: str) -> Range:
 def check_ranges(config: TrainConfig, ranges: Sequence[Range]) -> None:
     """Raise UsageError for a key that does not exist or is no number, an end it cannot have, or one that is twice."""
     if not ranges:
-        raise UsageError("nothing to search", hint="Give --search KEY=LOW:HIGH")
+        raise UsageError("nothing to search", hint="Give --vary KEY=LOW:HIGH")
     keys = [each.key for each in ranges]
     for each in ranges:
         if keys.count(each.key) > 1:
-            raise UsageError("is given twice", where=f"--search {each.key}", hint="Give one range for each key")
+            raise UsageError("is given twice", where=f"--vary {each.key}", hint="Give one range for each key")
         for end in (each.low, each.high):
             try:
-                tried = override_config(config, {each.key: _text(config, each.key, end)})
-                check_config(tried)
-                check_augment(tried.augment)
+                check_config(override_settings(config, {each.key: _text(config, each.key, end)}))
             except UsageError as error:
-                raise UsageError(error.what, where=f"--search {each}", hint=error.hint) from None
+                raise UsageError(error.what, where=f"--vary {each}", hint=error.hint) from None
 
 
 def search(
@@ -196,7 +194,7 @@ def open_study(config: TrainConfig, ranges: Sequence[Range], data: Dataset, out:
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
     except ImportError:
-        install = "pip install 'edgeyolo[tune]'"
+        install = "pip install 'edgeyolo[search]'"
         raise MissingPackageError("optuna", needed_for="a search for settings", install=install) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if storage is None:
@@ -264,7 +262,7 @@ class _TrialRunner:
             if row.epoch < self.config.epochs and trial.should_prune():
                 raise TrialPruned
 
-        config = override_config(self.config, {each.key: self._suggest(trial, each) for each in self.ranges})
+        config = override_settings(self.config, {each.key: self._suggest(trial, each) for each in self.ranges})
         folder = _trial_folder(self.out, trial.number)
         progress = _NamedProgress(self.progress, f"trial {trial.number}")
         try:

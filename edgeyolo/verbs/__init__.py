@@ -1,11 +1,15 @@
-"""The public verbs: each puts rooms together, and is what the command of the same name calls."""
+"""In: paths and options. Out: files, scores, and the records of both. Verb: named like its command.
 
+Each verb puts rooms together and loads them only when it is called.
+"""
+
+from edgeyolo.spec.quantizing import QuantizeOptions
 from edgeyolo.verbs._deploy import DeployResult, deploy
 from edgeyolo.verbs._evaluate import artefact_name, evaluate
-from edgeyolo.verbs._quantize import QuantizeOptions, QuantizeResult, quantize
+from edgeyolo.verbs._quantize import QuantizeResult, quantize
+from edgeyolo.verbs._search import search
 from edgeyolo.verbs._splits import validation_split
 from edgeyolo.verbs._train import train
-from edgeyolo.verbs._tune import tune
 
 __all__ = [
     "DeployResult",
@@ -15,7 +19,7 @@ __all__ = [
     "deploy",
     "evaluate",
     "quantize",
+    "search",
     "train",
-    "tune",
     "validation_split",
 ]

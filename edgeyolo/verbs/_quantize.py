@@ -14,6 +14,9 @@ from edgeyolo.spec.errors import GateError, UsageError
 from edgeyolo.spec.model import Score
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import QParams, load_qparams
+from edgeyolo.spec.quantizing import QuantizeOptions
+from edgeyolo.spec.recipe import DEFAULT_RECIPE
+from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.target import load_target
 from edgeyolo.verbs._splits import validation_split
 
@@ -28,34 +31,6 @@ if TYPE_CHECKING:
     from edgeyolo.training.checkpoint import Checkpoint
 
 PROXY_PICTURES = 16  # for sensitivity and signal
-
-
-@dataclass(frozen=True)
-class QuantizeOptions:
-    """What `quantize` does besides calibrating.
-
-    Attributes:
-        evaluate: measure the float and the fake-quantized model.
-        report: also measure what engines on this computer make of it; write report.json and report.html.
-        split: that scores are taken on, None for the validation split.
-        qat: train on with quantization in the loop, as the recipe says.
-        sensitivity: measure what each scale group costs; by mAP for the `sensitivity_groups` most costly ones.
-        max_drop: percent AP that the artefact for `target` may lose; layers are kept float until it holds. None: any.
-        target: board that `max_drop` is about.
-        explain: also write graph.dot, and say why each layer runs as it does.
-        resume: go on with a training or a measurement that was interrupted.
-    """
-
-    evaluate: bool = True
-    report: bool = False
-    split: str | None = None
-    qat: bool = False
-    sensitivity: bool = False
-    sensitivity_groups: int = 8
-    max_drop: float | None = None
-    target: str = "host-cpu"
-    explain: bool = False
-    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +67,7 @@ def quantize(
     data: Path,
     out: Path,
     *,
-    recipe: str = "int8-mse",
+    recipe: str = DEFAULT_RECIPE,
     options: QuantizeOptions | None = None,
     progress: Progress = SILENT,
 ) -> QuantizeResult:
@@ -143,7 +118,7 @@ def quantize(
     quantized = improve(job, quantized)
     export_model(quantized, spec, out, checkpoint_sha256=source.sha256, scores=tuple(job.scores))
     explanation = write_explanation(quantized, out, spec.name) if options.explain else ""
-    if options.report:
+    if options.report and options.evaluate:
         from edgeyolo.verbs._quantize_report import report_on
 
         job.scores += report_on(job, quantized, out)
@@ -161,19 +136,14 @@ def quantize(
 
 def check_options(options: QuantizeOptions) -> None:
     """Raise UsageError for a value that cannot be used, UnknownNameError for no such target."""
-    if options.max_drop is not None:
-        if not 0 <= options.max_drop <= 100:
-            raise UsageError(f"max_drop is {options.max_drop}", hint="It is in AP points, 0 to 100")
-        target = load_target(options.target)
-        if "int8" not in target.precisions:
-            raise UsageError("the target has no int8", where=options.target, hint="Choose another --target")
-    if options.sensitivity_groups < 0:
-        raise UsageError(f"sensitivity_groups is {options.sensitivity_groups}", hint="It must be at least 0")
+    check_settings(options)
+    if options.max_drop is not None and "int8" not in load_target(options.target).precisions:
+        raise UsageError("the target has no int8", where=options.target, hint="Choose another --target")
 
 
 def needs_pictures(options: QuantizeOptions) -> bool:
     """Whether a few network inputs are looked at again."""
-    return options.report or options.sensitivity or options.max_drop is not None
+    return (options.report and options.evaluate) or options.sensitivity or options.max_drop is not None
 
 
 def improve(job: Job, quantized: Quantized) -> Quantized:

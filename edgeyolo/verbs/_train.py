@@ -24,7 +24,7 @@ def train(
     *,
     weights: Path | None = None,
     resume: bool = False,
-    report: bool = False,
+    report: bool = True,
     progress: Progress = SILENT,
 ) -> TrainResult:
     """Train a detector on a data set's `train` split; see `edgeyolo.training.loop.train`.

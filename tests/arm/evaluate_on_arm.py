@@ -22,7 +22,7 @@ import numpy as np
 from edgeyolo import backends
 from edgeyolo.bundle import open_bundle
 from edgeyolo.data.image_file import read_image
-from edgeyolo.evaluation.measure import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
+from edgeyolo.evaluation.measure import MAP_THRESHOLDS
 from edgeyolo.geometry.network_input import make_input
 from edgeyolo.runtime import Detector
 from edgeyolo.spec.manifest import Artefact
@@ -56,8 +56,7 @@ def main() -> None:
 
 def detect_all(bundle: Path, paths: list[Path]) -> list[dict[str, list[object]]]:
     """Boxes, scores and class ids of every picture, with the thresholds that mAP is measured with."""
-    thresholds = {"score_threshold": SCORE_THRESHOLD, "iou_threshold": IOU_THRESHOLD}
-    with Detector.load(bundle, threads=1, max_detections=MAX_DETECTIONS, multi_label=True, **thresholds) as detector:
+    with Detector.load(bundle, threads=1, **msgspec.structs.asdict(MAP_THRESHOLDS)) as detector:
         found = [detector.detect(read_image(path)) for path in paths]
     return [
         {"boxes_xyxy": d.boxes_xyxy.tolist(), "scores": d.scores.tolist(), "class_ids": d.class_ids.tolist()}

@@ -24,7 +24,7 @@ from edgeyolo.backends import open_artefact
 from edgeyolo.bundle import open_bundle
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.evaluation import measure_drift
-from edgeyolo.evaluation.measure import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
+from edgeyolo.evaluation.measure import MAP_THRESHOLDS
 from edgeyolo.evaluation.parity import compare_maps
 from edgeyolo.quantization import quantize
 from edgeyolo.quantization.calibrate.pictures import calibration_pictures
@@ -132,14 +132,7 @@ def test_core(
         assert max(row.relative_rms for row in rows) < FAKE_QUANT_RMS, (name, rows)
 
     on_board = measure_drift(
-        Detector(
-            Replay(maps),
-            model,
-            score_threshold=SCORE_THRESHOLD,
-            iou_threshold=IOU_THRESHOLD,
-            max_detections=MAX_DETECTIONS,
-            multi_label=True,
-        ).detect,
+        Detector(Replay(maps), model, MAP_THRESHOLDS).detect,
         answers(out),
         [(path.name, image) for path, image in pictures],
         match_iou=0.99,

@@ -23,6 +23,7 @@ from edgeyolo.nn.fold import fold_model
 from edgeyolo.quantization import Quantized, calibration_pictures, quantize
 from edgeyolo.quantization.recover.qat import QatResult, train_quantized
 from edgeyolo.runtime.detector import Detector
+from edgeyolo.spec.detecting import Thresholds
 from edgeyolo.spec.model import AnchorDecode, InputSpec, ModelSpec
 from edgeyolo.spec.recipe import QatRecipe, Recipe
 from edgeyolo.training.torch_session import TorchSession
@@ -107,7 +108,7 @@ def spread(model: nn.Module, inputs: Tensor) -> None:
 
 def label_with(model: nn.Module, spec: ModelSpec, data: Dataset) -> Dataset:
     """The same pictures with the model's own surest detections as their objects."""
-    detector = Detector(TorchSession(fold_model(model)), spec, score_threshold=0.2, max_detections=8)
+    detector = Detector(TorchSession(fold_model(model)), spec, Thresholds(score_threshold=0.2, max_detections=8))
     records = []
     for index, record in enumerate(data.records):
         found = detector.detect(data[index].image)

@@ -45,8 +45,8 @@ def make_whole_way(folder: Path) -> WholeWay:
         evaluate_every=24,
         augment=AugmentConfig(mosaic=0, mixup=0, scale=0.2, hsv_h=0),
     )
-    verbs.train(config, folder / "data", folder / "run")
-    verbs.quantize(folder / "run", folder / "data", folder / "int8", recipe="int8-mse")
+    verbs.train(config, folder / "data", folder / "run", report=False)
+    verbs.quantize(folder / "run", folder / "data", folder / "int8", options=verbs.QuantizeOptions(report=False))
     bundles = {target: folder / f"{target}.eyb" for target in TARGETS}
     for target, bundle in bundles.items():
         verbs.deploy(folder / "int8", target, bundle)

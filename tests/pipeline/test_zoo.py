@@ -26,6 +26,7 @@ from edgeyolo.geometry.nms import class_wise_nms
 from edgeyolo.heads.decode import map_shapes
 from edgeyolo.quantization import quantize
 from edgeyolo.runtime import Detector
+from edgeyolo.spec.detecting import Thresholds
 from edgeyolo.spec.model import DflDecode, ModelSpec
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.recipe import load_recipe
@@ -171,7 +172,8 @@ def test_ppyoloe_detects_what_a_torch_decode_finds(target: str, place: Path) -> 
         boxes_xyxy[strong].numpy(), best[strong].numpy(), labels[strong].numpy(), iou_threshold=0.5, max_detections=50
     )
     session = exported.open(target, "fp32")
-    with Detector(session, spec, score_threshold=threshold, iou_threshold=0.5, max_detections=50) as detector:
+    thresholds = Thresholds(score_threshold=threshold, iou_threshold=0.5, max_detections=50)
+    with Detector(session, spec, thresholds) as detector:
         detections = detector.detect(image)
     assert len(detections) == len(kept) > 3
     np.testing.assert_array_equal(detections.class_ids, labels[strong][kept].numpy())

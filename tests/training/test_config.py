@@ -3,12 +3,13 @@ from __future__ import annotations
 import pytest
 
 from edgeyolo.spec.errors import UnknownNameError, UsageError
+from edgeyolo.spec.settings import override_settings
 from edgeyolo.spec.training import TrainConfig
-from edgeyolo.training.config import check_config, override_config
+from edgeyolo.training.config import check_config
 
 
 def test_overrides_reach_fields_and_sections() -> None:
-    config = override_config(
+    config = override_settings(
         TrainConfig(model="m"), {"ema_decay": "0.9", "augment.mosaic": "0", "learning_rate": "0.1"}
     )
     assert (config.ema_decay, config.augment.mosaic, config.learning_rate) == (0.9, 0.0, 0.1)
@@ -16,12 +17,12 @@ def test_overrides_reach_fields_and_sections() -> None:
 
 def test_an_unknown_setting_suggests_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match=r"Did you mean 'augment\.mosaic'"):
-        override_config(TrainConfig(model="m"), {"augment.mosiac": "1"})
+        override_settings(TrainConfig(model="m"), {"augment.mosiac": "1"})
 
 
 def test_a_value_of_another_type_is_refused() -> None:
     with pytest.raises(UsageError, match="epochs"):
-        override_config(TrainConfig(model="m"), {"epochs": "many"})
+        override_settings(TrainConfig(model="m"), {"epochs": "many"})
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_unusable_values_name_the_field(change: dict[str, float]) -> None:
 
 
 def test_a_list_is_written_with_commas() -> None:
-    config = override_config(TrainConfig(model="m"), {"freeze": "backbone,neck.up", "multi_scale": "0.5"})
+    config = override_settings(TrainConfig(model="m"), {"freeze": "backbone,neck.up", "multi_scale": "0.5"})
     assert config.freeze == ("backbone", "neck.up") and config.multi_scale == 0.5
 
 

@@ -15,10 +15,11 @@ import pytest
 from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.spec.errors import DataError, MissingPackageError, StoppedError, TrainingError, UsageError
+from edgeyolo.spec.settings import override_settings
 from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training import search as module
 from edgeyolo.training.checkpoint import EpochRow
-from edgeyolo.training.config import override_config, peak_learning_rate, resolve
+from edgeyolo.training.config import peak_learning_rate, resolve
 from edgeyolo.training.search import Range, check_ranges, default_ranges, parse_range, search
 
 optuna = pytest.importorskip("optuna")
@@ -51,7 +52,7 @@ def test_three_trials_leave_the_best_run_and_a_table(splits: tuple[Dataset, Data
     for row in table:
         assert 1e-4 <= float(row["learning_rate"]) <= 1e-2 and row["batch"] in ("2", "3", "4")
     config = json.loads((tmp_path / result.folder.name / "best.json").read_text())["config"]
-    best = override_config(CONFIG, result.best.settings)
+    best = override_settings(CONFIG, result.best.settings)
     assert msgspec.convert(config, TrainConfig) == resolve(best)
     toml = msgspec.toml.decode((tmp_path / "best.toml").read_bytes())
     assert toml["augment"]["mosaic"] == best.augment.mosaic and toml["learning_rate"] == best.learning_rate
@@ -67,13 +68,12 @@ def test_a_search_that_was_killed_goes_on(folder: Path, splits: tuple[Dataset, D
     code = f"""
 import msgspec
 from pathlib import Path
-from edgeyolo import tune
-from edgeyolo.training.config import resolve
+from edgeyolo import search
+from edgeyolo.spec.training import SearchOptions
 from edgeyolo.spec.training import TrainConfig
-from edgeyolo.training.search import Range
 config = msgspec.json.decode({msgspec.json.encode(CONFIG)!r}, type=TrainConfig)
-tune(config,
-     Path({str(folder)!r}), Path({str(tmp_path)!r}), ranges=[Range("learning_rate", 1e-4, 1e-2)], trials=50)
+options = SearchOptions(vary=("learning_rate=1e-4:1e-2",), trials=50)
+search(config, Path({str(folder)!r}), Path({str(tmp_path)!r}), options)
 """
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     table = tmp_path / "search.csv"
@@ -155,7 +155,7 @@ def test_ranges_are_read(text: str, expected: Range) -> None:
      "a=nan:1", "a=0:inf"],
 )  # fmt: skip
 def test_ranges_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match="--search"):
+    with pytest.raises(UsageError, match="--vary"):
         parse_range(text)
 
 
@@ -200,7 +200,7 @@ def test_without_optuna_it_says_what_to_install(
     splits: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MissingPackageError, match=r"edgeyolo\[tune\]"):
+    with pytest.raises(MissingPackageError, match=r"edgeyolo\[search\]"):
         search(CONFIG, *splits, tmp_path, ranges=RANGES, trials=1)
 
 
@@ -209,12 +209,12 @@ def test_the_command_says_how_to_train_with_what_it_found(folder: Path, tmp_path
 
     from edgeyolo.cli.app import make_app
 
-    arguments = ["tune", "--model", "yolov7-nano", "--data", str(folder), "--out", str(tmp_path), "--trials", "1"]
+    arguments = ["search", "--model", "yolov7-nano", "--data", str(folder), "--out", str(tmp_path), "--trials", "1"]
     arguments += ["--epochs", "1", "--image-size", "64", "--batch", "4", "--workers", "0", "--device", "cpu"]
-    outcome = CliRunner().invoke(make_app(), [*arguments, "--search", "learning_rate=1e-4:1e-2:log", "--json"])
+    outcome = CliRunner().invoke(make_app(), [*arguments, "--vary", "learning_rate=1e-4:1e-2:log", "--json"])
     assert outcome.exit_code == 0, outcome.output
     found = json.loads(outcome.stdout)
     assert found["best"]["state"] == "done" and list(found["best"]["settings"]) == ["learning_rate"]
-    assert f"--set learning_rate={found['best']['settings']['learning_rate']}" in outcome.stderr
-    bad = CliRunner().invoke(make_app(), [*arguments, "--search", "learning_rate=2:1"])
+    assert f"--config {tmp_path / 'best.toml'}" in outcome.stderr
+    bad = CliRunner().invoke(make_app(), [*arguments, "--vary", "learning_rate=2:1"])
     assert bad.exit_code == 2

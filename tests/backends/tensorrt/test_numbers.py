@@ -15,6 +15,7 @@ from edgeyolo.geometry.network_input import make_input
 from edgeyolo.graph.qdq import insert_qdq, load_onnx
 from edgeyolo.heads.decode import decode
 from edgeyolo.runtime.detector import Detector
+from edgeyolo.spec.detecting import Thresholds
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import GraphDecode, ModelSpec
 from edgeyolo.spec.qparams import load_qparams
@@ -117,7 +118,7 @@ def test_decoding_in_the_graph_gives_the_same_boxes(
         assert_same_rows(*rows)
         candidates += len(rows[0][1])
         found = [
-            Detector(session, kind, score_threshold=0.01).detect(picture)
+            Detector(session, kind, Thresholds(score_threshold=0.01)).detect(picture)
             for session, kind in ((host, model.spec), (graph, spec))
         ]
         assert_same_rows(*[(d.boxes_xyxy, d.scores, d.class_ids) for d in found])

@@ -1,42 +1,44 @@
-"""`tune`: pictures -> better settings for `train`."""
+"""`search`: pictures -> better settings for `train`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeyolo.spec.progress import SILENT, Progress
+from edgeyolo.spec.settings import check_settings
+from edgeyolo.spec.training import SearchOptions
 from edgeyolo.verbs._splits import validation_split
 
 if TYPE_CHECKING:
     from edgeyolo.spec.training import TrainConfig
-    from edgeyolo.training.search import Range, SearchResult
+    from edgeyolo.training.search import SearchResult
 
 
-def tune(
+def search(
     config: TrainConfig,
     data: Path,
     out: Path,
+    options: SearchOptions | None = None,
     *,
-    ranges: Sequence[Range] = (),
-    trials: int = 30,
-    storage: str | None = None,
-    keep_all: bool = False,
     progress: Progress = SILENT,
 ) -> SearchResult:
     """Search settings on a data set's `train` and validation splits; see `edgeyolo.training.search.search`."""
     from edgeyolo.data.dataset import open_dataset
-    from edgeyolo.training.search import search
+    from edgeyolo.training.search import parse_range
+    from edgeyolo.training.search import search as search_settings
 
-    return search(
+    options = options or SearchOptions()
+    check_settings(options)
+    ranges = [parse_range(text) for text in options.vary]
+    return search_settings(
         config,
         open_dataset(data, "train"),
         open_dataset(data, validation_split(data)),
         out,
         ranges=ranges,
-        trials=trials,
-        storage=storage,
-        keep_all=keep_all,
+        trials=options.trials,
+        storage=options.storage,
+        keep_all=options.keep_all,
         progress=progress,
     )

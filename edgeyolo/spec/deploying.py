@@ -1,0 +1,48 @@
+"""Options of `deploy`, `evaluate` and `inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from edgeyolo.spec.settings import WholeNumber
+from edgeyolo.spec.target import Precision
+
+
+class DeployOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `deploy` builds besides the board's default.
+
+    Attributes:
+        precision: numbers of the network; the board's best that the source allows if not given.
+        data: data set to evaluate the bundle on, here.
+        split: split of data; its validation split if not given.
+    """
+
+    precision: Precision | None = None
+    data: Path | None = None
+    split: str | None = None
+
+
+class EvaluateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `evaluate` measures on, and with how many threads.
+
+    Attributes:
+        split: split of the data set; its validation split if not given.
+        threads: threads of the engine, 0 for the bundle's own number.
+        record: write the score into the bundle's manifest.
+    """
+
+    split: str | None = None
+    threads: WholeNumber = 0
+    record: bool = False
+
+
+class InspectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `inspect` looks at.
+
+    Attributes:
+        qdq: check how TensorRT runs an ONNX file with Q/DQ.
+    """
+
+    qdq: bool = False

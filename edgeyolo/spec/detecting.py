@@ -1,0 +1,68 @@
+"""Options of `detect` and `bench`: what counts as an object, and how a bundle is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from edgeyolo.spec.settings import Count, NotNegative, Share, WholeNumber
+
+
+class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which predictions a detector reports.
+
+    Attributes:
+        score_threshold: objects with a lower score are not reported.
+        iou_threshold: of two boxes of a class that overlap more, only the better one is kept.
+        max_detections: objects per picture, the best ones, out of 30 times as many candidates, or 4096
+            if that is more.
+        multi_label: let one prediction stand for several classes, as mAP is measured.
+    """
+
+    score_threshold: Share = 0.25
+    iou_threshold: Share = 0.45
+    max_detections: Count = 300
+    multi_label: bool = False
+
+
+class DetectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How `detect` goes through its sources.
+
+    Attributes:
+        save: folder for pictures, and a video (.mp4) of each stream, with the boxes drawn.
+        threads: threads of the engine, 0 for the bundle's own number.
+        frames: stop after so many pictures, 0 for all there are.
+        every_frame: drop no frame of a live source, however late the boxes come.
+        reconnect: seconds for which a live source that goes away is tried again, 0 for none.
+    """
+
+    save: Path | None = None
+    threads: WholeNumber = 0
+    frames: WholeNumber = 0
+    every_frame: bool = False
+    reconnect: NotNegative = 10.0
+
+
+class BenchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `bench` times, and whether it tunes first.
+
+    Attributes:
+        image: picture to time it on; noise if not given.
+        runs: calls that are timed.
+        warmup: calls before, that are not.
+        threads: threads of the engine, 0 for the bundle's own number.
+        tune: first find the fastest way to run it here, and write it into the bundle.
+        data: with tune, labelled pictures to hold max_drop on.
+        split: split of data; its validation split if not given.
+        max_drop: with data, AP points that tuning may cost.
+    """
+
+    image: Path | None = None
+    runs: Count = 100
+    warmup: WholeNumber = 10
+    threads: WholeNumber = 0
+    tune: bool = False
+    data: Path | None = None
+    split: str | None = None
+    max_drop: NotNegative = 0.3

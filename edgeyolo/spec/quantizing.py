@@ -1,0 +1,38 @@
+"""Options of `quantize`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from edgeyolo.spec.settings import WholeNumber
+
+
+class QuantizeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `quantize` does besides calibrating.
+
+    Attributes:
+        qat: train on with quantization in the loop, as the recipe says.
+        max_drop: AP points that the artefact for the target may lose; layers are kept float until it holds.
+        target: board that max_drop is about.
+        sensitivity: measure what each scale group costs.
+        sensitivity_groups: groups that sensitivity also measures by mAP, the most costly first.
+        explain: say why each layer is int8 or float, and write graph.dot.
+        evaluate: measure the float and the fake-quantized model.
+        report: also measure what the engines of this computer make of it, and write report.html; not without evaluate.
+        split: split that scores are taken on; the validation split if not given.
+        resume: go on with an interrupted training or measurement.
+    """
+
+    qat: bool = False
+    max_drop: Annotated[float, Meta(ge=0, le=100)] | None = None
+    target: str = "host-cpu"
+    sensitivity: bool = False
+    sensitivity_groups: WholeNumber = 8
+    explain: bool = False
+    evaluate: bool = True
+    report: bool = True
+    split: str | None = None
+    resume: bool = False
