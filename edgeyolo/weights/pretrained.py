@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeyolo.spec.errors import CheckpointError
-from edgeyolo.weights.official_files import read_official
+from edgeyolo.weights.formats import read_tensors
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 3
@@ -85,8 +85,8 @@ class OfficialWeights:
 
 
 def read_weights(path: Path) -> OfficialWeights:
-    """Every tensor of an official file; raises CheckpointError as `read_official` does."""
-    return OfficialWeights(path, read_official(path))
+    """Every tensor of an official file; raises CheckpointError as `read_tensors` does."""
+    return OfficialWeights(path, read_tensors(path))
 
 
 def place_weights(model: nn.Module, published: Published, weights: OfficialWeights) -> list[str]:
