@@ -29,7 +29,7 @@ from edgeyolo.export import export_model
 from edgeyolo.geometry.letterbox import letterbox_image, make_letterbox
 from edgeyolo.geometry.network_input import make_batch
 from edgeyolo.geometry.nms import class_wise_nms
-from edgeyolo.heads.decode import decode
+from edgeyolo.heads import head_of
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.runtime import Detector
 from edgeyolo.runtime.clock import Clock
@@ -137,9 +137,10 @@ def measure_steps(detector: Detector, picture: Image, runs: int) -> dict[str, fl
     batch, _ = make_batch([picture], spec.input)
     memory = np.empty_like(batch)
     maps = [level[0] for level in detector._session.run(batch)]
+    head = head_of(spec.decode)
 
     def decode_maps() -> tuple[Float32, Float32, Int64]:
-        return decode(maps, spec.decode, num_classes=len(spec.class_names), score_threshold=0.25)
+        return head.decode(maps, score_threshold=0.25)
 
     candidates = decode_maps()
     steps: dict[str, Callable[[], object]] = {

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgeyolo.assigners.assignment import best_points, paired_iou
+from edgeyolo.heads.anchor import anchor_boxes as decode_anchors
 from edgeyolo.spec.model import AnchorDecode
 
 _CHUNK_ELEMENTS = 1 << 22
@@ -111,10 +112,9 @@ def anchor_boxes(raw: Tensor, cells: Cells, decode: AnchorDecode) -> Tensor:
     """Boxes (P, 4) xyxy in input pixels of raw values (P, 5 + K) at these cells; as `AnchorDecode` says."""
     stride = torch.tensor(decode.strides, device=raw.device, dtype=raw.dtype)[cells.level, None]
     anchor_wh = torch.tensor(decode.anchors_wh, device=raw.device, dtype=raw.dtype)[cells.level, cells.anchor]
-    share = raw[:, :4].sigmoid()
-    centre_xy = (2 * share[:, :2] - 0.5 + torch.stack([cells.column, cells.row], dim=1)) * stride
-    half_wh = (2 * share[:, 2:]).square() * anchor_wh / 2
-    return torch.cat([centre_xy - half_wh, centre_xy + half_wh], dim=1)
+    cells_xy = torch.stack([cells.column, cells.row], dim=1)
+    boxes_xyxy: Tensor = decode_anchors(raw[:, :4].sigmoid(), cells_xy, stride, anchor_wh, torch)
+    return boxes_xyxy
 
 
 def _list_candidates(maps: Sequence[Tensor], targets: Tensor, decode: AnchorDecode, rules: OtaRules) -> Cells:

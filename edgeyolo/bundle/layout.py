@@ -7,16 +7,16 @@ from collections.abc import Iterator
 
 import msgspec
 
+from edgeyolo.heads import head_of
 from edgeyolo.spec.errors import BundleError, FormatError
 from edgeyolo.spec.manifest import FORMAT_VERSION, Manifest
-from edgeyolo.spec.model import AnchorDecode, DflDecode
 from edgeyolo.spec.strict import decode_json
 
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_TOTAL_BYTES = 4 << 30
 REBUILD = "Build it again with `edgeyolo deploy`, or copy it again from where it was built"
-_MAX_THREADS, _MAX_CLASSES, _MAX_SIDE, _MAX_BINS, _LARGE = 1024, 100_000, 1 << 14, 1024, 1_000_000
+_MAX_THREADS, _MAX_CLASSES, _MAX_SIDE, _LARGE = 1024, 100_000, 1 << 14, 1_000_000
 
 # One flat folder of plain names: no separator, drive, leading dot or control character can name another place.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
@@ -100,11 +100,4 @@ def _list_checks(manifest: Manifest) -> Iterator[tuple[str, bool]]:
     yield "model.input.std", all(1 / _LARGE <= std <= _LARGE for std in picture.std)
     yield "model.input.letterbox_value", 0 <= picture.letterbox_value <= 255
     yield "model.decode.strides", len(decode.strides) > 0 and all(0 < s <= _MAX_SIDE for s in decode.strides)
-    if isinstance(decode, AnchorDecode):
-        sides = [side for level in decode.anchors_wh for anchor in level for side in anchor]
-        yield "model.decode.anchors_wh", len(decode.anchors_wh) == len(decode.strides) and all(decode.anchors_wh)
-        yield "model.decode.anchors_wh", all(0 < side <= _LARGE for side in sides)
-    elif isinstance(decode, DflDecode):
-        yield "model.decode.bins", 0 < decode.bins <= _MAX_BINS
-    else:
-        yield "model.decode.candidates", 0 < decode.candidates <= _LARGE
+    yield from ((f"model.decode.{name}", fits) for name, fits in head_of(decode).list_checks())

@@ -24,7 +24,13 @@ class Loss:
 
 
 class Criterion(nn.Module, ABC):
-    """Raw maps and objects -> Loss. Computed in float32 whatever the maps are."""
+    """Raw maps and objects -> Loss. Computed in float32 whatever the maps are.
+
+    Attributes:
+        unit: how much it counts a box that is wholly wrong; what is added to this loss is in proportion.
+    """
+
+    unit = 1.0
 
     @abstractmethod
     def forward(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> Loss:

@@ -61,6 +61,7 @@ class OtaCriterion(Criterion):
         self.decode = decode
         self.num_classes = num_classes
         self.weights = weights
+        self.unit = weights.box
 
     def forward(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> Loss:
         """Loss of a batch; parts `box`, `objectness`, `classes`."""

@@ -8,6 +8,7 @@ import onnx
 import torch
 from torch import nn
 
+from edgeyolo.heads import head_of
 from edgeyolo.spec.errors import ExportError, MissingPackageError
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.tensor import INPUT_NAME, output_names
@@ -52,9 +53,7 @@ def _check_close(found: Maps, expected: Maps) -> None:
 
 
 def _check_shapes(maps: Maps, spec: ModelSpec) -> None:
-    from edgeyolo.heads.decode import map_shapes
-
-    expected = map_shapes(spec.decode, len(spec.class_names), spec.input.image_hw)
+    expected = head_of(spec.decode).map_shapes(len(spec.class_names), spec.input.image_hw)
     found = [map_.shape[1:] for map_ in maps]
     if found != expected:
         what = f"the maps are {found}, and {len(spec.class_names)} classes and the decode need {expected}"

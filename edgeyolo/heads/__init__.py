@@ -1,1 +1,55 @@
-"""In: raw head maps and the `Decode` that describes them. Out: candidate boxes. Verb: `decode`."""
+"""In: raw head maps and the `Decode` that describes them. Out: candidate boxes. Verb: `head_of(decode).decode(maps)`.
+
+A kind of head is one module without a leading underscore, with `HEAD`, a class of `Head`, whose `reads` is the struct
+of `spec.model` that describes it. The folder is the registry.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+
+from edgeyolo.heads._head import Anchors, Candidates, Head, Predictions, RawHead, Tail
+from edgeyolo.spec.errors import BackendError, UnknownNameError
+from edgeyolo.spec.model import Decode
+
+__all__ = ["Anchors", "Candidates", "Head", "Predictions", "RawHead", "Tail", "head_of", "raw_head_of"]
+
+
+def head_of(decode: Decode) -> Head:
+    """What reads the outputs that `decode` describes.
+
+    Raises:
+        UnknownNameError: no module reads this kind.
+    """
+    kind = kind_of(type(decode))
+    heads = _heads()
+    if kind not in heads:
+        raise UnknownNameError("kind of head", kind, heads)
+    return heads[kind](decode)
+
+
+def raw_head_of(decode: Decode) -> RawHead:
+    """`head_of` for a network that gives its raw maps.
+
+    Raises:
+        UnknownNameError: no module reads this kind. BackendError: its boxes are decoded inside the graph.
+    """
+    head = head_of(decode)
+    if not isinstance(head, RawHead):
+        raise BackendError("the model is decoded inside its graph already", hint="Start from its raw maps")
+    return head
+
+
+def kind_of(struct: type[Decode]) -> str:
+    """The word that stands for a struct in a manifest, such as "anchor"."""
+    return str(struct.__struct_config__.tag)
+
+
+@functools.cache
+def _heads() -> dict[str, type[Head]]:
+    """Kind -> its class."""
+    names = [found.name for found in pkgutil.iter_modules(__path__) if not found.name.startswith("_")]
+    heads: list[type[Head]] = [importlib.import_module(f"{__name__}.{name}").HEAD for name in names]
+    return {kind_of(head.reads): head for head in heads}

@@ -18,13 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgeyolo.heads import Anchors, head_of
 from edgeyolo.models._network import DetectorNetwork
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.errors import UnknownNameError, UsageError
-from edgeyolo.spec.model import AnchorDecode, ModelSpec
+from edgeyolo.spec.model import ModelSpec
 from edgeyolo.weights.pretrained import Published, place_weights, read_weights
-
-Anchors = tuple[tuple[tuple[float, float], ...], ...]
 
 __all__ = [
     "Anchors",
@@ -98,7 +97,7 @@ def rebuild(spec: ModelSpec) -> DetectorNetwork:
 
 def anchors_in(spec: ModelSpec) -> Anchors | None:
     """The anchors that a record holds; None if its model has none."""
-    return spec.decode.anchors_wh if isinstance(spec.decode, AnchorDecode) else None
+    return head_of(spec.decode).anchors_wh
 
 
 def anchors_of(name: str) -> Anchors | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeyolo.geometry.network_input import InputWriter, make_batch
 from edgeyolo.geometry.nms import class_wise_nms
-from edgeyolo.heads.decode import decode, map_shapes
+from edgeyolo.heads import head_of
 from edgeyolo.runtime.clock import Timing
 from edgeyolo.spec.detecting import Thresholds
 from edgeyolo.spec.detections import Detections, Float32, Image
@@ -62,7 +62,8 @@ class Detector:
         self.timing = Timing(0.0, 0.0, 0.0)
         self._thresholds = thresholds
         self._session = session
-        self._map_shapes = map_shapes(spec.decode, len(spec.class_names), spec.input.image_hw)
+        self._head = head_of(spec.decode)
+        self._map_shapes = self._head.map_shapes(len(spec.class_names), spec.input.image_hw)
         self._memory = np.empty((1, 3, *spec.input.image_hw), np.float32)
         self._writer = InputWriter(spec.input)
         self._closing = contextlib.ExitStack()
@@ -173,10 +174,8 @@ class Detector:
 
     def _read(self, maps: Sequence[Float32], i: int, letterbox: Letterbox) -> Detections:
         """The objects of picture `i` of a batch."""
-        boxes_xyxy, scores, class_ids = decode(
+        boxes_xyxy, scores, class_ids = self._head.decode(
             [level[i] for level in maps],
-            self.spec.decode,
-            num_classes=len(self.spec.class_names),
             score_threshold=self._thresholds.score_threshold,
             multi_label=self._thresholds.multi_label,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 INPUT_NAME = "images"
+ROW_NAMES = ("boxes_xyxy", "scores", "class_ids")  # of a graph that decodes its maps itself
 
 
 def output_names(count: int) -> list[str]:

@@ -23,12 +23,10 @@ from torch.nn import functional as F
 from edgeyolo.criteria.criterion import Loss
 from edgeyolo.models import DetectorNetwork
 from edgeyolo.spec.errors import UsageError
-from edgeyolo.spec.model import AnchorDecode, DflDecode, InputSpec
+from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.training import DistillConfig
 from edgeyolo.training.head_distillation import HeadLoss, make_head_loss
-
-_LOSS_UNIT = {AnchorDecode: 0.05, DflDecode: 1.0}  # YOLOv7 counts 1 - CIoU a twentieth, PP-YOLOE's losses count whole
 
 
 def check_distill(config: DistillConfig) -> None:
@@ -65,7 +63,7 @@ class Distiller(nn.Module):
         super().__init__()
         check_distill(settings)
         self.settings = settings
-        self._unit = _LOSS_UNIT[type(student.decode)]
+        self._unit = student.make_criterion().unit
         self._networks = (student, teacher)  # in a tuple: not submodules
         self._inputs = (student.make_input_spec(image_hw), teacher.make_input_spec(image_hw))
         self._head_loss: HeadLoss | None = None

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgeyolo.heads import Predictions, RawHead, raw_head_of
 from edgeyolo.losses.iou import ciou
-from edgeyolo.spec.model import AnchorDecode, DflDecode, RawDecode
+from edgeyolo.spec.model import RawDecode
 
 HeadLoss = Callable[[Sequence[Tensor], Sequence[Tensor]], dict[str, Tensor]]
 
@@ -26,42 +27,42 @@ _MOST_POINTS = 300  # of a picture, for classes and boxes
 
 def make_head_loss(decode: RawDecode) -> HeadLoss:
     """The loss for two heads that share one decode and their classes: (student's maps, teacher's maps) -> parts."""
-    if isinstance(decode, AnchorDecode):
-        return lambda mine, theirs: anchor_parts(mine, theirs, decode)
-    return lambda mine, theirs: dfl_parts(mine, theirs, decode)
+    head = raw_head_of(decode)
+    return lambda mine, theirs: head_parts(mine, theirs, head)
 
 
-def anchor_parts(mine: Sequence[Tensor], theirs: Sequence[Tensor], decode: AnchorDecode) -> dict[str, Tensor]:
-    """Parts `score` (objectness), `class` and `box` of maps (B, anchors x (5 + K), h, w), one per level."""
-    anchors = len(decode.anchors_wh[0])
-    student, teacher = _split_anchors(mine, anchors), _split_anchors(theirs, anchors)
-    sure = teacher[..., 4].sigmoid()  # (B, N)
+def head_parts(mine: Sequence[Tensor], theirs: Sequence[Tensor], head: RawHead) -> dict[str, Tensor]:
+    """Parts `score`, `box`, and `class` of a head with an objectness, which is then what `score` is about.
+
+    Args:
+        mine, theirs: raw maps (B, C, h, w) of student and teacher.
+    """
+    student, teacher = _join(head.predictions(mine)), _join(head.predictions(theirs))
+    best_class = teacher.classes.sigmoid().amax(-1)  # (B, N)
+    if teacher.objectness is None:
+        sure = confidence = best_class
+        score = bernoulli_divergence(student.classes, teacher.classes).sum((1, 2))
+    else:
+        sure = teacher.objectness.sigmoid()
+        confidence = sure * best_class
+        score = bernoulli_divergence(student.objectness, teacher.objectness).sum(1)
     total = _total(sure)
-    score = bernoulli_divergence(student[..., 4], teacher[..., 4]).sum(1) / total
-    weights, points = _surest(sure * teacher[..., 5:].sigmoid().amax(-1))
-    place = _places(theirs, decode)[points]  # (B, P, 5)
-    student, teacher = _take(student, points), _take(teacher, points)
-    classes = bernoulli_divergence(student[..., 5:], teacher[..., 5:]).sum(-1)
-    box = 1 - ciou(_anchor_boxes(student, place), _anchor_boxes(teacher, place))
-    return _means({"score": score, "class": (weights * classes).sum(1) / total, "box": (weights * box).sum(1) / total})
+    weights, points = _surest(confidence)
+    places = _places(theirs, head, points)
+    box = _box_divergence(_take(student.boxes, points), _take(teacher.boxes, points), places, head)
+    parts = {"score": score / total, "box": (weights * box).sum(1) / total}
+    if teacher.objectness is not None:
+        classes = bernoulli_divergence(_take(student.classes, points), _take(teacher.classes, points)).sum(-1)
+        parts["class"] = (weights * classes).sum(1) / total
+    return {name: part.mean() for name, part in parts.items()}
 
 
-def dfl_parts(mine: Sequence[Tensor], theirs: Sequence[Tensor], decode: DflDecode) -> dict[str, Tensor]:
-    """Parts `score` (of every class) and `box` of maps: per level classes (B, K, h, w), boxes (B, 4 x bins, h, w)."""
-    student, teacher = _flatten(mine[0::2]), _flatten(theirs[0::2])  # (B, N, K)
-    sure = teacher.sigmoid().amax(-1)
-    total = _total(sure)
-    score = bernoulli_divergence(student, teacher).sum((1, 2)) / total
-    weights, points = _surest(sure)
-    asked, wanted = (_side_logits(maps, points, decode.bins).log_softmax(-1) for maps in (mine, theirs))
-    box = F.kl_div(asked, wanted, reduction="none", log_target=True).sum(-1).mean(-1)
-    return _means({"score": score, "box": (weights * box).sum(1) / total})
-
-
-def _side_logits(maps: Sequence[Tensor], points: Tensor, bins: int) -> Tensor:
-    """Maps as `dfl_parts` takes them, at points (B, P) -> (B, P, 4, bins)."""
-    logits = _take(_flatten(maps[1::2]), points)
-    return logits.view(*logits.shape[:2], 4, bins)
+def _box_divergence(student: Tensor, teacher: Tensor, places: Tensor, head: RawHead) -> Tensor:
+    """Box values (B, P, D) and places (B, P, ...) -> (B, P): of distributions where there are some, or 1 - CIoU."""
+    if not head.bins:
+        return 1 - ciou(head.boxes_xyxy(student, places, torch), head.boxes_xyxy(teacher, places, torch))
+    asked, wanted = (values.view(*values.shape[:2], 4, head.bins).log_softmax(-1) for values in (student, teacher))
+    return F.kl_div(asked, wanted, reduction="none", log_target=True).sum(-1).mean(-1)
 
 
 def bernoulli_divergence(student: Tensor, teacher: Tensor) -> Tensor:
@@ -69,10 +70,6 @@ def bernoulli_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     wanted = teacher.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(teacher, wanted, reduction="none")
     return F.binary_cross_entropy_with_logits(student, wanted, reduction="none") - entropy
-
-
-def _means(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: part.mean() for name, part in parts.items()}
 
 
 def _total(sure: Tensor) -> Tensor:
@@ -91,31 +88,16 @@ def _take(values: Tensor, points: Tensor) -> Tensor:
     return values.gather(1, points[..., None].expand(-1, -1, values.shape[2]))
 
 
-def _flatten(maps: Sequence[Tensor]) -> Tensor:
-    """(B, C, h, w) per level -> (B, N, C), level after level, row after row."""
-    return torch.cat([map_.flatten(2).transpose(1, 2) for map_ in maps], dim=1)
+def _join(levels: Sequence[Predictions]) -> Predictions:
+    """All levels as one."""
+    has_objectness = levels[0].objectness is not None
+    objectness = torch.cat([level.objectness for level in levels], dim=1) if has_objectness else None
+    classes, boxes = (torch.cat([getattr(level, name) for level in levels], dim=1) for name in ("classes", "boxes"))
+    return Predictions(objectness, classes, boxes)
 
 
-def _split_anchors(maps: Sequence[Tensor], anchors: int) -> Tensor:
-    """(B, anchors x (5 + K), h, w) per level -> (B, N, 5 + K): level, then anchor, then row by row."""
-    split = [map_.reshape(len(map_), anchors, map_.shape[1] // anchors, -1).transpose(2, 3) for map_ in maps]
-    return torch.cat([map_.flatten(1, 2) for map_ in split], dim=1)
-
-
-def _places(maps: Sequence[Tensor], decode: AnchorDecode) -> Tensor:
-    """(N, 5) of each prediction, in the order of `_split_anchors`: column, row, stride, anchor width and height."""
-    levels = []
-    for map_, stride, anchors_wh in zip(maps, decode.strides, decode.anchors_wh, strict=True):
-        height, width = map_.shape[2:]
-        row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        cells = torch.stack([column, row, torch.full_like(row, stride)], -1).view(1, -1, 3).float()
-        sizes = torch.tensor(anchors_wh, dtype=torch.float32)[:, None].expand(-1, height * width, -1)
-        levels.append(torch.cat([cells.expand(len(anchors_wh), -1, -1), sizes], -1).flatten(0, 1))
-    return torch.cat(levels).to(maps[0].device)
-
-
-def _anchor_boxes(raw: Tensor, place: Tensor) -> Tensor:
-    """(..., 5 + K) and (..., 5) -> boxes_xyxy (..., 4) in input pixels, as `AnchorDecode` says."""
-    centre = (2 * raw[..., :2].sigmoid() - 0.5 + place[..., :2]) * place[..., 2:3]
-    half = 0.5 * (2 * raw[..., 2:4].sigmoid()) ** 2 * place[..., 3:]
-    return torch.cat([centre - half, centre + half], -1)
+def _places(maps: Sequence[Tensor], head: RawHead, points: Tensor) -> Tensor:
+    """What `head.boxes_xyxy` must know of the predictions at points (B, P)."""
+    finest_hw = maps[0].shape[2:]
+    image_hw = (finest_hw[0] * head.strides[0], finest_hw[1] * head.strides[0])
+    return torch.from_numpy(head.make_places(image_hw)).to(points.device)[points]

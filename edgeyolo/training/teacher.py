@@ -11,7 +11,7 @@ from edgeyolo import models
 from edgeyolo.models import Anchors, DetectorNetwork
 from edgeyolo.nn.channels_last import use_channels_last
 from edgeyolo.nn.fold import fold_model
-from edgeyolo.spec.model import AnchorDecode, ModelSpec
+from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.training import DistillConfig
 from edgeyolo.training.checkpoint import checkpoint_path, load_checkpoint, read_tensors
 from edgeyolo.training.distillation import Distiller
@@ -55,8 +55,8 @@ def anchors_of_checkpoint(path: Path, name: str) -> Anchors | None:
         CheckpointError: unreadable. UnknownNameError: no such model.
     """
     own = models.anchors_of(name)
-    decode = read_tensors(checkpoint_path(path))[1].model.decode
-    if own is None or not isinstance(decode, AnchorDecode):
+    found = models.anchors_in(read_tensors(checkpoint_path(path))[1].model)
+    if own is None or found is None:
         return None
-    is_alike = [len(level) for level in decode.anchors_wh] == [len(level) for level in own]
-    return decode.anchors_wh if is_alike else None
+    is_alike = [len(level) for level in found] == [len(level) for level in own]
+    return found if is_alike else None

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from edgeyolo.heads.decode import decode, map_shapes
+from edgeyolo.heads import head_of
 from edgeyolo.spec.errors import BackendError
-from edgeyolo.spec.model import AnchorDecode, Decode, DflDecode
+from edgeyolo.spec.model import AnchorDecode, Decode, DflDecode, GraphDecode
 
 Row = tuple[float, float, float, float, float, int]
 
@@ -74,7 +74,7 @@ def in_one_order(rows: list[Row]) -> np.ndarray:
 
 def random_maps(spec: Decode, num_classes: int, seed: int, shift: float = 0.0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
-    shapes = map_shapes(spec, num_classes, (64, 96))
+    shapes = head_of(spec).map_shapes(num_classes, (64, 96))
     return [rng.normal(shift, 2.5, shape).astype(np.float32) for shape in shapes]
 
 
@@ -85,9 +85,7 @@ def test_decode_is_what_the_spec_says(spec: Decode, multi_label: bool, threshold
     maps = random_maps(spec, num_classes, seed=num_classes, shift=-0.5)
     expected = reference(maps, spec, num_classes, threshold, multi_label)
     assert expected, "the test must have something to find"
-    boxes, scores, class_ids = decode(
-        maps, spec, num_classes=num_classes, score_threshold=threshold, multi_label=multi_label
-    )
+    boxes, scores, class_ids = head_of(spec).decode(maps, score_threshold=threshold, multi_label=multi_label)
     assert boxes.dtype == scores.dtype == np.float32 and class_ids.dtype == np.int64
     found = sorted((*map(float, box), float(s), int(k)) for box, s, k in zip(boxes, scores, class_ids, strict=True))
     assert len(found) == len(expected)
@@ -98,7 +96,7 @@ def test_decode_is_what_the_spec_says(spec: Decode, multi_label: bool, threshold
 @pytest.mark.parametrize("spec", [ANCHOR, DFL], ids=["anchor", "dfl"])
 def test_nothing_above_the_threshold_gives_empty_arrays(spec: Decode) -> None:
     maps = random_maps(spec, 3, seed=0, shift=-60.0)
-    boxes, scores, class_ids = decode(maps, spec, num_classes=3, score_threshold=0.25)
+    boxes, scores, class_ids = head_of(spec).decode(maps, score_threshold=0.25)
     assert boxes.shape == (0, 4) and scores.shape == class_ids.shape == (0,)
     assert boxes.dtype == scores.dtype == np.float32 and class_ids.dtype == np.int64
 
@@ -106,7 +104,7 @@ def test_nothing_above_the_threshold_gives_empty_arrays(spec: Decode) -> None:
 @pytest.mark.parametrize("spec", [ANCHOR, DFL], ids=["anchor", "dfl"])
 def test_a_threshold_of_one_and_extreme_logits_are_quiet(spec: Decode) -> None:
     maps = [np.where(m > 0, np.float32(1e4), np.float32(-1e4)) for m in random_maps(spec, 2, seed=0)]
-    _, scores, _ = decode(maps, spec, num_classes=2, score_threshold=1.0)
+    _, scores, _ = head_of(spec).decode(maps, score_threshold=1.0)
     assert len(scores) and (scores == 1.0).all()
 
 
@@ -116,9 +114,11 @@ def test_nan_is_reported_and_not_swallowed(spec: Decode, which: int) -> None:
     maps = random_maps(spec, 3, seed=0, shift=2.0)
     maps[which][:] = np.nan
     with pytest.raises(BackendError, match="NaN"):
-        decode(maps, spec, num_classes=3, score_threshold=0.25)
+        head_of(spec).decode(maps, score_threshold=0.25)
 
 
 def test_map_shapes_follow_the_docstrings() -> None:
-    assert map_shapes(ANCHOR, 80, (640, 320)) == [(255, 80, 40), (255, 40, 20)]
-    assert map_shapes(DFL, 80, (64, 32)) == [(80, 8, 4), (68, 8, 4), (80, 4, 2), (68, 4, 2), (80, 2, 1), (68, 2, 1)]
+    assert head_of(ANCHOR).map_shapes(80, (640, 320)) == [(255, 80, 40), (255, 40, 20)]
+    shapes = [(80, 8, 4), (68, 8, 4), (80, 4, 2), (68, 4, 2), (80, 2, 1), (68, 2, 1)]
+    assert head_of(DFL).map_shapes(80, (64, 32)) == shapes
+    assert head_of(GraphDecode(strides=(8,), candidates=9)).map_shapes(80, (64, 32)) == [(9, 4), (9,), (9,)]

@@ -23,7 +23,7 @@ from edgeyolo.backends import Session, build, open_artefact
 from edgeyolo.export import export_model
 from edgeyolo.geometry.letterbox import make_letterbox
 from edgeyolo.geometry.nms import class_wise_nms
-from edgeyolo.heads.decode import map_shapes
+from edgeyolo.heads import head_of
 from edgeyolo.quantization import quantize
 from edgeyolo.runtime import Detector
 from edgeyolo.spec.detecting import Thresholds
@@ -120,7 +120,7 @@ def place() -> Iterator[Path]:
 def test_every_model_runs_on_every_host_engine(name: str, place: Path) -> None:
     exported = export_quantized(name, place / "exported")
     gc.collect()  # a large model is gigabytes by now
-    shapes = [(1, *s) for s in map_shapes(exported.spec.decode, len(CLASS_NAMES), exported.spec.input.image_hw)]
+    shapes = [(1, *s) for s in head_of(exported.spec.decode).map_shapes(len(CLASS_NAMES), exported.spec.input.image_hw)]
     for target in TARGETS:
         for precision in ("fp32", "int8"):
             session = exported.open(target, precision)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgeyolo import models
-from edgeyolo.heads.decode import decode
+from edgeyolo.heads import raw_head_of
 from edgeyolo.models import DetectorNetwork
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.errors import CheckpointError, UsageError
@@ -19,7 +19,7 @@ from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.training import DistillConfig, TrainConfig
 from edgeyolo.training.checkpoint import CheckpointRecord, save_checkpoint
 from edgeyolo.training.distillation import Distiller, channel_divergence, renormalise, watch_neck
-from edgeyolo.training.head_distillation import _anchor_boxes, _places, _split_anchors, anchor_parts, dfl_parts
+from edgeyolo.training.head_distillation import _join, _places, make_head_loss
 from edgeyolo.training.teacher import anchors_of_checkpoint, make_distiller
 
 HW = (64, 64)
@@ -164,10 +164,12 @@ def test_the_boxes_compared_are_those_that_the_runtime_decodes() -> None:
     spec = network("yolov7-nano").decode
     maps = [rng.normal(0, 2, (1, 3 * 8, 64 // s, 64 // s)).astype(np.float32) for s in spec.strides]
     tensors = [torch.from_numpy(m) for m in maps]
-    raw = _split_anchors(tensors, 3)
-    boxes = _anchor_boxes(raw[0], _places(tensors, spec)).numpy()
-    scores = (raw[0, :, 4].sigmoid() * raw[0, :, 5:].sigmoid().amax(-1)).numpy()
-    expected, expected_scores, _ = decode([m[0] for m in maps], spec, num_classes=3, score_threshold=0.0)
+    head = raw_head_of(spec)
+    said = _join(head.predictions(tensors))
+    every = torch.arange(said.boxes.shape[1])[None]
+    boxes = head.boxes_xyxy(said.boxes, _places(tensors, head, every), torch)[0].numpy()
+    scores = (said.objectness.sigmoid() * said.classes.sigmoid().amax(-1))[0].numpy()
+    expected, expected_scores, _ = head.decode([m[0] for m in maps], score_threshold=0.0)
     mine, theirs = np.argsort(scores), np.argsort(expected_scores)
     np.testing.assert_allclose(scores[mine], expected_scores[theirs], rtol=1e-4)
     np.testing.assert_allclose(boxes[mine], expected[theirs], rtol=1e-4, atol=1e-3)
@@ -178,11 +180,11 @@ def test_the_head_loss_of_a_batch_is_the_mean_of_its_pictures(name: str) -> None
     """So that it does not matter how a batch is spread over processes."""
     student, teacher = network(name), network(name, 1)
     images = torch.rand(3, 3, *HW)
-    parts = anchor_parts if name == "yolov7-nano" else dfl_parts
+    parts = make_head_loss(student.decode)
     with torch.no_grad():
         mine, theirs = student(images), teacher(images)
-        whole = parts(mine, theirs, student.decode)
-        single = [parts([m[i : i + 1] for m in mine], [t[i : i + 1] for t in theirs], student.decode) for i in range(3)]
+        whole = parts(mine, theirs)
+        single = [parts([m[i : i + 1] for m in mine], [t[i : i + 1] for t in theirs]) for i in range(3)]
     for key, value in whole.items():
         assert float(value) == pytest.approx(sum(float(s[key]) for s in single) / 3, rel=1e-5)
 

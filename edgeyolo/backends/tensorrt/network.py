@@ -19,7 +19,7 @@ from edgeyolo.graph.opset import float_weights, lower_opset
 from edgeyolo.graph.postprocess import append_postprocess
 from edgeyolo.graph.qdq import insert_qdq, int8_layers, weighted_nodes
 from edgeyolo.spec.errors import BackendError, UsageError
-from edgeyolo.spec.model import GraphDecode, ModelSpec
+from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.qparams import QParams
 from edgeyolo.spec.target import Precision
 from edgeyolo.spec.tensor import INPUT_NAME
@@ -69,8 +69,6 @@ def make_network(
         return Network(result, layers, 0)
     if not options.strongly_typed:
         raise UsageError("in-graph post-processing needs strong typing (TensorRT 10 or later)")
-    if isinstance(postprocess.decode, GraphDecode):
-        raise BackendError("the model is decoded inside its graph already")
     result, count = append_postprocess(
         result, postprocess.decode, num_classes=len(postprocess.class_names), candidates=options.candidates
     )

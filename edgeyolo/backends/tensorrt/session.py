@@ -13,9 +13,8 @@ from edgeyolo.backends._checks import check_images
 from edgeyolo.backends.tensorrt.adapter import TensorRt
 from edgeyolo.backends.tensorrt.cuda import Buffer, Cuda, allocated
 from edgeyolo.backends.tensorrt.options import Options
-from edgeyolo.graph.postprocess import OUTPUTS
 from edgeyolo.spec.errors import BackendError
-from edgeyolo.spec.tensor import INPUT_NAME, output_names
+from edgeyolo.spec.tensor import INPUT_NAME, ROW_NAMES, output_names
 
 logger = logging.getLogger(__name__)
 
@@ -137,4 +136,4 @@ def _check_tensors(trt: TensorRt, engine: Any, outputs: list[str], image_hw: tup
 
 def session_outputs(output_count: int, graph_candidates: int) -> list[str]:
     """Names of the outputs in the order that the runtime reads them."""
-    return list(OUTPUTS) if graph_candidates else output_names(output_count)
+    return list(ROW_NAMES) if graph_candidates else output_names(output_count)

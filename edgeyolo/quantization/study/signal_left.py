@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from edgeyolo.heads import Predictions, raw_head_of
 from edgeyolo.quantization.calibrate.ranges import Picture, check_batch
 from edgeyolo.quantization.quantize import Quantized
 from edgeyolo.quantization.quantizers import is_quantizer_call
 from edgeyolo.spec.errors import QuantizationError
-from edgeyolo.spec.model import AnchorDecode, Decode, DflDecode
+from edgeyolo.spec.model import Decode
 from edgeyolo.spec.progress import SILENT, Progress
 
 SQNR_LIMIT_DB = 150.0
@@ -80,8 +81,8 @@ def map_distance(
     is of two Bernoulli distributions, s ln(s / t) + (1 - s) ln((1 - s) / (1 - t)), summed over predictions and classes,
     divided by the number of pictures: nats per picture, 0 for equal scores. Where the float model is sure that there is
     nothing, s is nearly 0 and adds little, so this looks at objects more than SQNR does. The scores are those that the
-    runtime ranks by (`spec.model`): objectness x class for anchor heads, the class logits' sigmoid for DFL heads. The
-    box maps of the latter count in SQNR only.
+    runtime ranks by: the class logits' sigmoid, times that of the objectness where the head has one. Box values
+    count in SQNR only.
 
     Args:
         float_maps, maps: raw maps (B, C, H/s, W/s) of the same B pictures, in the order `decode` states.
@@ -157,16 +158,14 @@ class _Power:
 
 def _log_scores(maps: Sequence[Tensor], decode: Decode | None) -> Iterator[tuple[Tensor, Tensor]]:
     """(ln s, ln(1 - s)) of every score, map by map, float64."""
-    if isinstance(decode, AnchorDecode):
-        for raw, anchors in zip(maps, decode.anchors_wh, strict=True):
-            batch, channels, height, width = raw.shape
-            split = raw.double().reshape(batch, len(anchors), channels // len(anchors), height, width)
-            log_score = _log_sigmoid(split[:, :, 4:5]) + _log_sigmoid(split[:, :, 5:])
+    exact = [raw.double() for raw in maps]
+    levels = raw_head_of(decode).predictions(exact) if decode else [Predictions(None, raw, None) for raw in exact]
+    for level in levels:
+        if level.objectness is None:
+            yield _log_sigmoid(level.classes), _log_sigmoid(-level.classes)
+        else:
+            log_score = _log_sigmoid(level.objectness)[..., None] + _log_sigmoid(level.classes)
             yield log_score, _log_one_minus(log_score)
-        return
-    logits = maps[::2] if isinstance(decode, DflDecode) else maps
-    for raw in logits:
-        yield _log_sigmoid(raw.double()), _log_sigmoid(-raw.double())
 
 
 def _log_sigmoid(x: Tensor) -> Tensor:

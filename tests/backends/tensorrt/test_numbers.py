@@ -13,7 +13,7 @@ import pytest
 from edgeyolo.backends import build
 from edgeyolo.geometry.network_input import make_input
 from edgeyolo.graph.qdq import insert_qdq, load_onnx
-from edgeyolo.heads.decode import decode
+from edgeyolo.heads import head_of
 from edgeyolo.runtime.detector import Detector
 from edgeyolo.spec.detecting import Thresholds
 from edgeyolo.spec.manifest import Artefact
@@ -112,7 +112,7 @@ def test_decoding_in_the_graph_gives_the_same_boxes(
         picture = cv2.imread(str(path))
         images, _ = make_input(picture, spec.input)
         rows = [
-            decode([map_[0] for map_ in session.run(images)], kind, num_classes=3, score_threshold=0.01)
+            head_of(kind).decode([map_[0] for map_ in session.run(images)], score_threshold=0.01)
             for session, kind in ((host, model.spec.decode), (graph, spec.decode))
         ]
         assert_same_rows(*rows)
@@ -143,7 +143,7 @@ def test_candidates_are_the_best(quantized_model: Any, tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     images, _ = make_input(picture, model.spec.input)
     maps = [map_[0] for map_ in OnnxSession(tmp_path / "host/model.onnx").run(images)]
-    boxes, scores, _ = decode(maps, model.spec.decode, num_classes=3, score_threshold=0.0)
+    boxes, scores, _ = head_of(model.spec.decode).decode(maps, score_threshold=0.0)
     found_boxes, found_scores, found_ids = OnnxSession(tmp_path / "graph/model.onnx").run(images)
     assert artefact.graph_candidates == 50
     assert found_ids.dtype == np.int32
