@@ -16,16 +16,18 @@ from edgeyolo.spec.model import InputSpec
 class MapDifference(msgspec.Struct, frozen=True, kw_only=True):
     """How far one map of `other` is from the same map of `reference`, over all pictures.
 
+    A figure is None where it is not defined: the reference is constant, or one of the maps is not finite.
+
     Attributes:
         relative_rms: root mean square of the difference / standard deviation of the reference.
         relative_max: largest absolute difference / (max - min) of the reference.
-        correlation: Pearson's, 1 for equal shapes.
+        correlation: Pearson's, 1 for equal shapes; also None where `other` is constant.
     """
 
     map_name: str
-    relative_rms: float
-    relative_max: float
-    correlation: float
+    relative_rms: float | None
+    relative_max: float | None
+    correlation: float | None
 
 
 def compare_maps(
@@ -47,10 +49,13 @@ def compare_maps(
 
 
 def _difference(name: str, reference: np.ndarray, other: np.ndarray) -> MapDifference:
+    if not (np.isfinite(reference).all() and np.isfinite(other).all()) or np.ptp(reference) == 0:
+        return MapDifference(map_name=name, relative_rms=None, relative_max=None, correlation=None)
     difference = other - reference
+    correlation = float(np.corrcoef(reference.ravel(), other.ravel())[0, 1]) if np.ptp(other) > 0 else None
     return MapDifference(
         map_name=name,
         relative_rms=float(np.sqrt(np.mean(difference**2)) / reference.std()),
         relative_max=float(np.abs(difference).max() / np.ptp(reference)),
-        correlation=float(np.corrcoef(reference.ravel(), other.ravel())[0, 1]),
+        correlation=correlation,
     )

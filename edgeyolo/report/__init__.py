@@ -1,9 +1,10 @@
-"""In: what quantization, export and evaluation found. Out: `report.json` and a self-contained `report.html`.
+"""In: what quantization, training and evaluation found, as their own structs. Out: pages, plots, `report.json`.
 
-Verb: `write_report`; `artefact_rows` and `worst_pictures` prepare what it shows. Nothing here imports torch.
+Verb: `write_report`, and `write_training_report` in `report.training`. Whatever is drawn or written as a page is here.
 """
 
 from edgeyolo.report.pictures import worst_pictures
-from edgeyolo.report.quantization import QuantizationReport, artefact_rows, write_report
+from edgeyolo.report.quantization import QuantizationReport, artefact_rows
+from edgeyolo.report.quantization_page import write_report
 
 __all__ = ["QuantizationReport", "artefact_rows", "worst_pictures", "write_report"]

@@ -1,19 +1,20 @@
-"""What quantization cost and why, as data and as one page: the door of this room."""
+"""What quantization cost and why, as data: `report.json`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 
 from edgeyolo.evaluation.parity import MapDifference
-from edgeyolo.spec.atomic import write_file
+from edgeyolo.quantization.study.budget import BudgetStep
+from edgeyolo.quantization.study.sensitivity import Sensitivity
+from edgeyolo.quantization.study.signal_left import LayerSignal
 from edgeyolo.spec.model import Latency, ModelSpec, Score
 from edgeyolo.spec.recipe import Recipe
-from edgeyolo.spec.strict import encode_json
+from edgeyolo.training.checkpoint import EpochRow
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FLOAT_ARTEFACT = "float torch"
 
 
@@ -32,82 +33,34 @@ class ArtefactRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     latency: Latency | None = None
 
 
-class LayerSignal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Signal-to-quantization-noise ratio of one layer's output, in decibels; None where there is no noise at all."""
-
-    layer: str
-    sqnr_db: float | None
-
-
-class SensitivityRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one scale group costs; None for a figure that was not measured.
-
-    Attributes:
-        ap_regained: percent AP gained when this group alone is kept float.
-        ap_lost_alone: percent AP lost when this group alone is int8.
-        sqnr_regained_db: of the head maps, when this group alone is kept float.
-        sqnr_alone_db: of the head maps, when this group alone is int8.
-    """
-
-    group: str
-    layers: tuple[str, ...]
-    ap_regained: float | None = None
-    ap_lost_alone: float | None = None
-    sqnr_regained_db: float | None = None
-    sqnr_alone_db: float | None = None
-
-
-class SensitivityTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Every group, the most sensitive first.
-
-    Attributes:
-        rank_agreement: of the cheap proxy with AP, Spearman's in [-1, 1]; None where AP was not measured.
-    """
-
-    rows: tuple[SensitivityRow, ...]
-    rank_agreement: float | None = None
-
-
-class QatPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One epoch of quantization-aware training; AP of the fake-quantized model, percent."""
-
-    epoch: int
-    loss: float
-    ap: float
-
-
 class QatHistory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A whole training.
+    """Quantization-aware training; AP is of the fake-quantized model, percent.
 
     Attributes:
-        start_ap: of the calibrated model that it started from, percent.
+        start_ap: of the calibrated model that it started from.
         best_epoch: whose weights were kept; 0 where nothing was better than the start.
+        epochs: one row for each.
     """
 
     start_ap: float
     best_epoch: int
-    points: tuple[QatPoint, ...]
-
-
-class BudgetStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One trial: which groups were kept float, and what that left."""
-
-    floated: tuple[str, ...]
-    ap: float
-    drop: float
+    epochs: tuple[EpochRow, ...]
 
 
 class BudgetTrail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The search for the fewest float groups within a budget.
 
     Attributes:
-        max_drop: AP allowed, percent.
+        max_drop: AP points that may be lost.
         artefact: what was measured at each step.
+        floated: groups that are float in the model that was written; the most accurate choice where none is within.
+        steps: in the order of time.
     """
 
     max_drop: float
     artefact: str
     is_met: bool
+    floated: tuple[str, ...]
     steps: tuple[BudgetStep, ...]
 
 
@@ -184,7 +137,7 @@ class QuantizationReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     rows: tuple[ArtefactRow, ...]
     provenance: Provenance
     signal: tuple[LayerSignal, ...] = ()
-    sensitivity: SensitivityTable | None = None
+    sensitivity: Sensitivity | None = None
     qat: QatHistory | None = None
     budget: BudgetTrail | None = None
     parity: tuple[EngineDifference, ...] = ()
@@ -216,19 +169,3 @@ def artefact_rows(
             )
         )
     return tuple(rows)
-
-
-def write_report(folder: Path, report: QuantizationReport, pictures: Mapping[str, bytes]) -> None:
-    """Write `report.json`, then `report.html`: one file that loads nothing from elsewhere.
-
-    Args:
-        pictures: JPEG of each of `report.worst`, by image id.
-
-    Raises:
-        OutputError: the folder cannot be written.
-        MissingPackageError: jinja2 is not installed; `report.json` is there all the same.
-    """
-    from edgeyolo.report.page import render_page
-
-    write_file(folder / "report.json", encode_json(report))
-    write_file(folder / "report.html", render_page(report, pictures).encode())

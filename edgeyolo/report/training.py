@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from edgeyolo.evaluation.curves import STEPS, Curves, measure_curves
 from edgeyolo.evaluation.measure import make_detector
 from edgeyolo.report import training_plots as plots
 from edgeyolo.report.labels import LabelStatistics, count_labels
-from edgeyolo.report.page import fill_template
+from edgeyolo.report.page import embed, fill_template
 from edgeyolo.report.pairs import encode_jpeg
 from edgeyolo.report.training_pictures import choose_pictures, draw_batches, draw_truth_and_found, judge
 from edgeyolo.runtime.detector import Detector
@@ -120,8 +119,8 @@ def write_training_report(
         seconds=sum(row.seconds for row in record.history),
         classes=_class_rows(names, labels[train_data.split], labels[val_data.split], found),
         labels=labels,
-        plots={name: base64.b64encode(png).decode() for name, png in drawn.items()},
-        pictures=[(caption, base64.b64encode(jpeg).decode()) for caption, jpeg in pictures],
+        plots={name: embed(png) for name, png in drawn.items()},
+        pictures=[(caption, embed(jpeg)) for caption, jpeg in pictures],
     )
     for name, png in drawn.items():
         write_file(out / PLOT_FOLDER / f"{name}.png", png)

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from edgeyolo.quantization.quantize import Quantized
     from edgeyolo.quantization.recover.qat import QatResult
     from edgeyolo.quantization.study.budget import BudgetResult
-    from edgeyolo.quantization.study.sensitivity import Sensitivity
-    from edgeyolo.report.quantization import BudgetTrail, EngineDifference, QatHistory, SensitivityTable, WorstPicture
+    from edgeyolo.report.quantization import BudgetTrail, EngineDifference, QatHistory, WorstPicture
     from edgeyolo.spec.detections import Image
     from edgeyolo.verbs._quantize import Job
 
@@ -33,20 +32,14 @@ PARITY_PICTURES, INTEGER_PICTURES = 8, 2
 
 
 def report_on(job: Job, quantized: Quantized, folder: Path) -> list[Score]:
-    """Measure every artefact that runs here and write report.json, report.html and sensitivity.png to `folder`.
+    """Measure every artefact that runs here and write report.json, report.html and plots to `folder`.
 
     Returns:
         The scores of the engines.
     """
-    from edgeyolo.quantization.study.sensitivity import draw_sensitivity
     from edgeyolo.quantization.study.signal_left import layer_sqnr
-    from edgeyolo.report.quantization import (
-        LayerSignal,
-        Provenance,
-        QuantizationReport,
-        artefact_rows,
-        write_report,
-    )
+    from edgeyolo.report import QuantizationReport, artefact_rows, write_report
+    from edgeyolo.report.quantization import Provenance
 
     measured = EngineFigures(job, quantized, folder)
     spec, plans = job.source.record.model, quantized.placement.layers.values()
@@ -70,18 +63,13 @@ def report_on(job: Job, quantized: Quantized, folder: Path) -> list[Score]:
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             tools=tool_versions(),
         ),
-        signal=tuple(
-            LayerSignal(layer=row.path, sqnr_db=row.sqnr_db)
-            for row in layer_sqnr(quantized, job.pictures, job.progress)
-        ),
-        sensitivity=sensitivity_table(job.sensitivity, job.scores[0].ap if job.scores else None),
+        signal=tuple(layer_sqnr(quantized, job.pictures, job.progress)),
+        sensitivity=job.sensitivity,
         qat=qat_history(job.qat),
         budget=budget_trail(job.budget, job.options.max_drop, job.options.target),
         parity=tuple(measured.differences),
         worst=measured.worst,
     )
-    if job.sensitivity is not None:
-        draw_sensitivity(job.sensitivity, folder / "sensitivity.png")
     try:
         write_report(folder, report, measured.worst_jpegs)
     except MissingPackageError as error:
@@ -152,48 +140,25 @@ class EngineFigures:
         return differing_part(compare_integers(self._quantized, model, qparams, batches))
 
 
-def sensitivity_table(sensitivity: Sensitivity | None, float_ap: float | None) -> SensitivityTable | None:
-    """What the report keeps of a sensitivity analysis."""
-    if sensitivity is None:
-        return None
-    from edgeyolo.report.quantization import SensitivityRow, SensitivityTable
-
-    rows = tuple(
-        SensitivityRow(
-            group=row.group,
-            layers=row.layers,
-            ap_regained=_difference(row.map_float, sensitivity.map_int8),
-            ap_lost_alone=_difference(float_ap, row.map_alone),
-            sqnr_regained_db=row.sqnr_db_float - sensitivity.sqnr_db,
-            sqnr_alone_db=row.sqnr_db_alone,
-        )
-        for row in sensitivity.rows
-    )
-    agreement = next((found.spearman for found in sensitivity.agreement if found.proxy == "kl_alone"), None)
-    return SensitivityTable(rows=rows, rank_agreement=agreement)
-
-
 def qat_history(qat: QatResult | None) -> QatHistory | None:
     """What the report keeps of a training."""
     if qat is None:
         return None
-    from edgeyolo.report.quantization import QatHistory, QatPoint
+    from edgeyolo.report.quantization import QatHistory
 
-    points = tuple(
-        QatPoint(epoch=row.epoch, loss=row.losses["total"], ap=row.ap) for row in qat.history if row.ap is not None
-    )
-    return QatHistory(start_ap=qat.start.ap, best_epoch=qat.best_epoch, points=points)
+    return QatHistory(start_ap=qat.start.ap, best_epoch=qat.best_epoch, epochs=qat.history)
 
 
 def budget_trail(budget: BudgetResult | None, max_drop: float | None, target: str) -> BudgetTrail | None:
     """What the report keeps of the search for float layers."""
     if budget is None or max_drop is None:
         return None
-    from edgeyolo.report.quantization import BudgetStep, BudgetTrail
+    from edgeyolo.report.quantization import BudgetTrail
 
-    steps = tuple(BudgetStep(floated=step.groups, ap=step.ap, drop=step.drop) for step in budget.trail)
-    return BudgetTrail(max_drop=max_drop, artefact=f"{target} int8", is_met=budget.met, steps=steps)
-
-
-def _difference(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
+    return BudgetTrail(
+        max_drop=max_drop,
+        artefact=f"{target} int8",
+        is_met=budget.met,
+        floated=budget.floated,
+        steps=budget.trail,
+    )

@@ -43,9 +43,9 @@ def test_the_report_has_a_row_for_every_engine(whole_way: WholeWay, tmp_path: Pa
     assert all(found["maps"][0]["relative_rms"] < 0.1 for found in report["parity"])
     assert 0 < report["parity"][0]["integers_differing"] < 0.2 and report["parity"][1]["integers_differing"] is None
     layers = load_qparams(out / "qparams.json").layers
-    assert [row["layer"] for row in report["signal"]] == list(layers)
+    assert [row["path"] for row in report["signal"]] == list(layers)
     rows = report["sensitivity"]["rows"]
-    assert len(rows) == report["groups"] and rows[0]["ap_regained"] is not None and rows[1]["ap_regained"] is None
+    assert len(rows) == report["groups"] and rows[0]["map_float"] is not None and rows[1]["map_float"] is None
     html = (out / "report.html").read_text()
     assert all(name in html for name in names) and "http" not in html.replace("http://www.w3.org", "")
     assert "scale groups" in result.explanation and "head output" in result.explanation
@@ -62,7 +62,7 @@ def test_a_budget_keeps_layers_float_until_the_artefact_holds_it(whole_way: Whol
     options = QuantizeOptions(report=True, max_drop=allowed, target="host-onnx")
     result = verbs.quantize(whole_way.run, whole_way.data, out, recipe=recipe, options=options)
     trail = read_report(out)["budget"]
-    assert trail["is_met"] and trail["steps"][0]["floated"] == [] and trail["steps"][0]["drop"] > allowed
+    assert trail["is_met"] and trail["steps"][0]["groups"] == [] and trail["steps"][0]["drop"] > allowed
     shipped = next(score for score in result.scores if score.artefact == "onnxruntime int8")
     assert float_ap - shipped.ap <= allowed + 0.01
     assert result.layers["float"] > 3 and result.layers["int8"] > 0
@@ -94,7 +94,7 @@ def test_training_on_leaves_a_model_that_is_never_worse(whole_way: WholeWay, tmp
     options = QuantizeOptions(report=True, qat=True)
     result = verbs.quantize(whole_way.run, whole_way.data, out, recipe=recipe, options=options)
     history = read_report(out)["qat"]
-    assert len(history["points"]) == 2
+    assert len(history["epochs"]) == 2
     fake = next(score for score in result.scores if score.artefact == "fake-quant torch")
     assert fake.ap >= history["start_ap"] - 1e-6
     assert load_qparams(out / "qparams.json").calibration.method == ("qat" if history["best_epoch"] else "ptq")

@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from xml.etree import ElementTree
 
 import msgspec
 import pytest
 
 from edgeyolo.evaluation.parity import MapDifference
+from edgeyolo.quantization.study.budget import BudgetStep
+from edgeyolo.quantization.study.sensitivity import Agreement, Sensitivity, SensitivityRow
+from edgeyolo.quantization.study.signal_left import SQNR_LIMIT_DB, LayerSignal
 from edgeyolo.report import QuantizationReport, artefact_rows, write_report
-from edgeyolo.report.charts import Bar, bar_chart, line_chart
-from edgeyolo.report.quantization import (
-    BudgetStep,
-    BudgetTrail,
-    EngineDifference,
-    LayerSignal,
-    Provenance,
-    QatHistory,
-    QatPoint,
-    SensitivityRow,
-    SensitivityTable,
-    WorstPicture,
-)
+from edgeyolo.report import quantization_plots as plots
+from edgeyolo.report.quantization import BudgetTrail, EngineDifference, Provenance, QatHistory, WorstPicture
 from edgeyolo.spec.errors import MissingPackageError
 from edgeyolo.spec.model import AnchorDecode, InputSpec, Latency, ModelSpec, Score
 from edgeyolo.spec.recipe import Recipe
 from edgeyolo.spec.strict import load_json
+from edgeyolo.training.checkpoint import EpochRow
 
 NASTY = "<b onload='x'>&amp; \"cells\"</b>"
-VOID = {"meta", "br", "img", "rect", "line", "circle", "polyline"}
-SVG = "{http://www.w3.org/2000/svg}"
+VOID = {"meta", "br", "img"}
+PNG = b"\x89PNG"
 
 
 def make_score(artefact: str, ap: float, split: str = "val") -> Score:
@@ -93,30 +84,53 @@ def small_report(**changes: object) -> QuantizationReport:
     return msgspec.structs.replace(report, **changes)
 
 
-def full_report() -> QuantizationReport:
-    sensitivity = tuple(
-        SensitivityRow(group=f"g{i}", layers=(f"stem.{i}", "join"), ap_regained=0.4 - 0.1 * i, sqnr_alone_db=30.0 - i)
-        for i in range(6)
+def make_sensitivity(most: int, groups: int = 6) -> Sensitivity:
+    """Groups of which the first `most` have an AP."""
+    rows = tuple(
+        SensitivityRow(
+            group=f"g{i}",
+            layers=(f"stem.{i}", "join"),
+            sqnr_db_float=31.5,
+            kl_float=0.1,
+            sqnr_db_alone=30.0 - i,
+            kl_alone=0.6 - 0.1 * i,
+            map_float=55.8 - 0.5 * i if i < most else None,
+            map_alone=55.0 if i < most else None,
+        )
+        for i in range(groups)
     )
+    agreement = (
+        Agreement("kl_float", "map_float", most, -0.5, None),
+        Agreement("kl_alone", "map_alone", most, 0.87, 1.0),
+    )
+    return Sensitivity(rows, 31.0, 0.7, 55.4 if most else None, 16, agreement if most else ())
+
+
+def make_epoch(epoch: int, ap: float | None) -> EpochRow:
+    return EpochRow(epoch=epoch, losses={"total": 1.0 / epoch}, learning_rate=1e-4, seconds=1.0, ap=ap)
+
+
+def full_report() -> QuantizationReport:
     drift = MapDifference(map_name="map_0", relative_rms=0.0123, relative_max=0.02, correlation=0.9999)
     return small_report(
         title=NASTY,
         signal=(
-            LayerSignal(layer="stem", sqnr_db=38.5),
-            LayerSignal(layer=NASTY, sqnr_db=12.25),
-            LayerSignal(layer="out", sqnr_db=None),
+            LayerSignal("stem", 38.5, 40.5),
+            LayerSignal(NASTY, 12.25, 30.0),
+            LayerSignal("out", SQNR_LIMIT_DB, SQNR_LIMIT_DB),
         ),
-        sensitivity=SensitivityTable(rows=sensitivity, rank_agreement=0.87),
+        sensitivity=make_sensitivity(most=2),
         qat=QatHistory(
             start_ap=54.0,
             best_epoch=2,
-            points=tuple(QatPoint(epoch=e, loss=1.0 / e, ap=54.0 + 0.3 * e * (e < 3)) for e in (1, 2, 3)),
+            epochs=tuple(make_epoch(e, 54.0 + 0.3 * e * (e < 3)) for e in (1, 2, 3)),
         ),
         budget=BudgetTrail(
             max_drop=0.3,
             artefact="ncnn int8",
             is_met=True,
-            steps=(BudgetStep(floated=(), ap=54.9, drop=0.6), BudgetStep(floated=("g3",), ap=55.3, drop=0.2)),
+            floated=("g3",),
+            steps=(BudgetStep((), 0, 54.9, 0.6), BudgetStep(("g3",), 2, 55.3, 0.2)),
         ),
         parity=(EngineDifference(artefact="ncnn int8", pictures=16, maps=(drift,), integers_differing=0.00123),),
         worst=(
@@ -221,76 +235,86 @@ def test_every_part_has_its_place(tmp_path: Path) -> None:
     write_report(tmp_path, full_report(), {NASTY: b"\xff\xd8not really\xff\xd9"})
     text, page = read_page(tmp_path)
     assert page.title == NASTY
-    assert page.rows["signal"][2] == [NASTY, "12.25"]
-    assert page.rows["signal"][3] == ["out", "no noise"]
-    assert page.rows["sensitivity"][1] == ["g0", "0.40", "-", "-", "30.00", "stem.0, join"]
+    assert page.rows["signal"][2] == [NASTY, "12.25", "30.00"]
+    assert page.rows["signal"][3] == ["out", "no noise", "no noise"]
+    assert page.rows["sensitivity"][1] == ["g0", "0.6", "0.40", "0.50", "0.50", "30.00", "stem.0, join"]
+    assert page.rows["sensitivity"][3] == ["g2", "0.4", "-", "-", "0.50", "28.00", "stem.2, join"]
     assert page.rows["qat"][2] == ["2", "0.5", "54.60"]
     assert page.rows["budget"][1:] == [["0", "54.90", "0.60", "none"], ["1", "55.30", "0.20", "g3"]]
     assert page.rows["parity"][1] == ["ncnn int8", "map_0", "0.0123", "0.0200", "0.999900", "0.1230 %"]
     assert page.rows["provenance"][1] == ["recipe", "int8-mse (ptq)"]
     assert ["observer", "mse"] in page.rows["recipe"]
-    assert "correlation of\n0.87" in text
-    assert text.count("<svg") == 4
+    assert "Spearman correlation of 0.87" in text and "Kullback-Leibler" in text
+    assert text.count('<tr class="kept"><td>1</td>') == 1
+    assert text.count("data:image/png") == 4
+    assert (tmp_path / "sensitivity.png").read_bytes().startswith(PNG)
+
+
+def test_an_unmet_budget_marks_the_most_accurate_choice_wherever_it_stands(tmp_path: Path) -> None:
+    steps = tuple(BudgetStep(("g1",) * n, n, ap, 55.5 - ap) for n, ap in ((0, 50.0), (1, 54.0), (2, 53.0)))
+    budget = BudgetTrail(max_drop=0.3, artefact="ncnn int8", is_met=False, floated=("g1",), steps=steps)
+    write_report(tmp_path, small_report(budget=budget), {})
+    text, _ = read_page(tmp_path)
+    assert "not met. In bold, the choice that was written, the most accurate one" in " ".join(text.split())
+    assert re.findall(r'class="kept"><td>(\d+)</td>\s*<td>([\d.]+)', text) == [("1", "54.00")]
+
+
+def test_a_figure_that_is_not_defined_is_a_dash_and_comes_back(tmp_path: Path) -> None:
+    constant = MapDifference(map_name="map_0", relative_rms=None, relative_max=None, correlation=None)
+    parity = (EngineDifference(artefact="ncnn int8", pictures=2, maps=(constant,)),)
+    write_report(tmp_path, small_report(parity=parity), {})
+    assert load_json(tmp_path / "report.json", QuantizationReport).parity == parity
+    assert read_page(tmp_path)[1].rows["parity"][1] == ["ncnn int8", "map_0", "-", "-", "-"]
 
 
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
     write_report(tmp_path, full_report(), {NASTY: b"\xff\xd8not really\xff\xd9"})
     text, page = read_page(tmp_path)
-    assert [source.split(",")[0] for source in page.sources] == ["data:image/jpeg;base64"]
+    assert {source.split(",")[0] for source in page.sources} == {"data:image/png;base64", "data:image/jpeg;base64"}
     assert "script" not in page.tags and "link" not in page.tags and "b" not in page.tags
     assert not re.search(r"url\(|@import", text)
-    assert set(re.findall(r"https?://[^\s\"'<]+", text)) <= {"http://www.w3.org/2000/svg"}
+    assert "://" not in text
 
 
-def test_without_jinja2_the_json_is_still_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(MissingPackageError, match=r"jinja2.*edgeyolo\[report\]"):
+@pytest.mark.parametrize("missing", ["jinja2", "matplotlib.figure"])
+def test_without_its_packages_the_json_is_still_written(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingPackageError, match=rf"{missing.partition('.')[0]}.*edgeyolo\[report\]"):
         write_report(tmp_path, small_report(), {})
     assert load_json(tmp_path / "report.json", QuantizationReport).groups == 24
     assert not (tmp_path / "report.html").exists()
 
 
-def test_the_room_works_where_there_is_no_torch(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['torch'] = None; import edgeyolo.report.page, edgeyolo.report.pictures"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+@pytest.mark.parametrize("most", [0, 2, 6])
+def test_the_sensitivity_plot_has_a_half_for_ap_where_measured(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bars in the order of the rows, from the top, as long as their values."""
+    figures = []
+    monkeypatch.setattr(plots, "encode_png", lambda figure: figures.append(figure) or PNG)
+    sensitivity = make_sensitivity(most)
+    plots.draw_sensitivity(sensitivity)
+    axes = figures[0].axes
+    assert len(axes) == (2 if most else 1)
+    assert [bar.get_width() for bar in axes[0].patches] == [row.kl_alone for row in sensitivity.rows]
+    low, high = axes[0].get_ylim()
+    assert low > high, "the first row is on top"
+    if most:
+        gains = [55.8 - 0.5 * i - 55.4 if i < most else 0.0 for i in range(6)]
+        assert [bar.get_width() for bar in axes[1].patches] == pytest.approx(gains)
+        assert axes[1].get_ylim() == axes[0].get_ylim()
 
 
-def test_bars_are_as_long_as_their_values() -> None:
-    bars = [Bar("a & b", 3.0, "3"), Bar("c", -1.0, "-1"), Bar("d", 0.0, "0")]
-    root = ElementTree.fromstring(bar_chart(bars, title="<t>"))
-    lengths = [float(rect.get("width", "nan")) for rect in root.iter(f"{SVG}rect")]
-    starts = [float(rect.get("x", "nan")) for rect in root.iter(f"{SVG}rect")]
-    zero = float(next(root.iter(f"{SVG}line")).get("x1", "nan"))
-    assert lengths[0] == pytest.approx(3 * lengths[1], rel=1e-2) and lengths[2] == 0
-    assert starts == [pytest.approx(zero), pytest.approx(zero - lengths[1]), pytest.approx(zero)]
-    assert root.get("aria-label") == "<t>"
-    width = float(root.get("viewBox", "").split()[2])
-    assert all(0 <= x <= width - length for x, length in zip(starts, lengths, strict=True))
-    assert bar_chart([], title="") == ""
-
-
-@pytest.mark.parametrize("ys", [(1.0, 2.0, 1.5), (5.0, 5.0, 5.0), (-3.0, 0.001, 70.0)])
-def test_a_curve_keeps_its_shape_inside_the_frame(ys: tuple[float, ...]) -> None:
-    points = [(float(i + 1), y) for i, y in enumerate(ys)]
-    svg = line_chart(points, reference=1.2, reference_text="start <1.2>", marked=2.0, title="t")
-    root = ElementTree.fromstring(svg)
-    placed = [
-        tuple(map(float, pair.split(","))) for pair in next(root.iter(f"{SVG}polyline")).get("points", "").split()
-    ]
-    assert all(60 <= x <= 880 and 14 <= y <= 250 for x, y in placed)
-    ticks = {
-        float(t.text or "nan"): float(t.get("y", "nan")) - 4
-        for t in root.iter(f"{SVG}text")
-        if t.get("text-anchor") == "end" and "start" not in (t.text or "")
-    }
-    (low, y_low), (high, y_high) = min(ticks.items()), max(ticks.items())
-    assert low <= min(*ys, 1.2) and high >= max(*ys, 1.2)
-    for (_, y), (_, y_px) in zip(points, placed, strict=True):
-        assert y_px == pytest.approx(y_low + (y - low) / (high - low) * (y_high - y_low), abs=0.2)
-    radii = [circle.get("r") for circle in root.iter(f"{SVG}circle")]
-    assert radii == ["3", "6", "3"]
-    assert line_chart([], reference=0.0, reference_text="", marked=0.0, title="") == ""
-
-
-def test_one_epoch_is_a_curve_too() -> None:
-    ElementTree.fromstring(line_chart([(1.0, 2.0)], reference=2.0, reference_text="", marked=0.0, title=""))
+def test_plots_of_many_and_of_one() -> None:
+    layers = [LayerSignal(f"layer.{i}", float((7 * i) % 60), 40.0) for i in range(60)]
+    qat = QatHistory(start_ap=54.0, best_epoch=1, epochs=(make_epoch(1, 54.5),))
+    unmeasured = QatHistory(start_ap=54.0, best_epoch=0, epochs=(make_epoch(1, None),))
+    for png in (
+        plots.draw_ap(artefact_rows(SCORES)),
+        plots.draw_signal(layers),
+        plots.draw_signal([LayerSignal("out", SQNR_LIMIT_DB, SQNR_LIMIT_DB)]),
+        plots.draw_sensitivity(make_sensitivity(0, groups=60)),
+        plots.draw_qat(qat),
+        plots.draw_qat(unmeasured),
+    ):
+        assert png.startswith(PNG)

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from edgeyolo.quantization.quantize import Quantized
 from edgeyolo.quantization.study.float_groups import check_groups, with_groups_float
 from edgeyolo.spec.progress import SILENT, Progress
@@ -17,8 +19,7 @@ _WHY = "floated: to meet the accuracy budget"
 _RETRIES = 3
 
 
-@dataclass(frozen=True)
-class BudgetStep:
+class BudgetStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One artefact that was measured.
 
     Attributes:

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -23,7 +23,7 @@ from edgeyolo.quantization.quantizers import set_group_enabled
 from edgeyolo.quantization.study.float_groups import uncorrected_biases
 from edgeyolo.quantization.study.rank_agreement import kendall, spearman
 from edgeyolo.quantization.study.signal_left import head_maps, map_distance
-from edgeyolo.spec.atomic import replacing_file, write_file
+from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import FormatError, QuantizationError
 from edgeyolo.spec.model import Decode
 from edgeyolo.spec.progress import SILENT, Progress
@@ -32,11 +32,9 @@ from edgeyolo.spec.strict import encode_json, load_json
 logger = logging.getLogger(__name__)
 
 _BATCH = 4
-_BARS = 40
 
 
-@dataclass(frozen=True)
-class SensitivityRow:
+class SensitivityRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One scale group, measured from both ends.
 
     Attributes:
@@ -58,8 +56,7 @@ class SensitivityRow:
     map_alone: float | None = None
 
 
-@dataclass(frozen=True)
-class Agreement:
+class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How well a proxy orders the groups as mAP does.
 
     Attributes:
@@ -76,8 +73,7 @@ class Agreement:
     kendall: float | None
 
 
-@dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `measure_sensitivity` found.
 
     Attributes:
@@ -163,40 +159,6 @@ def measure_sensitivity(
         map_int8, rows = _measure_map(switches, rows, by_map, _fingerprint(quantized, by_map.data), progress)
     count = sum(len(batch) for batch in batches)
     return Sensitivity(tuple(rows), sqnr_db, kl, map_int8, count, _agreement(rows))
-
-
-def draw_sensitivity(sensitivity: Sensitivity, path: Path) -> None:
-    """Bars of the most costly groups: KL alone on the left, mAP regained by floating it on the right where measured.
-
-    Nothing where matplotlib is not installed.
-
-    Raises:
-        OutputError: the path cannot be written.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return
-    rows = sensitivity.rows[:_BARS]
-    base = sensitivity.map_int8 or 0.0
-    measured = {_label(row): row.map_float - base for row in rows if row.map_float is not None}
-    figure = Figure(figsize=(11 if measured else 7, 1.2 + 0.24 * len(rows)), layout="constrained")
-    axes = figure.subplots(1, 2 if measured else 1, sharey=True, squeeze=False)[0]
-    axes[0].barh([_label(row) for row in rows], [row.kl_alone for row in rows])
-    axes[0].set(xlabel="KL of scores with this group alone in int8, nats per picture")
-    axes[0].invert_yaxis()
-    if measured:
-        axes[1].barh(list(measured), list(measured.values()), color="tab:orange")
-        axes[1].set(xlabel="AP regained with this group float, points")
-    for one in axes:
-        one.grid(axis="x", alpha=0.3)
-    with replacing_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-
-
-def _label(row: SensitivityRow) -> str:
-    more = f" + {len(row.layers) - 1}" if len(row.layers) > 1 else ""
-    return f"{row.group}  {row.layers[0]}{more}"
 
 
 class _Switches:
@@ -285,7 +247,7 @@ def _measure_map(
         map_float = measured.ap(f"{row.group} float", switches.module)
         switches.set_only(row.group, True)
         map_alone = measured.ap(f"{row.group} alone", switches.module)
-        found.append(replace(row, map_float=map_float, map_alone=map_alone))
+        found.append(msgspec.structs.replace(row, map_float=map_float, map_alone=map_alone))
         progress.step("sensitivity by mAP", done, count, f"{row.group}: {map_float:.2f} float, {map_alone:.2f} alone")
     return map_int8, [*found, *rows[count:]]
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, fx, nn
 
@@ -25,8 +26,7 @@ from edgeyolo.spec.progress import SILENT, Progress
 SQNR_LIMIT_DB = 150.0
 
 
-@dataclass(frozen=True)
-class LayerSignal:
+class LayerSignal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One convolution or linear layer against its float self.
 
     Attributes:

@@ -18,7 +18,6 @@ from edgeyolo.quantization.study.float_groups import with_groups_float
 from edgeyolo.quantization.study.sensitivity import (
     MapMeasure,
     Sensitivity,
-    draw_sensitivity,
     measure_sensitivity,
 )
 from edgeyolo.quantization.study.signal_left import head_maps, map_distance
@@ -241,20 +240,6 @@ def test_it_is_json_and_comes_back() -> None:
     quantized = quantized_chain()
     found = measure_sensitivity(quantized, pictures(1), by_map=MapMeasure(closeness(quantized), most=3))
     assert msgspec.json.decode(msgspec.json.encode(found), type=Sensitivity) == found
-
-
-@pytest.mark.parametrize("most", [0, 2])
-def test_the_chart(tmp_path: Path, most: int) -> None:
-    import cv2
-
-    pytest.importorskip("matplotlib", reason="matplotlib draws the chart")
-    quantized = quantized_chain()
-    found = measure_sensitivity(quantized, pictures(1), by_map=MapMeasure(closeness(quantized), most=most))
-    draw_sensitivity(found, tmp_path / "new" / "sensitivity.png")
-    image = cv2.imread(str(tmp_path / "new" / "sensitivity.png"))
-    assert image is not None
-    assert image.shape[1] > (1000 if most else 700)
-    assert int(image.std()) > 10
 
 
 # ---- groups back in float ----
