@@ -1,5 +1,6 @@
-# demo   the whole way on drawn pictures, about ten minutes
+# demo   the whole way on drawn pictures, about three minutes
 # test   everything CI runs: lint, types, tests
+# test-all  those too that are slow: the largest models in full, every board on every emulated core
 # check  lint and types only
 # test-arm  the runtime on emulated ARM cores; sets them up first (Debian, 150 MB once, a few minutes)
 # bench  time a bundle on this computer: make bench BUNDLE=cells.eyb
@@ -7,21 +8,26 @@
 
 PYTHON ?= python3
 BUNDLE ?= demo/host-cpu-int8.eyb
+WORKERS ?= 2
 
 BIN := .venv/bin
 READY := .venv/.ready
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-arm check bench clean
+.PHONY: demo test test-all test-arm check bench clean
 
 demo: $(READY)
 	$(BIN)/edgeyolo demo
 
 test: check
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-all: check
+	$(PYTEST)
 
 test-arm: $(READY)
 	$(BIN)/python tests/arm/setup_arm.py
-	EDGEYOLO_REQUIRE_ARM=1 $(BIN)/python -m pytest tests/arm
+	EDGEYOLO_REQUIRE_ARM=1 $(PYTEST) tests/arm
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ TRAIN = [
     *REPORT,
 ]
 # Tests, lint and types; OpenVINO only as a peer in benchmarks.
-CHECKS = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "openvino>=2025.0"]
+CHECKS = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "openvino>=2025.0"]
 
 setup(
     name="edgeyolo",

@@ -1,17 +1,21 @@
-"""What must be present: EDGEYOLO_REQUIRE=ncnn,bccd makes a missing backend or data set a failure instead of a skip."""
+"""What holds for every test: one thread for each process, a cache of its own, and that what must be there is there.
+
+EDGEYOLO_REQUIRE=ncnn,bccd makes a missing backend or data set a failure instead of a skip.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are there to read it; tests run side by side
 
 import pytest
+from bccd import BCCD
 
-pytest_plugins = ("one_layer",)  # fixtures that several folders share; see tests/cases
+pytest_plugins = ("one_layer", "whole_way")  # fixtures that several folders share; see tests/cases
 
-BCCD = Path(__file__).parents[1] / ".." / "shared/data/bccd"
 REQUIRED = tuple(name for name in os.environ.get("EDGEYOLO_REQUIRE", "").split(",") if name)
 
 

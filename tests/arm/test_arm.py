@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from whole_way import WholeWay, make_whole_way
+from bccd import BCCD
+from shared import make_once
+from whole_way import WholeWay
 
 from edgeyolo import verbs
 from edgeyolo.backends import open_artefact
@@ -35,8 +37,7 @@ from edgeyolo.training.checkpoint import load_checkpoint
 from edgeyolo.training.torch_session import TorchSession
 
 ROOT = Path(__file__).parents[2]
-BCCD = ROOT / ".." / "shared/data/bccd"
-PICTURES = 6
+PICTURES = (2, pytest.param(6, marks=pytest.mark.slow))  # an emulated core takes seconds for each
 FAKE_QUANT_RMS = 0.05  # of the standard deviation of a map
 # The core and the board whose bundle it gets. The last one gets a bundle that asks for half-precision arithmetic, which
 # it does not have: ncnn looks at the core and does without.
@@ -47,9 +48,8 @@ BOARDS = [
     ("max", "rk3588"),
     ("cortex-a53", "raspberry-pi-5"),
 ]
+TARGETS = sorted({target for _, target in BOARDS})
 RunOnArm = Callable[..., str]
-
-pytestmark = pytest.mark.slow
 
 
 @dataclass
@@ -72,44 +72,47 @@ class Replay:
 
 
 @pytest.fixture(scope="module")
-def way(python_on_arm: Path, tmp_path_factory: pytest.TempPathFactory) -> WholeWay:
-    """Trained for seconds; only where there is a board to run it on."""
-    whole_way = make_whole_way(tmp_path_factory.mktemp("arm-way"))
-    for _, target in BOARDS:
-        if target not in whole_way.bundles:
-            whole_way.bundles[target] = whole_way.run.parent / f"{target}.eyb"
-            verbs.deploy(whole_way.quantized, target, whole_way.bundles[target])
-    return whole_way
+def bundles(python_on_arm: Path, whole_way: WholeWay, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By board; only where there is an emulated one to run them on."""
+    folder = make_once(tmp_path_factory, "arm", lambda folder: deploy_for_boards(whole_way, folder))
+    return {target: folder / f"{target}.eyb" for target in TARGETS}
+
+
+def deploy_for_boards(whole_way: WholeWay, folder: Path) -> None:
+    for target in TARGETS:
+        verbs.deploy(whole_way.quantized, target, folder / f"{target}.eyb")
 
 
 @pytest.fixture(scope="module")
-def fake_quant(way: WholeWay) -> TorchSession:
-    loaded = load_checkpoint(way.run)
+def fake_quant(whole_way: WholeWay) -> TorchSession:
+    loaded = load_checkpoint(whole_way.run)
     recipe = load_recipe("int8-mse")
-    data = open_dataset(way.data, "train")
+    data = open_dataset(whole_way.data, "train")
     pictures, hashes = calibration_pictures(data, loaded.record.model.input, recipe.count, recipe.seed)
     quantized = quantize(loaded.model, pictures, recipe, recipe_name="int8-mse", picture_hashes=hashes)
     return TorchSession(quantized.fake_quant)
 
 
-@pytest.fixture(scope="module")
-def pictures(way: WholeWay) -> list[tuple[Path, Image]]:
+def list_pictures(whole_way: WholeWay, count: int) -> list[tuple[Path, Image]]:
     """Photographs where there are any, and drawn ones like those the model was trained on."""
-    sources = [open_dataset(way.data, "test")] + ([open_dataset(BCCD, "test")] if BCCD.is_dir() else [])
-    return [(s.records[i].image_path.absolute(), s[i].image) for s in sources for i in range(PICTURES // len(sources))]
+    sources = [open_dataset(whole_way.data, "test")] + ([open_dataset(BCCD, "test")] if BCCD.is_dir() else [])
+    return [(s.records[i].image_path.absolute(), s[i].image) for s in sources for i in range(count // len(sources))]
 
 
+@pytest.mark.parametrize("count", PICTURES)
 @pytest.mark.parametrize(("cpu", "target"), BOARDS)
 def test_core(
     cpu: str,
     target: str,
-    way: WholeWay,
+    count: int,
+    whole_way: WholeWay,
+    bundles: dict[str, Path],
     fake_quant: TorchSession,
-    pictures: list[tuple[Path, Image]],
     run_on_arm: RunOnArm,
     tmp_path: Path,
 ) -> None:
-    bundle, listed, out = way.bundles[target], tmp_path / "pictures.txt", tmp_path / "found.json"
+    pictures = list_pictures(whole_way, count)
+    bundle, listed, out = bundles[target], tmp_path / "pictures.txt", tmp_path / "found.json"
     listed.write_text("".join(f"{path}\n" for path, _ in pictures))
     said = json.loads(run_on_arm(cpu, "pictures", bundle, listed, out, "--maps", len(pictures)))
     assert (said["machine"], said["torch"]) == ("aarch64", False)
@@ -155,10 +158,10 @@ def answers(out: Path) -> Callable[[Image], Detections]:
 
 
 def test_command_line_on_a_board(
-    way: WholeWay, pictures: list[tuple[Path, Image]], start_on_arm: Callable[..., Any], tmp_path: Path
+    whole_way: WholeWay, bundles: dict[str, Path], start_on_arm: Callable[..., Any], tmp_path: Path
 ) -> None:
     """`edgeyolo detect` with the board's packages only, and what it says of a bundle that is broken."""
-    bundle, picture = way.bundles["raspberry-pi-4"], pictures[0][0]
+    bundle, picture = bundles["raspberry-pi-4"], list_pictures(whole_way, 2)[0][0]
     done = start_on_arm("cortex-a72", "-m", "edgeyolo", "detect", bundle, picture, "--json", "--save", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["pictures"]) == 1

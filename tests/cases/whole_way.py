@@ -1,4 +1,4 @@
-"""The main job in small, for the tests of this folder.
+"""The main job in small.
 
 The pictures are easy, so that some seconds of training give a detector whose AP means something.
 """
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
+from shared import make_once
 
 from edgeyolo import verbs
 from edgeyolo.spec.training import AugmentConfig, TrainConfig
@@ -23,7 +25,7 @@ _SIDE_PX = 160
 
 @dataclass(frozen=True)
 class WholeWay:
-    """Everything that the main job leaves behind, made once."""
+    """Everything that the main job leaves behind."""
 
     data: Path
     run: Path
@@ -31,8 +33,15 @@ class WholeWay:
     bundles: dict[str, Path]
 
 
-def make_whole_way(folder: Path) -> WholeWay:
-    """Train for seconds, quantize, deploy for every target."""
+@pytest.fixture(scope="session")
+def whole_way(tmp_path_factory: pytest.TempPathFactory) -> WholeWay:
+    """A detector trained for seconds, quantized, and deployed for every target."""
+    folder = make_once(tmp_path_factory, "whole-way", make_whole_way)
+    bundles = {target: folder / f"{target}.eyb" for target in TARGETS}
+    return WholeWay(folder / "data", folder / "run", folder / "int8", bundles)
+
+
+def make_whole_way(folder: Path) -> None:
     draw_shapes(folder / "data")
     config = TrainConfig(
         model="yolov7-nano",
@@ -45,12 +54,10 @@ def make_whole_way(folder: Path) -> WholeWay:
         evaluate_every=24,
         augment=AugmentConfig(mosaic=0, mixup=0, scale=0.2, hsv_h=0),
     )
-    verbs.train(config, folder / "data", folder / "run", report=False)
-    verbs.quantize(folder / "run", folder / "data", folder / "int8", options=verbs.QuantizeOptions(report=False))
-    bundles = {target: folder / f"{target}.eyb" for target in TARGETS}
-    for target, bundle in bundles.items():
-        verbs.deploy(folder / "int8", target, bundle)
-    return WholeWay(folder / "data", folder / "run", folder / "int8", bundles)
+    verbs.train(config, folder / "data", folder / "run")
+    verbs.quantize(folder / "run", folder / "data", folder / "int8", recipe="int8-mse")
+    for target in TARGETS:
+        verbs.deploy(folder / "int8", target, folder / f"{target}.eyb")
 
 
 def draw_shapes(folder: Path) -> None:

@@ -8,12 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from bccd import BCCD, needs_bccd
 
 from edgeyolo.data.dataset import check_dataset, list_splits, open_dataset
 from edgeyolo.spec.errors import DataError, ImageError, UnknownNameError
-
-BCCD = Path(__file__).parents[2] / ".." / "shared/data/bccd"
-needs_bccd = pytest.mark.skipif(not BCCD.is_dir(), reason="the bccd data set is not beside the repository")
 
 
 def test_every_format_gives_the_same_data_set(any_format: Path, truth) -> None:

@@ -7,10 +7,9 @@ difference is noise far below the one that quantization itself makes.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from bccd import BCCD, needs_bccd
 from whole_way import WholeWay
 
 from edgeyolo.backends import Session, open_artefact
@@ -25,8 +24,9 @@ from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.training.checkpoint import load_checkpoint
 from edgeyolo.training.torch_session import TorchSession
 
-BCCD = Path(__file__).parents[2] / ".." / "shared/data/bccd"
 ENGINE_RMS = 0.05  # of the standard deviation of a map
+
+pytestmark = needs_bccd
 
 
 class Engines:
@@ -60,8 +60,6 @@ def engines(whole_way: WholeWay) -> Engines:
 
 @pytest.fixture(scope="module")
 def pictures() -> list[np.ndarray]:
-    if not BCCD.is_dir():
-        pytest.skip("../shared/data/bccd is not here: no real pictures")
     data = open_dataset(BCCD, "test")
     return [data[i].image for i in range(8)]
 

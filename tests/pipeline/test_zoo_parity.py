@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from bccd import BCCD, needs_bccd
 from torch import Tensor, nn
 
 from edgeyolo import models
@@ -36,7 +37,6 @@ from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.spec.target import load_target
 from edgeyolo.training.torch_session import TorchSession
 
-BCCD = Path(__file__).parents[2] / ".." / "shared/data/bccd"
 SIDE = 128
 CLASS_NAMES = ("a", "b", "c")
 YOLOV7 = ("yolov7-tiny", "yolov7-nano, silu", "yolov7-w6, thin")
@@ -45,6 +45,8 @@ CALM = (*YOLOV7, "ppyoloe-s, half", "ppyoloe-plus-s, half")
 HALF = ("neck.*", "backbone.stage_16.*", "backbone.stage_32.*")
 ALONE = 1e-4  # of the integers, where all earlier tensors hold the same
 SHARE = 0.8  # of what quantization changes in the maps, root mean square
+
+pytestmark = needs_bccd
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,6 @@ def settle(network: nn.Module, pictures: Tensor) -> None:
 
 @pytest.fixture(scope="module")
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    if not BCCD.is_dir():
-        pytest.skip("../shared/data/bccd is not here: no real pictures")
     torch.manual_seed(0)
     network = make_network(request.param)
     spec = ModelSpec(

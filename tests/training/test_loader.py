@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from bccd import BCCD, needs_bccd
 
 from edgeyolo.data.dataset import Dataset, Record, make_report, open_dataset
 from edgeyolo.data.report import ProblemLog
@@ -193,11 +194,9 @@ def test_bad_arguments(dataset: Dataset) -> None:
         make_loader(empty, image_size=64, batch=4, augment=None)
 
 
+@needs_bccd
 def test_bccd_through_two_workers() -> None:
-    bccd = Path(__file__).parents[2] / ".." / "shared/data/bccd"
-    if not bccd.is_dir():
-        pytest.skip("the bccd data set is not beside the repository")
-    found = batches(open_dataset(bccd, "val"), image_size=128, batch=16, workers=2, augment=AugmentConfig())
+    found = batches(open_dataset(BCCD, "val"), image_size=128, batch=16, workers=2, augment=AugmentConfig())
     assert len(found) == 5
     assert all(len(batch.targets) > 16 for batch in found)
 

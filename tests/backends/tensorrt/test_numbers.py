@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import onnxruntime
 import pytest
+from bccd import BCCD, needs_bccd
 
 from edgeyolo.backends import build
 from edgeyolo.geometry.network_input import make_input
@@ -21,7 +22,6 @@ from edgeyolo.spec.model import GraphDecode, ModelSpec
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.target import Target
 
-BCCD = Path(__file__).parents[3] / ".." / "shared/data/bccd"
 SIZE = 128
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -92,14 +92,13 @@ def test_old_tensorrt_form_computes_the_same(quantized_model: Any, tmp_path: Pat
         np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())
 
 
+@needs_bccd
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("name", ["yolov7-nano", "ppyoloe-s"])
 def test_decoding_in_the_graph_gives_the_same_boxes(
     quantized_model: Any, name: str, precision: str, tmp_path: Path
 ) -> None:
     """On real photographs, anchor and distribution heads: each candidate before NMS, then what `detect` reports."""
-    if not BCCD.is_dir():
-        pytest.skip("the bccd data set is not here")
     import cv2
 
     model = quantized_model(name, SIZE)

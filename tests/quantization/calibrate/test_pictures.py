@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from bccd import BCCD, needs_bccd
 
 from edgeyolo.data.dataset import Dataset, Record, make_report, open_dataset
 from edgeyolo.data.report import ProblemLog
@@ -19,7 +20,6 @@ from edgeyolo.spec.errors import QuantizationError
 from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.recipe import Recipe
 
-BCCD = Path(__file__).parents[3] / ".." / "shared/data/bccd"
 SPEC = InputSpec(image_hw=(64, 96), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
 
 
@@ -66,7 +66,7 @@ def test_too_few_pictures_warn_and_none_are_refused(tmp_path: Path, caplog: pyte
         calibration_pictures(make_dataset(tmp_path, 2), SPEC, count=0)
 
 
-@pytest.mark.skipif(not BCCD.exists(), reason="the bccd data set is not here")
+@needs_bccd
 def test_real_pictures_calibrate_a_network() -> None:
     pictures, hashes = calibration_pictures(open_dataset(BCCD, "train"), InputSpec(image_hw=(96, 96)), count=3)
     torch.manual_seed(0)
