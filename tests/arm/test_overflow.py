@@ -94,7 +94,7 @@ def make_qparams(path: Path) -> QParams:
     )
 
 
-@pytest.fixture(scope="session", params=TARGETS)
+@pytest.fixture(scope="session")
 def cases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[WorstCase]:
     folder = tmp_path_factory.mktemp(request.param)
     return [WorstCase(folder / str(channels), channels, request.param) for channels in CHANNELS]
@@ -108,6 +108,7 @@ def check(cases: Sequence[WorstCase], read: Callable[[Path], np.ndarray], *, ove
     assert wrong == [overflows] * len(cases)
 
 
+@pytest.mark.parametrize("cases", TARGETS, indirect=True)
 def test_on_this_machine(cases: list[WorstCase]) -> None:
     def run(folder: Path) -> np.ndarray:
         artefact = msgspec.json.decode((folder / "artefact.json").read_bytes(), type=Artefact)
@@ -117,9 +118,19 @@ def test_on_this_machine(cases: list[WorstCase]) -> None:
     check(cases, run, overflows=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("cpu", "overflows"), [("cortex-a53", True), ("cortex-a72", True), ("cortex-a76", False), ("max", False)]
+    ("cases", "cpu", "overflows"),
+    [
+        ("raspberry-pi-4", "cortex-a53", True),
+        ("raspberry-pi-4", "cortex-a72", True),
+        pytest.param("raspberry-pi-4", "cortex-a76", False, marks=pytest.mark.slow),
+        pytest.param("raspberry-pi-4", "max", False, marks=pytest.mark.slow),
+        ("raspberry-pi-5", "cortex-a76", False),
+        ("raspberry-pi-5", "max", False),
+        pytest.param("raspberry-pi-5", "cortex-a53", True, marks=pytest.mark.slow),
+        pytest.param("raspberry-pi-5", "cortex-a72", True, marks=pytest.mark.slow),
+    ],
+    indirect=["cases"],
 )
 def test_on_arm(cases: list[WorstCase], run_on_arm: RunOnArm, cpu: str, overflows: bool) -> None:
     """Dot products (A76 on) take another way than winograd, so there is nothing to guard."""
