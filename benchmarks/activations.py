@@ -102,10 +102,8 @@ def open_both(args: argparse.Namespace, activation: str, work: Path) -> dict[str
     sessions = {}
     for precision in PRECISIONS:
         folder = work / precision
-        artefact = build_artefact(work / "model.onnx", qparams, target, folder, precision=precision)  # type: ignore[arg-type]
-        sessions[precision] = open_artefact(
-            folder, artefact, output_count=spec.output_count, image_hw=size_hw, threads=args.threads
-        )
+        artefact = build_artefact(work / "model.onnx", spec, qparams, target, folder, precision=precision)  # type: ignore[arg-type]
+        sessions[precision] = open_artefact(folder, artefact, spec, threads=args.threads)
     return sessions
 
 

@@ -127,8 +127,7 @@ def host_score(bundle: Path, dataset: Dataset) -> Score:
         session = open_artefact(
             opened.folder,
             opened.manifest.artefact,
-            output_count=model.output_count,
-            image_hw=model.input.image_hw,
+            model,
             threads=1,
         )
         return measure_session(session, model, dataset, artefact="ncnn int8")

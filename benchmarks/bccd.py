@@ -93,9 +93,7 @@ def measure_parity(run: Path, data: Path, out: Path, recipe_name: str) -> dict[s
     for target in ("host-onnx", "host-cpu"):
         with open_bundle(out / f"{target}.eyb") as bundle:
             artefact = bundle.manifest.artefact
-            session = open_artefact(
-                bundle.folder, artefact, output_count=spec.output_count, image_hw=spec.input.image_hw
-            )
+            session = open_artefact(bundle.folder, artefact, spec)
             with contextlib.closing(session):
                 found[verbs.artefact_name(artefact)] = compare_maps(reference, session, images, spec.input)
     return found

@@ -53,7 +53,6 @@ PICTURES = 8
 REFERENCE = "ncnn float32"
 OURS = "ncnn int8, as written by deploy"
 DEFAULT_OUT = Path(__file__).parent / "results" / "host_cpu.json"
-MAPS = 3
 PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
 FLOAT32: dict[str, Option] = {
     "use_fp16_packed": False,
@@ -87,11 +86,11 @@ def main() -> None:
         folder = Path(work)
         spec = write_quantized(args.checkpoint, args.model, args.image_size, dataset, folder)
         images, _ = make_input(dataset[0].image, spec.input)
-        networks = write_networks(folder, spec.input.image_hw)
+        networks = write_networks(folder, spec)
         report: dict[str, Any] = {"machine": describe_machine(), "threads": THREADS, "versions": list_versions()}
         report |= {"model": spec.name, "image_hw": spec.input.image_hw, "rounds": args.rounds}
-        sessions = {name: network.open(spec.input.image_hw) for name, network in networks.items()}
-        tuned, report["tuned"] = tune(networks[OURS], spec.input.image_hw, images)
+        sessions = {name: network.open(spec) for name, network in networks.items()}
+        tuned, report["tuned"] = tune(networks[OURS], spec, images)
         if args.profile:
             report["layers"] = profile(networks[REFERENCE].layers(), sessions | tuned, images)
             report["by_kind_ms"] = add_up(report["layers"])
@@ -162,9 +161,9 @@ class Network:
         layers = parse_param((self.folder / PARAM).read_text(), where=PARAM)
         return read_bin(layers, (self.folder / BIN).read_bytes(), where=BIN)
 
-    def open(self, image_hw: tuple[int, int]) -> NcnnSession:
+    def open(self, spec: ModelSpec) -> NcnnSession:
         """With the benchmark's threads."""
-        session = open_artefact(self.folder, self.artefact, output_count=MAPS, image_hw=image_hw, threads=THREADS)
+        session = open_artefact(self.folder, self.artefact, spec, threads=THREADS)
         assert isinstance(session, NcnnSession)
         return session
 
@@ -181,13 +180,13 @@ def write_network(
     return Network(folder, artefact)
 
 
-def write_networks(folder: Path, image_hw: tuple[int, int]) -> dict[str, Network]:
+def write_networks(folder: Path, spec: ModelSpec) -> dict[str, Network]:
     """The ncnn rows but for the tuned one."""
     qparams = load_qparams(folder / "qparams.json")
-    in_float = convert(folder / "model.onnx", image_hw)
+    in_float = convert(folder / "model.onnx", spec.input.image_hw)
     stock = quantize_network(in_float, load_onnx(folder / "model.onnx"), qparams)
     target = load_target("host-cpu")
-    ours = build(folder / "model.onnx", qparams, target, folder / "ours", precision="int8")
+    ours = build(folder / "model.onnx", spec, qparams, target, folder / "ours", precision="int8")
     return {
         REFERENCE: write_network(folder / "float32", in_float, FLOAT32, "fp32"),
         "ncnn bfloat16": write_network(folder / "bfloat16", in_float, BFLOAT16, "bf16"),
@@ -196,18 +195,18 @@ def write_networks(folder: Path, image_hw: tuple[int, int]) -> dict[str, Network
     }
 
 
-def tune(network: Network, image_hw: tuple[int, int], images: Images) -> tuple[dict[str, NcnnSession], dict[str, Any]]:
+def tune(network: Network, spec: ModelSpec, images: Images) -> tuple[dict[str, NcnnSession], dict[str, Any]]:
     """The fastest of a few engine options, each with all layers in int8 and with several choices of them in float."""
     layers = network.layers()
     groups = group_int8_layers(layers)
     choices = {"": [], "1x1": groups["1x1"], "1x1 and the first": [*groups["1x1"], *groups["first layers"]]}
     candidates: dict[str, tuple[NcnnSession, list[str]]] = {}
     for number, (name, options) in enumerate(TUNED.items()):
-        measured = {"those faster so": list_faster(network, options, image_hw, images)}
+        measured = {"those faster so": list_faster(network, options, spec, images)}
         for label, kept_float in (choices | measured).items():
             where = network.folder.with_name(f"tuned-{number}-{label or 'none'}")
             mixed = float_layers(layers, kept_float, half=False)
-            session = write_network(where, mixed, options, "int8").open(image_hw)
+            session = write_network(where, mixed, options, "int8").open(spec)
             candidates[f"{name}; {label or 'no'} layers in float"] = (session, kept_float)
     runs = {label: partial(session.run, images) for label, (session, _) in candidates.items()}
     rows = race(runs, 8, reference=next(iter(runs)))
@@ -216,16 +215,14 @@ def tune(network: Network, image_hw: tuple[int, int], images: Images) -> tuple[d
     return {"ncnn int8, tuned": session}, {"chosen": best, "float_layers": kept_float, "candidates": rows}
 
 
-def list_faster(
-    network: Network, options: Mapping[str, Option], image_hw: tuple[int, int], images: Images
-) -> list[str]:
+def list_faster(network: Network, options: Mapping[str, Option], spec: ModelSpec, images: Images) -> list[str]:
     """Layers that took less time in float than in int8, each within its own whole network."""
     layers = network.layers()
     names = int8_layer_names(layers)
     with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
         in_float = write_network(Path(work) / "float", float_layers(layers, names, half=False), options, "fp32")
         in_int8 = write_network(Path(work) / "int8", layers, options, "int8")
-        times = time_both(in_float.open(image_hw), in_int8.open(image_hw), images)
+        times = time_both(in_float.open(spec), in_int8.open(spec), images)
     return [name for name in names if times[name][0] < times[name][1]]
 
 

@@ -86,8 +86,8 @@ def open_int8(folder: Path, target: str, spec: ModelSpec, stack: contextlib.Exit
     """Build the folder's model for a target and open it, until `stack` closes."""
     out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeyolo-")))
     qparams = load_qparams(folder / "qparams.json")
-    artefact = build(folder / "model.onnx", qparams, load_target(target), out, precision="int8")
-    session = open_artefact(out, artefact, output_count=spec.output_count, image_hw=spec.input.image_hw)
+    artefact = build(folder / "model.onnx", spec, qparams, load_target(target), out, precision="int8")
+    session = open_artefact(out, artefact, spec)
     stack.callback(session.close)
     return session
 

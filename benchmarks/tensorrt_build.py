@@ -125,7 +125,9 @@ def export_quantized(name: str, size: int, folder: Path) -> None:
 def prepare(source: Path, out: Path, precision: Precision, place: str) -> Artefact:
     """Write the ONNX that TensorRT builds from."""
     from edgeyolo.backends import build
+    from edgeyolo.spec.model import ModelRecord
     from edgeyolo.spec.qparams import load_qparams
+    from edgeyolo.spec.strict import load_json
     from edgeyolo.spec.target import Target
 
     target = Target(
@@ -136,7 +138,8 @@ def prepare(source: Path, out: Path, precision: Precision, place: str) -> Artefa
         engine_options={"package": "tensorrt_rtx"},
     )
     qparams = load_qparams(source / "qparams.json") if precision == "int8" else None
-    return build(source / "model.onnx", qparams, target, out, precision=precision)
+    spec = load_json(source / "model.json", ModelRecord).model
+    return build(source / "model.onnx", spec, qparams, target, out, precision=precision)
 
 
 def build_alone(folder: Path, artefact: Artefact, capability: str) -> dict[str, Any]:

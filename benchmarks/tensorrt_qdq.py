@@ -83,7 +83,7 @@ def write_graphs(folder: Path, spec: ModelSpec, work: Path) -> Iterator[tuple[st
         target = Target(
             title=name, engine="tensorrt", precisions=("int8",), postprocess="graph" if place == "graph" else "host"
         )
-        artefact = build(folder / "model.onnx", qparams, target, work / place, precision="int8")
+        artefact = build(folder / "model.onnx", spec, qparams, target, work / place, precision="int8")
         yield name, work / place / "model.onnx", with_decode(spec, artefact.graph_candidates)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from edgeyolo.backends import list_packages
+
 PACKAGE = Path(__file__).parents[1] / "edgeyolo"
 GROUND_FLOOR = (
     ("spec",),
@@ -33,7 +35,7 @@ UPSTAIRS = (
 )
 RANK = {room: rank for rank, rooms in enumerate((*GROUND_FLOOR, *UPSTAIRS)) for room in rooms}
 GROUND_ROOMS = [room for rooms in GROUND_FLOOR for room in rooms]
-VENDORS = {"ncnn", "onnxruntime", "onnx", "onnxslim", "pnnx", "pycocotools", "tensorrt", "tensorrt_rtx", "modelopt"}
+VENDORS = {"onnx", "onnxslim", "pycocotools", "modelopt", "tensorrt", *(p.module for p in list_packages())}
 JUNK_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "core", "manager", "tools"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_FILE = 400

@@ -1,9 +1,9 @@
-"""In: model.onnx, qparams.json and a target. Out: an artefact, and a session that runs it on a board.
+"""In: model.onnx, its `ModelSpec`, qparams.json and a target. Out: an artefact, and a session that runs it on a board.
 
 Verb: `build` on the host, `open_artefact` on the board; `probe` says what is missing for either.
 
-An engine is one module of this folder whose name does not begin with `_`; it has the same three functions as here.
-Vendor packages are imported inside functions. The folder is the registry.
+An engine is one module or package of this folder with an `ENGINE`; `engine` says what that is. The folder is the
+registry. Vendor packages are imported inside functions.
 """
 
 from __future__ import annotations
@@ -11,53 +11,51 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from pathlib import Path
-from typing import Protocol, cast
 
-import numpy as np
-import numpy.typing as npt
-
+from edgeyolo.backends.engine import Engine, Finding, Session
 from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
 from edgeyolo.spec.manifest import Artefact
+from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.packages import Package
+from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.provenance import sha256_of
 from edgeyolo.spec.qparams import QParams, check_qparams
 from edgeyolo.spec.target import Precision, Target
-from edgeyolo.spec.tuning import Choice
 
-
-class Session(Protocol):
-    """An opened artefact."""
-
-    def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-        """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first.
-
-        Raises:
-            BackendError: another shape or type than the artefact takes, or the engine failed.
-        """
-
-    def close(self) -> None:
-        """Give the engine's memory back; the session cannot run afterwards."""
-
-
-class Engine(Protocol):
-    """What a module of this folder offers; arguments as in the functions below."""
-
-    def probe(self, target: Target) -> list[str]:
-        """Problems in words."""
-
-    def build(
-        self, onnx_path: Path, qparams: QParams | None, target: Target, out: Path, *, precision: Precision
-    ) -> Artefact:
-        """Write the artefact's files into the folder `out`."""
-
-    def open_artefact(
-        self, folder: Path, artefact: Artefact, *, output_count: int, image_hw: tuple[int, int], threads: int = 0
-    ) -> Session:
-        """Load the artefact."""
+__all__ = [
+    "Engine",
+    "Finding",
+    "Session",
+    "build",
+    "list_engines",
+    "list_packages",
+    "load_engine",
+    "open_artefact",
+    "probe",
+]
 
 
 def list_engines() -> list[str]:
     """Names of the engines known, installed or not."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in names if name != "engine" and not name.startswith("_"))
+
+
+def load_engine(name: str) -> Engine:
+    """An engine by its name; its vendor's packages need not be installed.
+
+    Raises:
+        UnknownNameError: no such engine.
+    """
+    if name not in list_engines():
+        raise UnknownNameError("engine", name, list_engines())
+    engine: Engine = importlib.import_module(f"{__name__}.{name}").ENGINE
+    return engine
+
+
+def list_packages() -> list[Package]:
+    """The vendors' packages of all engines."""
+    return [package for name in list_engines() for package in load_engine(name).packages]
 
 
 def probe(target: Target) -> list[str]:
@@ -66,14 +64,24 @@ def probe(target: Target) -> list[str]:
     Raises:
         UnknownNameError: the target names an engine that does not exist.
     """
-    return _engine(target.engine).probe(target)
+    return load_engine(target.engine).probe(target)
 
 
-def build(onnx_path: Path, qparams: QParams | None, target: Target, out: Path, *, precision: Precision) -> Artefact:
+def build(
+    onnx_path: Path,
+    spec: ModelSpec,
+    qparams: QParams | None,
+    target: Target,
+    out: Path,
+    *,
+    precision: Precision,
+    progress: Progress = SILENT,
+) -> Artefact:
     """Make from `model.onnx` what the target's engine runs.
 
     Args:
         onnx_path: float model, input "images", outputs "map_0" ...
+        spec: of that model.
         qparams: scales that belong to that very file; needed for int8, not used otherwise.
         out: folder that receives the artefact's files.
         precision: of the layers that are not kept float; one that the target allows.
@@ -83,7 +91,7 @@ def build(onnx_path: Path, qparams: QParams | None, target: Target, out: Path, *
         MissingPackageError: the engine or its converter is not installed.
         BackendError: qparams of another model, or a graph that the engine cannot run.
     """
-    engine = _engine(target.engine)
+    engine = load_engine(target.engine)
     if precision not in target.precisions:
         raise UsageError(
             f"precision {precision} is not one of this target's", hint=f"Choose from: {', '.join(target.precisions)}"
@@ -91,62 +99,25 @@ def build(onnx_path: Path, qparams: QParams | None, target: Target, out: Path, *
     if precision == "int8":
         _check_scales(onnx_path, qparams)
     out.mkdir(parents=True, exist_ok=True)
-    return engine.build(onnx_path, qparams if precision == "int8" else None, target, out, precision=precision)
+    scales = qparams if precision == "int8" else None
+    return engine.build(onnx_path, spec, scales, target, out, precision=precision, progress=progress)
 
 
 def open_artefact(
-    folder: Path, artefact: Artefact, *, output_count: int, image_hw: tuple[int, int], threads: int = 0
+    folder: Path, artefact: Artefact, spec: ModelSpec, *, threads: int = 0, progress: Progress = SILENT
 ) -> Session:
     """Load an artefact from the folder its files are in.
 
     Args:
-        output_count: number of raw head maps.
-        image_hw: input height and width, pixels.
+        spec: what the artefact computes: the manifest's.
         threads: 0 for the engine's own default.
+        progress: hears of an engine that builds on this machine when it first loads, which takes minutes.
 
     Raises:
         UnknownNameError: no such engine. MissingPackageError: it is not installed.
         BackendError: files that are missing, broken or of another model, or options the engine does not have.
     """
-    return _engine(artefact.engine).open_artefact(
-        folder, artefact, output_count=output_count, image_hw=image_hw, threads=threads
-    )
-
-
-def list_needed_features(artefact: Artefact, target: Target) -> tuple[str, ...]:
-    """Processor features without which `artefact` gives wrong results on boards like `target`, as Linux names them.
-
-    An engine says so with a function of the same name; one that has none needs nothing but what its package needs.
-    """
-    needed = getattr(_engine(artefact.engine), "list_needed_features", None)
-    return tuple(needed(artefact, target)) if needed else ()
-
-
-def list_tuning_choices(folder: Path, artefact: Artefact) -> list[Choice]:
-    """Ways to run `artefact` on this device that may be faster than how it was deployed, most promising first.
-
-    An engine offers them with a function of the same name; one that chooses its kernels itself has none.
-
-    Raises:
-        BackendError: files that are missing or broken.
-    """
-    choices = getattr(_engine(artefact.engine), "list_tuning_choices", None)
-    return list(choices(folder, artefact)) if choices else []
-
-
-def cpu_package(engine: str) -> str:
-    """The vendor package whose code computes on the processor, an engine's `CPU_PACKAGE`; "" where a GPU computes.
-
-    Raises:
-        UnknownNameError: no such engine.
-    """
-    return str(getattr(_engine(engine), "CPU_PACKAGE", ""))
-
-
-def _engine(name: str) -> Engine:
-    if name not in list_engines():
-        raise UnknownNameError("engine", name, list_engines())
-    return cast(Engine, importlib.import_module(f"{__name__}.{name}"))
+    return load_engine(artefact.engine).open(folder, artefact, spec, threads=threads, progress=progress)
 
 
 def _check_scales(onnx_path: Path, qparams: QParams | None) -> None:

@@ -14,75 +14,92 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeyolo.backends._checks import (
-    artefact_file,
-    check_images,
-    check_option_names,
-    check_version,
-    list_version_problems,
-)
+from edgeyolo.backends._artefact import artefact_file, check_option_names
+from edgeyolo.backends._versions import check_version, list_version_problems
+from edgeyolo.backends.engine import Engine, check_images
 from edgeyolo.graph.qdq import insert_qdq, int8_layers, load_onnx, weighted_nodes
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
 from edgeyolo.spec.manifest import Artefact
-from edgeyolo.spec.packages import import_package
+from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.packages import Package, import_package
+from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import QParams
 from edgeyolo.spec.target import Precision, Target
 from edgeyolo.spec.tensor import INPUT_NAME, output_names
 
-CPU_PACKAGE = "onnxruntime"
 _FILE = "model.onnx"
 _OPTIONS: list[str] = []  # none of its options changes what an artefact is
 
 
-def probe(target: Target) -> list[str]:
-    """What is missing here to build for and run `target`."""
-    try:
-        return list_version_problems("onnxruntime", _import_engine().__version__, target)
-    except (MissingPackageError, BackendError) as error:
-        return [str(error)]
+class OnnxRuntimeEngine(Engine):
+    """ONNX Runtime on any processor."""
 
+    name = "onnxruntime"
+    packages = (Package("onnxruntime", "onnxruntime", "engine: ONNX Runtime", "onnxruntime"),)
+    cpu_package = "onnxruntime"
 
-def build(onnx_path: Path, qparams: QParams | None, target: Target, out: Path, *, precision: Precision) -> Artefact:
-    """Write `model.onnx`, with Q/DQ for int8; see `edgeyolo.backends.build`."""
-    engine = _import_engine()
-    check_version("onnxruntime", engine.__version__, target)
-    check_option_names(target.engine_options, _OPTIONS, engine="onnxruntime")
-    if precision not in ("int8", "fp32"):
-        raise UsageError(f"onnxruntime artefacts are int8 or fp32, not {precision}", where=target.title)
-    model = load_onnx(onnx_path)
-    nodes = weighted_nodes(model.graph)
-    total = sum(len(readers) for readers in nodes.values())
-    layers = {"float": total}
-    if qparams is not None:
-        int8 = sum(len(nodes[weight]) for weight in int8_layers(model.graph, qparams))
-        layers = {"int8": int8, "float": total - int8}
-        model = insert_qdq(model, qparams)
-    raw = model.SerializeToString()
-    with _explaining(onnx_path):
-        _make_session(raw, threads=1)
-    write_file(out / _FILE, raw)
-    return Artefact(
-        engine="onnxruntime",
-        engine_version=engine.__version__,
-        precision=precision,
-        files={"onnx": _FILE},
-        layers=layers,
-    )
+    def host_target(self) -> str:
+        """This computer itself."""
+        return "host-onnx"
 
+    def probe(self, target: Target) -> list[str]:
+        """What is missing here to build for and run `target`."""
+        try:
+            return list_version_problems("onnxruntime", _import_engine().__version__, target)
+        except (MissingPackageError, BackendError) as error:
+            return [str(error)]
 
-def open_artefact(
-    folder: Path, artefact: Artefact, *, output_count: int, image_hw: tuple[int, int], threads: int = 0
-) -> OnnxRuntimeSession:
-    """Load the graph; see `edgeyolo.backends.open_artefact`."""
-    _import_engine()
-    check_option_names(artefact.options, _OPTIONS, engine="onnxruntime")
-    path = artefact_file(folder, artefact, "onnx")
-    with _explaining(path):
-        # From memory, not from the path: a graph from elsewhere cannot then name other files as its weights.
-        session = _make_session(path.read_bytes(), threads=threads)
-    _check_signature(session, output_count, image_hw, where=path)
-    return OnnxRuntimeSession(session, output_names(output_count), image_hw)
+    def build(
+        self,
+        onnx_path: Path,
+        spec: ModelSpec,
+        qparams: QParams | None,
+        target: Target,
+        out: Path,
+        *,
+        precision: Precision,
+        progress: Progress = SILENT,
+    ) -> Artefact:
+        """Write `model.onnx`, with Q/DQ for int8."""
+        engine = _import_engine()
+        check_version("onnxruntime", engine.__version__, target)
+        check_option_names(target.engine_options, _OPTIONS, engine="onnxruntime")
+        if precision not in ("int8", "fp32"):
+            raise UsageError(f"onnxruntime artefacts are int8 or fp32, not {precision}", where=target.title)
+        model = load_onnx(onnx_path)
+        nodes = weighted_nodes(model.graph)
+        total = sum(len(readers) for readers in nodes.values())
+        layers = {"float": total}
+        if qparams is not None:
+            int8 = sum(len(nodes[weight]) for weight in int8_layers(model.graph, qparams))
+            layers = {"int8": int8, "float": total - int8}
+            model = insert_qdq(model, qparams)
+        raw = model.SerializeToString()
+        with _explaining(onnx_path):
+            session = _make_session(raw, threads=1)
+        _check_signature(session, spec, where=onnx_path)
+        write_file(out / _FILE, raw)
+        return Artefact(
+            engine="onnxruntime",
+            engine_version=engine.__version__,
+            precision=precision,
+            files={"onnx": _FILE},
+            layers=layers,
+        )
+
+    def open(
+        self, folder: Path, artefact: Artefact, spec: ModelSpec, *, threads: int = 0, progress: Progress = SILENT
+    ) -> OnnxRuntimeSession:
+        """Load the graph."""
+        _import_engine()
+        check_option_names(artefact.options, _OPTIONS, engine="onnxruntime")
+        path = artefact_file(folder, artefact, "onnx")
+        with _explaining(path):
+            # From memory, not from the path: a graph from elsewhere cannot then name other files as its weights.
+            session = _make_session(path.read_bytes(), threads=threads)
+        _check_signature(session, spec, where=path)
+        return OnnxRuntimeSession(session, output_names(spec.output_count), spec.input.image_hw)
 
 
 class OnnxRuntimeSession:
@@ -129,18 +146,22 @@ def _make_session(raw: bytes, *, threads: int) -> Any:
     return engine.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
 
 
-def _check_signature(session: Any, output_count: int, image_hw: tuple[int, int], *, where: Path) -> None:
+def _check_signature(session: Any, spec: ModelSpec, *, where: Path) -> None:
     inputs = {entry.name: entry for entry in session.get_inputs()}
     outputs = [entry.name for entry in session.get_outputs()]
-    wanted = output_names(output_count)
+    wanted = output_names(spec.output_count)
     if set(inputs) != {INPUT_NAME} or set(outputs) != set(wanted):
         raise BackendError(
             f"takes {sorted(inputs)} and gives {outputs}, and ['{INPUT_NAME}'] and {wanted} were expected", where=where
         )
     shape = inputs[INPUT_NAME].shape
-    fixed = [(given, size) for given, size in zip(shape[1:], (3, *image_hw), strict=False) if isinstance(given, int)]
+    fixed = [
+        (given, size)
+        for given, size in zip(shape[1:], (3, *spec.input.image_hw), strict=False)
+        if isinstance(given, int)
+    ]
     if len(shape) != 4 or any(given != size for given, size in fixed):
-        raise BackendError(f"takes images of shape {shape}, and the manifest says {image_hw}", where=where)
+        raise BackendError(f"takes images of shape {shape}, and the model takes {spec.input.image_hw}", where=where)
 
 
 @contextmanager
@@ -154,3 +175,6 @@ def _explaining(where: object) -> Iterator[None]:
         yield
     except (*kinds, *more, OSError) as error:
         raise BackendError(f"ONNX Runtime refuses it ({error})", where=where) from None
+
+
+ENGINE = OnnxRuntimeEngine()

@@ -37,7 +37,7 @@ def bench(
         raise UsageError("--data is for --tune", hint="Accuracy alone: edgeyolo evaluate")
     tuned = _tune(bundle, options, console) if options.tune else None
     runs, warmup, threads = options.runs, options.warmup, options.threads
-    with Detector.load(bundle, threads=threads) as detector, console.show_progress() as progress:
+    with console.show_progress() as progress, Detector.load(bundle, threads=threads, progress=progress) as detector:
         picture = _read_picture(options.image, detector.spec.input.image_hw)
         clock = Clock()
         for run in range(warmup + runs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import logging
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +15,15 @@ import typer
 from edgeyolo.cli.console import Console, ShownProgress
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.demo import DemoOptions
-from edgeyolo.spec.errors import OutputError
+from edgeyolo.spec.errors import BackendError, OutputError
+from edgeyolo.spec.target import Precision
 
 if TYPE_CHECKING:
     from edgeyolo.data.dataset import Dataset
     from edgeyolo.runtime import Detector
     from edgeyolo.spec.model import Score
+
+logger = logging.getLogger(__name__)
 
 PANEL = "The way to a board"
 
@@ -32,15 +36,6 @@ _DRAWN_PICTURES = 12
 _TIMED_ROUNDS, _CALLS_PER_ROUND = 5, 10
 _WARMUP_CALLS = 3  # at the start of each round: other engines' threads may still be spinning
 _FLOAT_TORCH, _FAKE_QUANT = "float torch", "fake-quant torch"
-# Row -> target and precision of its bundle. The board's own bundle is checked here, not timed here.
-_BUNDLES = {
-    "host-onnx fp32": ("host-onnx", "fp32"),
-    "host-onnx int8": ("host-onnx", "int8"),
-    "host-cpu fp32": ("host-cpu", "fp32"),
-    "host-cpu int8": ("host-cpu", "int8"),
-    "raspberry-pi-5 int8": ("raspberry-pi-5", "int8"),
-}
-_ELSEWHERE = ("raspberry-pi-5 int8",)
 
 
 @dataclass(frozen=True)
@@ -117,15 +112,41 @@ def _run(out: Path, options: DemoOptions, progress: ShownProgress) -> list[Row]:
     )
     scores: dict[str, Score] = {score.artefact: score for score in quantized.scores}
     files = {_FLOAT_TORCH: trained.best}
-    for name, (target, precision) in _BUNDLES.items():
+    hosts, bundles = _list_bundles()
+    for name, (target, precision) in bundles.items():
         source = quantized.folder if precision == "int8" else trained.best
         files[name] = out / f"{target}-{precision}.eyb"
         verbs.deploy(source, target, files[name], precision=precision, progress=progress)
         scores[name] = verbs.evaluate(files[name], data, split=_SPLIT, record=True, progress=progress)
     dataset = open_dataset(data, _SPLIT)
-    latency_ms = _time_interleaved(files, dataset, progress)
-    _draw_pictures(files["host-cpu int8"], dataset, out / "pictures")
+    timed = {name: file for name, file in files.items() if name == _FLOAT_TORCH or bundles[name][0] in hosts}
+    latency_ms = _time_interleaved(timed, dataset, progress)
+    _draw_pictures(next(file for name, file in timed.items() if name.endswith("int8")), dataset, out / "pictures")
     return [_make_row(name, score, files.get(name), latency_ms.get(name)) for name, score in scores.items()]
+
+
+def _list_bundles() -> tuple[list[str], dict[str, tuple[str, Precision]]]:
+    """The targets that are this computer, and row -> target and precision of each bundle that its engines can run.
+
+    A board's bundle is checked here and not timed here. An engine whose packages are missing is left out, and said so.
+    """
+    from edgeyolo import backends
+    from edgeyolo.spec.target import load_target
+
+    hosts: list[str] = []
+    rows: list[tuple[str, Precision]] = []
+    for engine in map(backends.load_engine, backends.list_engines()):
+        host = engine.host_target()
+        if problems := backends.probe(load_target(host)) if host else []:
+            logger.warning("%s is left out: %s", engine.name, "; ".join(problems))
+        elif host:
+            hosts.append(host)
+            rows += [(host, "fp32"), (host, "int8")]
+            rows += [(engine.check_target, "int8")] if engine.check_target else []
+    if not hosts:
+        names = ", ".join(package.distribution for package in backends.list_packages())
+        raise BackendError("no engine runs on this computer", hint=f"Install one of {names}: edgeyolo doctor")
+    return hosts, {f"{target} {precision}": (target, precision) for target, precision in rows}
 
 
 def _make_row(name: str, score: Score, file: Path | None, latency_ms: float | None) -> Row:
@@ -141,9 +162,8 @@ def _time_interleaved(files: dict[str, Path], dataset: Dataset, progress: ShownP
     with ExitStack() as stack:
         detectors: dict[str, Detector] = {}
         for name, file in files.items():
-            if name not in _ELSEWHERE:
-                opened = _open_float(file) if name == _FLOAT_TORCH else Detector.load(file)
-                detectors[name] = stack.enter_context(opened)
+            opened = _open_float(file) if name == _FLOAT_TORCH else Detector.load(file)
+            detectors[name] = stack.enter_context(opened)
         clocks = {name: Clock() for name in detectors}
         images = [dataset[i % len(dataset)].image for i in range(_WARMUP_CALLS + _CALLS_PER_ROUND)]
         for turn in range(_TIMED_ROUNDS):
@@ -199,7 +219,8 @@ def _write_report(out: Path, rows: list[Row], console: Console) -> None:
     write_file(out / "report.md", text.encode())
     console.show_table(columns, cells, title=f"{_MODEL} on {_SPLIT}, {_IMAGE_SIZE} pixels, {processor_name()}")
     console.say(f"Wrote {out}/report.md, report.json, pictures/ and one .eyb bundle per row")
-    console.say(f"Next: look at {out}/pictures, or edgeyolo inspect {out}/host-cpu-int8.eyb")
+    shown = next(row.artefact for row in rows if row.artefact.endswith(" int8") and row.latency_ms is not None)
+    console.say(f"Next: look at {out}/pictures, or edgeyolo inspect {out}/{shown.replace(' ', '-')}.eyb")
     console.show_json(table)
 
 

@@ -42,10 +42,6 @@ def deploy(
     size_mib = result.bundle.stat().st_size / 2**20
     console.say(f"Wrote {result.bundle} ({size_mib:.2f} MiB) for {result.manifest.target}")
     console.say(f"Next: copy it to the board and run: edgeyolo detect {result.bundle.name} PICTURES --save out")
-    if "trtexec" in artefact.files:
-        from edgeyolo.bundle import open_bundle
-
-        with open_bundle(result.bundle) as opened:
-            command = (opened.folder / artefact.files["trtexec"]).read_text().strip()
-        console.say(f"The board builds its plan when it first loads the bundle; by hand it is: {command}")
+    for note in result.notes:
+        console.say(note)
     console.show_json({"bundle": str(result.bundle), "manifest": msgspec.to_builtins(result.manifest)})

@@ -42,14 +42,17 @@ def detect(
     """
     from edgeyolo.runtime import Detector
 
-    with Detector.load(
-        bundle,
-        threads=options.threads,
-        score_threshold=thresholds.score_threshold,
-        iou_threshold=thresholds.iou_threshold,
-        max_detections=thresholds.max_detections,
-        multi_label=thresholds.multi_label,
-    ) as detector:
+    with console.show_progress() as progress:
+        detector = Detector.load(
+            bundle,
+            threads=options.threads,
+            score_threshold=thresholds.score_threshold,
+            iou_threshold=thresholds.iou_threshold,
+            max_detections=thresholds.max_detections,
+            multi_label=thresholds.multi_label,
+            progress=progress,
+        )
+    with detector:
         tour = _Tour(detector, options, console)
         tour.detect_all(_expand(sources))
     tour.conclude()

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
+from dataclasses import asdict
 from typing import Any
 
 from edgeyolo.cli.console import Console
 from edgeyolo.spec.machine import describe_machine
+from edgeyolo.spec.packages import Package
 
 PANEL = "What there is"
 
-# Distribution name, module, what it is for, how to install it.
 _PACKAGES = (
-    ("numpy", "numpy", "everything", "pip install edgeyolo"),
-    ("opencv-python-headless", "cv2", "pictures", "pip install edgeyolo"),
-    ("msgspec", "msgspec", "file formats", "pip install edgeyolo"),
-    ("ncnn", "ncnn", "engine: ncnn boards", "pip install 'edgeyolo[ncnn]'"),
-    ("onnxruntime", "onnxruntime", "engine: ONNX Runtime", "pip install 'edgeyolo[onnxruntime]'"),
-    ("pycocotools", "pycocotools", "evaluate", "pip install 'edgeyolo[evaluate]'"),
-    ("torch", "torch", "train, quantize", "pip install 'edgeyolo[train]'"),
-    ("safetensors", "safetensors", "checkpoints", "pip install 'edgeyolo[train]'"),
-    ("nvidia-modelopt", "modelopt", "quantize", "pip install 'edgeyolo[train]'"),
-    ("onnx", "onnx", "quantize, deploy", "pip install 'edgeyolo[train]'"),
-    ("onnxslim", "onnxslim", "quantize, deploy", "pip install 'edgeyolo[train]'"),
-    ("pnnx", "pnnx", "deploy to ncnn", "pip install 'edgeyolo[train]'"),
+    Package("numpy", "numpy", "everything"),
+    Package("opencv-python-headless", "cv2", "pictures"),
+    Package("msgspec", "msgspec", "file formats"),
+    Package("pycocotools", "pycocotools", "evaluate", "evaluate"),
+    Package("torch", "torch", "train, quantize", "train"),
+    Package("safetensors", "safetensors", "checkpoints", "train"),
+    Package("nvidia-modelopt", "modelopt", "quantize", "train"),
+    Package("onnx", "onnx", "quantize, deploy", "train"),
+    Package("onnxslim", "onnxslim", "quantize, deploy", "train"),
 )
 
 
 def doctor(console: Console) -> None:
     """Say what is installed, what is missing and how to get it."""
+    from edgeyolo.backends import list_engines, list_packages, load_engine
+
     machine = describe_machine()
-    packages = [_describe_package(*entry) for entry in _PACKAGES]
+    packages = [_describe_package(package) for package in (*_PACKAGES, *list_packages())]
     features = ", ".join(machine["cpu_features"]) or "not known"
     console.show_table(
         ["", ""],
@@ -41,20 +39,18 @@ def doctor(console: Console) -> None:
         ["package", "version", "for", "how to get it"],
         [(p["package"], p["version"] or "missing", p["for"], "" if p["version"] else p["install"]) for p in packages],
     )
-    from edgeyolo.backends.tensorrt.doctor import examine_gpu
+    engines = {name: load_engine(name).examine() for name in list_engines()}
+    for name, findings in engines.items():
+        if findings:
+            console.show_table([name, "found", "what to do"], [(f.what, f.found, f.hint) for f in findings])
+    told = {name: [asdict(finding) for finding in findings] for name, findings in engines.items()}
+    console.show_json({"machine": machine, "packages": packages, "engines": told})
 
-    gpu = examine_gpu()
-    console.show_table(["NVIDIA GPU", "found", "what to do"], [(f.what, f.found, f.hint) for f in gpu])
-    findings = [{"what": f.what, "found": f.found, "hint": f.hint} for f in gpu]
-    console.show_json({"machine": machine, "packages": packages, "gpu": findings})
 
-
-def _describe_package(package: str, module: str, purpose: str, install: str) -> dict[str, Any]:
-    """Version from the package's metadata; "unknown" where the module is there under another distribution."""
-    version = None
-    if importlib.util.find_spec(module) is not None:
-        try:
-            version = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            version = "unknown"
-    return {"package": package, "version": version, "for": purpose, "install": install}
+def _describe_package(package: Package) -> dict[str, Any]:
+    return {
+        "package": package.distribution,
+        "version": package.installed_version(),
+        "for": package.purpose,
+        "install": package.install,
+    }

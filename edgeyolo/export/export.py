@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from edgeyolo.backends import list_packages
 from edgeyolo.export.onnx import trace_onnx
 from edgeyolo.export.qparams import make_qparams
 from edgeyolo.export.verify import check_parity
@@ -53,7 +54,7 @@ def export_model(
         onnx_sha256=digest,
         checkpoint_sha256=checkpoint_sha256,
         scores=tuple(scores),
-        tools=tool_versions(),
+        tools=tool_versions(list_packages()),
     )
     with replacing_folder(out) as folder:
         (folder / "model.onnx").write_bytes(raw)

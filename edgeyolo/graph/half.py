@@ -1,10 +1,10 @@
 """A float32 graph, with or without Q/DQ, -> the same graph in float16 between its input and its outputs.
 
-TensorRT 10 and later run a strongly typed network in exactly the types that the graph states, and have no precision
-flags (11) or want none (10): what is to run in half precision has to say so. Input and outputs stay float32.
+An engine with strong typing runs a network in exactly the types that the graph states: what is to run in half precision
+has to say so. Input and outputs stay float32.
 
-Scales of Q/DQ become float16 too (opset 19), because TensorRT wants a scale of the type it quantizes from. A weight
-must therefore be quantized with scales that float16 holds: `half_scales`.
+Scales of Q/DQ become float16 too (opset 19), because such an engine wants a scale of the type it quantizes from. A
+weight must therefore be quantized with scales that float16 holds: `half_scales`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ def half_scales(qparams: QParams) -> QParams:
             raise BackendError(
                 f"activations reach {group.scale * 127:.3g}, and float16 ends at {_LARGEST:.0f}",
                 where=f"group {name} ({group.tensors[0]})",
-                hint="Deploy with --precision fp32",
             )
     groups = {
         name: msgspec.structs.replace(group, scale=_half_scale(group.scale)) for name, group in qparams.groups.items()
@@ -76,7 +75,7 @@ def cast_to_half(model: ModelProto) -> ModelProto:
     try:
         onnx.checker.check_model(result, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise BackendError(f"the graph has no float16 form ({error})", hint="Deploy with --precision fp32") from None
+        raise BackendError(f"the graph has no float16 form ({error})") from None
     return result
 
 
@@ -121,7 +120,6 @@ def half_values(values: npt.NDArray[np.float32], *, where: str) -> npt.NDArray[n
         raise BackendError(
             f"holds values that float16 does not (it ends at {_LARGEST:.0f})",
             where=where,
-            hint="Deploy with --precision fp32",
         )
     return values.astype(np.float16)
 

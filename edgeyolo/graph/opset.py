@@ -11,7 +11,7 @@ from edgeyolo.spec.errors import BackendError
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-_OLD_OPSET, _OLD_IR = 13, 7  # the first with per-channel Q/DQ; TensorRT 8.2 reads no later one
+_OLD_OPSET, _OLD_IR = 13, 7  # the first with per-channel Q/DQ
 # Operators that mean the same at opset 13 and in the exporter's opset, and attributes that came after it with the
 # value that says "as before".
 _SAME = (
@@ -71,7 +71,7 @@ def lower_opset(model: ModelProto) -> ModelProto:
         where = f"{node.op_type} '{node.name}'"
         if node.op_type not in _UNCHANGED:
             raise BackendError(
-                "is an operator that opset 13, which TensorRT 8 needs, has not or has otherwise",
+                "is an operator that opset 13 does not have, or defines differently",
                 where=where,
                 hint="Train the model with another activation (leaky_relu, silu or relu)",
             )

@@ -20,6 +20,7 @@ from edgeyolo.spec.detections import Detections, Float32, Image
 from edgeyolo.spec.errors import BackendError, UsageError
 from edgeyolo.spec.manifest import Manifest
 from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.settings import check_settings
 
 if TYPE_CHECKING:
@@ -80,12 +81,14 @@ class Detector:
         iou_threshold: float = DEFAULT_THRESHOLDS.iou_threshold,
         max_detections: int = DEFAULT_THRESHOLDS.max_detections,
         multi_label: bool = DEFAULT_THRESHOLDS.multi_label,
+        progress: Progress = SILENT,
     ) -> Detector:
         """Open a bundle: a `.eyb` archive, or a folder with the same files. The engine is found from its manifest.
 
         Args:
             threads: engine threads, 0 for the number in the manifest.
             score_threshold, iou_threshold, max_detections, multi_label: see `Thresholds`.
+            progress: hears of an engine that builds on this machine when a bundle is first loaded.
 
         Raises:
             BundleError: broken, altered, unsafe or too new. MissingPackageError: its engine is not installed.
@@ -106,9 +109,9 @@ class Detector:
             session = open_artefact(
                 bundle.folder,
                 manifest.artefact,
-                output_count=manifest.model.output_count,
-                image_hw=manifest.model.input.image_hw,
+                manifest.model,
                 threads=threads or manifest.threads,
+                progress=progress,
             )
             opening.callback(session.close)
             thresholds = Thresholds(

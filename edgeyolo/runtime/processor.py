@@ -20,6 +20,7 @@ from edgeyolo.spec.cache import cache_folder
 from edgeyolo.spec.errors import BackendError, EngineCrashError
 from edgeyolo.spec.machine import list_cpu_features, processor_name
 from edgeyolo.spec.manifest import Artefact, Manifest
+from edgeyolo.spec.model import ModelSpec
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +74,9 @@ def check_engine(folder: Path, manifest: Manifest) -> None:
     Raises:
         EngineCrashError: the child was killed by the processor or the system.
     """
-    from edgeyolo.backends import cpu_package
+    from edgeyolo.backends import load_engine
 
-    package = cpu_package(manifest.artefact.engine)
+    package = load_engine(manifest.artefact.engine).cpu_package
     passed = _passed_file(package) if package and package not in sys.modules else None
     if passed is None or passed.exists():
         return
@@ -103,11 +104,10 @@ def main(arguments: list[str]) -> None:
 
     from edgeyolo.backends import open_artefact
 
-    folder, record, output_count, height, width = arguments
-    image_hw = (int(height), int(width))
-    artefact = msgspec.json.decode(record, type=Artefact)
-    session = open_artefact(Path(folder), artefact, output_count=int(output_count), image_hw=image_hw, threads=1)
-    session.run(np.full((1, 3, *image_hw), 0.5, np.float32))
+    folder, artefact, model = arguments
+    spec = msgspec.json.decode(model, type=ModelSpec)
+    session = open_artefact(Path(folder), msgspec.json.decode(artefact, type=Artefact), spec, threads=1)
+    session.run(np.full((1, 3, *spec.input.image_hw), 0.5, np.float32))
     session.close()
 
 
@@ -117,11 +117,9 @@ def _run_child(folder: Path, manifest: Manifest) -> int:
 
     if not sys.executable:
         raise OSError("this Python does not know its own program")
-    model = manifest.model
-    record = msgspec.json.encode(manifest.artefact).decode()
+    records = [msgspec.json.encode(part).decode() for part in (manifest.artefact, manifest.model)]
     place = f"import sys; sys.path[:] = {json.dumps(sys.path)}; from edgeyolo.runtime.processor import main; "
-    arguments = [str(folder), record, str(model.output_count), *map(str, model.input.image_hw)]
-    command = [sys.executable, "-c", f"{place}main(sys.argv[1:])", *arguments]
+    command = [sys.executable, "-c", f"{place}main(sys.argv[1:])", str(folder), *records]
     quiet = subprocess.DEVNULL
     child = subprocess.run(command, stdin=quiet, stdout=quiet, stderr=quiet, timeout=PROBE_LIMIT_S, check=False)
     return child.returncode

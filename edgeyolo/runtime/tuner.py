@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeyolo.backends import Session, cpu_package, list_tuning_choices, open_artefact
+from edgeyolo.backends import Session, load_engine, open_artefact
 from edgeyolo.bundle import open_bundle, rewrite_manifest
 from edgeyolo.bundle.reader import Bundle
 from edgeyolo.geometry.network_input import make_input
@@ -90,7 +90,7 @@ class _Tuner:
     def run(self) -> Manifest:
         """The manifest with what was found."""
         artefact = self._manifest.artefact
-        choices = list_tuning_choices(self._folder, artefact)
+        choices = load_engine(artefact.engine).tuning_choices(self._folder, artefact)
         if not choices:
             raise UsageError(
                 f"there is nothing to tune for engine {artefact.engine}", hint="It chooses its kernels when it builds"
@@ -182,7 +182,7 @@ class _Tuner:
         manifest = self._manifest
         tuning = Tuning(
             device=processor_name(),
-            engine_version=importlib.metadata.version(cpu_package(manifest.artefact.engine)),
+            engine_version=importlib.metadata.version(load_engine(manifest.artefact.engine).cpu_package),
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             rows=tuple(self._rows),
             default_options=manifest.artefact.options,
@@ -200,12 +200,10 @@ class _Tuner:
 
     @contextlib.contextmanager
     def _open(self, setup: Setup) -> Iterator[Session]:
-        model = self._manifest.model
         session = open_artefact(
             self._folder,
             msgspec.structs.replace(self._manifest.artefact, options=setup.options, float_layers=setup.float_layers),
-            output_count=model.output_count,
-            image_hw=model.input.image_hw,
+            self._manifest.model,
             threads=setup.threads,
         )
         try:

@@ -3,9 +3,43 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
 from types import ModuleType
 
 from edgeyolo.spec.errors import BackendError, MissingPackageError
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that is used where it is installed.
+
+    Attributes:
+        distribution: its name on the package index.
+        module: its name in Python.
+        purpose: what it is for, such as "deploy to ncnn".
+        extra: the extra of edgeyolo that brings it, "" where every install does.
+    """
+
+    distribution: str
+    module: str
+    purpose: str
+    extra: str = ""
+
+    @property
+    def install(self) -> str:
+        """The command that installs it."""
+        return install_command(self.extra)
+
+    def installed_version(self) -> str | None:
+        """From its metadata, without importing it; "unknown" under another distribution's name, None if absent."""
+        if importlib.util.find_spec(self.module) is None:
+            return None
+        try:
+            return importlib.metadata.version(self.distribution)
+        except importlib.metadata.PackageNotFoundError:
+            return "unknown"
 
 
 def import_package(package: str, *, needed_for: str, extra: str) -> ModuleType:
@@ -25,5 +59,5 @@ def import_package(package: str, *, needed_for: str, extra: str) -> ModuleType:
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an extra of this package."""
-    return f'pip install "edgeyolo[{extra}]"'
+    """The command that installs an extra of this package; the package itself where `extra` is ""."""
+    return f'pip install "edgeyolo[{extra}]"' if extra else "pip install edgeyolo"

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
-_PACKAGES = (
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "onnxslim",
-    "ncnn",
-    "pnnx",
-    "nvidia-modelopt",
-    "numpy",
-    "opencv-python-headless",
-)
+from edgeyolo.spec.packages import Package
+
+_PACKAGES = ("torch", "onnx", "onnxslim", "nvidia-modelopt", "numpy", "opencv-python-headless")
 
 
 def sha256_of(path: Path) -> str:
@@ -28,14 +21,18 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def tool_versions() -> dict[str, str]:
-    """Versions of edgeyolo, Python and every package of ours that is installed; nothing of theirs is imported."""
+def tool_versions(engines: Iterable[Package]) -> dict[str, str]:
+    """Versions of edgeyolo, Python and every package that makes numbers and is installed; none of them is imported.
+
+    Args:
+        engines: packages of the engines, as `edgeyolo.backends.list_packages` gives them.
+    """
     import importlib.metadata
 
     from edgeyolo import __version__
 
     versions = {"edgeyolo": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *(package.distribution for package in engines)):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

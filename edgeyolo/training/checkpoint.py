@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeyolo import models
+from edgeyolo.backends import list_packages
 from edgeyolo.spec.atomic import replacing_file, write_file
 from edgeyolo.spec.errors import CheckpointError
 from edgeyolo.spec.model import ModelSpec, Score
@@ -99,7 +100,7 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], record: CheckpointRe
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    record = msgspec.structs.replace(record, tools=tool_versions())
+    record = msgspec.structs.replace(record, tools=tool_versions(list_packages()))
     header = {_HEADER_KEY: msgspec.json.encode(record).decode()}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing_file(path) as temporary:

@@ -57,11 +57,10 @@ def open_built(folder: Path, target: str, precision: Precision) -> Iterator[Buil
     qparams = load_qparams(folder / "qparams.json") if precision == "int8" else None
     with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
         out = Path(work)
-        artefact = backends.build(folder / "model.onnx", qparams, load_target(target), out, precision=precision)
+        board = load_target(target)
+        artefact = backends.build(folder / "model.onnx", record.model, qparams, board, out, precision=precision)
         spec = deployed_spec(record.model, artefact)
-        session = backends.open_artefact(
-            out, artefact, output_count=spec.output_count, image_hw=spec.input.image_hw, threads=0
-        )
+        session = backends.open_artefact(out, artefact, spec)
         size = sum((out / name).stat().st_size for name in artefact.files.values())
         try:
             yield Built(session, artefact, spec, size)

@@ -27,10 +27,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DeployResult:
-    """What `deploy` wrote."""
+    """What `deploy` wrote, and what its engine has to say of it."""
 
     bundle: Path
     manifest: Manifest
+    notes: tuple[str, ...] = ()
 
 
 def deploy(
@@ -69,8 +70,15 @@ def deploy(
         chosen = choose_precision(board, precision, qparams, where=source)
         progress.step("deploy", 1, 3, f"building for {board.title}")
         artefact = backends.build(
-            folder / "model.onnx", qparams if chosen == "int8" else None, board, Path(work), precision=chosen
+            folder / "model.onnx",
+            record.model,
+            qparams if chosen == "int8" else None,
+            board,
+            Path(work),
+            precision=chosen,
+            progress=progress,
         )
+        notes = backends.load_engine(artefact.engine).build_notes(Path(work), artefact)
         record = msgspec.structs.replace(record, model=deployed_spec(record.model, artefact))
         scores = record.scores
         if data is not None:
@@ -85,7 +93,7 @@ def deploy(
         progress.step("deploy", 2, 3, "writing the bundle")
         manifest = write_bundle(out, manifest, Path(work))
         progress.step("deploy", 3, 3, str(out))
-    return DeployResult(out, manifest)
+    return DeployResult(out, manifest, tuple(notes))
 
 
 @contextlib.contextmanager
@@ -155,7 +163,7 @@ def make_manifest(
     scores: tuple[Score, ...],
 ) -> Manifest:
     """The manifest of a bundle, without the digests of its files."""
-    from edgeyolo.backends import list_needed_features
+    from edgeyolo.backends import list_packages, load_engine
 
     source = {"model.onnx": record.onnx_sha256, "checkpoint": record.checkpoint_sha256}
     if qparams is not None:
@@ -164,13 +172,13 @@ def make_manifest(
         model=record.model,
         target=Path(target_name(target)).stem,
         machine=board.machine,
-        cpu_features=list_needed_features(artefact, board),
+        cpu_features=load_engine(artefact.engine).needed_features(artefact, board),
         artefact=artefact,
         threads=board.threads,
         sha256={},
         scores=scores,
         source=source,
-        tools=tool_versions(),
+        tools=tool_versions(list_packages()),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
 
@@ -182,7 +190,7 @@ def _measure_artefact(
     from edgeyolo.data.dataset import open_dataset
     from edgeyolo.evaluation.measure import measure_session
 
-    session = open_artefact(folder, artefact, output_count=spec.output_count, image_hw=spec.input.image_hw)
+    session = open_artefact(folder, artefact, spec, progress=progress)
     try:
         dataset = open_dataset(data, split)
         return measure_session(session, spec, dataset, artefact=artefact_name(artefact), progress=progress)

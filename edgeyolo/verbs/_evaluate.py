@@ -47,9 +47,9 @@ def evaluate(
         session = open_artefact(
             bundle.folder,
             manifest.artefact,
-            output_count=manifest.model.output_count,
-            image_hw=manifest.model.input.image_hw,
+            manifest.model,
             threads=threads or manifest.threads,
+            progress=progress,
         )
         score = measure_session(
             session, manifest.model, dataset, artefact=artefact_name(manifest.artefact), progress=progress
@@ -61,8 +61,11 @@ def evaluate(
 
 
 def artefact_name(artefact: Artefact) -> str:
-    """How a score calls an artefact, such as "ncnn int8"."""
-    return f"{artefact.engine} {artefact.precision}"
+    """How a score calls an artefact, such as "ncnn int8"; one that a simulator runs here is called so."""
+    from edgeyolo.backends import load_engine
+
+    simulated = " (simulated)" if load_engine(artefact.engine).is_simulated() else ""
+    return f"{artefact.engine} {artefact.precision}{simulated}"
 
 
 def with_score(manifest: Manifest, score: Score) -> Manifest:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ENGINES: tuple[tuple[str, Precision], ...] = (("host-onnx", "int8"), ("host-cpu", "int8"), ("raspberry-pi-5", "fp16"))
 PARITY_PICTURES, INTEGER_PICTURES = 8, 2
 
 
@@ -37,6 +36,7 @@ def report_on(job: Job, quantized: Quantized, folder: Path) -> list[Score]:
     Returns:
         The scores of the engines.
     """
+    from edgeyolo.backends import list_packages
     from edgeyolo.quantization.study.signal_left import layer_sqnr
     from edgeyolo.report import QuantizationReport, artefact_rows, write_report
     from edgeyolo.report.quantization import Provenance
@@ -61,7 +61,7 @@ def report_on(job: Job, quantized: Quantized, folder: Path) -> list[Score]:
             checkpoint_sha256=job.source.sha256,
             onnx_sha256=sha256_of(folder / "model.onnx"),
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            tools=tool_versions(),
+            tools=tool_versions(list_packages()),
         ),
         signal=tuple(layer_sqnr(quantized, job.pictures, job.progress)),
         sensitivity=job.sensitivity,
@@ -77,6 +77,15 @@ def report_on(job: Job, quantized: Quantized, folder: Path) -> list[Score]:
     return measured.scores
 
 
+def _list_runnable() -> list[tuple[str, Precision]]:
+    """Targets and precisions that the engines run on this computer: its own in int8, a board's in half precision."""
+    from edgeyolo.backends import list_engines, load_engine
+
+    engines = [load_engine(name) for name in list_engines()]
+    rows: list[tuple[str, Precision]] = [(target, "int8") for e in engines if (target := e.host_target())]
+    return rows + [(engine.check_target, "fp16") for engine in engines if engine.check_target]
+
+
 class EngineFigures:
     """Scores, sizes, times, map differences and worst pictures of what the engines on this computer make of a model."""
 
@@ -88,7 +97,7 @@ class EngineFigures:
         self.differences: list[EngineDifference] = []
         self.worst: tuple[WorstPicture, ...] = ()
         self.worst_jpegs: dict[str, bytes] = {}
-        for target, precision in ENGINES:
+        for target, precision in _list_runnable():
             problems = missing_packages(target)
             if problems:
                 logger.warning("%s %s is not in the report: %s", target, precision, "; ".join(problems))

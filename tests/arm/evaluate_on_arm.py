@@ -26,6 +26,7 @@ from edgeyolo.evaluation.measure import MAP_THRESHOLDS
 from edgeyolo.geometry.network_input import make_input
 from edgeyolo.runtime import Detector
 from edgeyolo.spec.manifest import Artefact
+from edgeyolo.spec.model import ModelSpec
 
 
 def main() -> None:
@@ -71,8 +72,7 @@ def raw_maps(bundle_path: Path, paths: list[Path]) -> list[np.ndarray]:
         session = backends.open_artefact(
             bundle.folder,
             bundle.manifest.artefact,
-            output_count=model.output_count,
-            image_hw=model.input.image_hw,
+            model,
             threads=1,
         )
         maps = session.run(np.concatenate([make_input(read_image(path), model.input)[0] for path in paths]))
@@ -84,8 +84,8 @@ def run_artefact(folder: Path) -> None:
     """images.npy through an artefact with one map."""
     artefact = msgspec.json.decode((folder / "artefact.json").read_bytes(), type=Artefact)
     images = np.load(folder / "images.npy")
-    image_hw = (images.shape[2], images.shape[3])
-    session = backends.open_artefact(folder, artefact, output_count=1, image_hw=image_hw, threads=1)
+    spec = msgspec.json.decode((folder / "spec.json").read_bytes(), type=ModelSpec)
+    session = backends.open_artefact(folder, artefact, spec, threads=1)
     np.save(folder / "map_0.npy", session.run(images)[0])
 
 

@@ -125,8 +125,7 @@ def test_core(
         here = open_artefact(
             opened.folder,
             opened.manifest.artefact,
-            output_count=model.output_count,
-            image_hw=model.input.image_hw,
+            model,
             threads=1,
         )
     for name, reference in (("ncnn on this machine", here), ("fake-quant", fake_quant)):

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from any_spec import any_spec
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeyolo import backends
@@ -26,6 +27,7 @@ TARGETS = ("raspberry-pi-4", "raspberry-pi-5")  # float layers in single precisi
 CHANNELS = (64, 512)
 OUT_CHS, SIZE, STEP = 16, 16, 1 / 127
 OPTION = "use_winograd43_convolution"
+SPEC = any_spec((SIZE, SIZE))
 RunOnArm = Callable[..., str]
 
 
@@ -45,7 +47,7 @@ class WorstCase:
         repeat[:, 0] = 1
         path = write_onnx(folder, {"wide.weight": repeat, "deep.weight": self.weight})
         self.guarded, self.unguarded = folder / "guarded", folder / "unguarded"
-        artefact = backends.build(path, make_qparams(path), load_target(target), self.guarded, precision="int8")
+        artefact = backends.build(path, SPEC, make_qparams(path), load_target(target), self.guarded, precision="int8")
         assert artefact.layers == {"int8": 1, "float": 1}
         assert artefact.options[OPTION] is False
         np.save(self.guarded / "images.npy", self.images)
@@ -53,6 +55,7 @@ class WorstCase:
         for out, changes in ((self.guarded, {}), (self.unguarded, {OPTION: True})):
             changed = msgspec.structs.replace(artefact, options=artefact.options | changes)
             (out / "artefact.json").write_bytes(msgspec.json.encode(changed))
+            (out / "spec.json").write_bytes(msgspec.json.encode(SPEC))
 
     def expected(self) -> np.ndarray:
         """(2, OUT_CHS, SIZE, SIZE), in integers."""
@@ -112,7 +115,7 @@ def check(cases: Sequence[WorstCase], read: Callable[[Path], np.ndarray], *, ove
 def test_on_this_machine(cases: list[WorstCase]) -> None:
     def run(folder: Path) -> np.ndarray:
         artefact = msgspec.json.decode((folder / "artefact.json").read_bytes(), type=Artefact)
-        session = backends.open_artefact(folder, artefact, output_count=1, image_hw=(SIZE, SIZE), threads=1)
+        session = backends.open_artefact(folder, artefact, SPEC, threads=1)
         return session.run(np.load(folder / "images.npy"))[0]
 
     check(cases, run, overflows=True)

@@ -10,12 +10,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from any_spec import any_spec
 
 from edgeyolo import backends
 from edgeyolo.backends.ncnn.files import parse_param, read_bin
 from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
 from edgeyolo.spec.target import Target
 
+SPEC = any_spec((12, 20))
 ENGINES = ("ncnn", "onnxruntime")
 
 
@@ -24,8 +26,8 @@ def make_target(engine: str, **changes: object) -> Target:
 
 
 def run(path, qparams, target, out: Path, images, *, precision="int8", image_hw=(12, 20)):
-    artefact = backends.build(path, qparams, target, out, precision=precision)
-    session = backends.open_artefact(out, artefact, output_count=1, image_hw=image_hw, threads=1)
+    artefact = backends.build(path, any_spec(image_hw), qparams, target, out, precision=precision)
+    session = backends.open_artefact(out, artefact, any_spec(image_hw), threads=1)
     return artefact, session.run(images)[0]
 
 
@@ -118,7 +120,7 @@ def test_full_8_bit_weights_do_not_overflow_without_f43(tmp_path: Path) -> None:
 def test_ncnn_file_has_the_integers_and_multipliers(one_layer, tmp_path: Path) -> None:
     layer = one_layer()
     path, qparams = layer.write(tmp_path)
-    backends.build(path, qparams, make_target("ncnn"), tmp_path / "o", precision="int8")
+    backends.build(path, SPEC, qparams, make_target("ncnn"), tmp_path / "o", precision="int8")
     layers = parse_param((tmp_path / "o/model.ncnn.param").read_text(), where="p")
     convolution = read_bin(layers, (tmp_path / "o/model.ncnn.bin").read_bytes(), where="b")[1]
     weight, bias, weight_scales, input_scale = (blob.values for blob in convolution.weights)
@@ -146,11 +148,11 @@ def test_layers_are_found_by_content_not_order(one_layer, tmp_path: Path) -> Non
     twin = msgspec.structs.replace(qparams.layers["body.conv"], weight="twin.weight")
     digest = layer.qparams(path).onnx_sha256
     both = msgspec.structs.replace(qparams, onnx_sha256=digest, weights=weights, layers=qparams.layers | {"twin": twin})
-    artefact = backends.build(path, both, make_target("ncnn"), tmp_path / "o", precision="int8")
+    artefact = backends.build(path, SPEC, both, make_target("ncnn"), tmp_path / "o", precision="int8")
     assert artefact.layers == {"int8": 2, "float": 0}
     one = msgspec.structs.replace(both, layers=qparams.layers)
     with pytest.raises(BackendError, match="equal weights"):
-        backends.build(path, one, make_target("ncnn"), tmp_path / "o", precision="int8")
+        backends.build(path, SPEC, one, make_target("ncnn"), tmp_path / "o", precision="int8")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
@@ -180,7 +182,7 @@ def test_float_remainder_is_half_on_arm_boards(one_layer, tmp_path: Path) -> Non
     options = {}
     for machine in ("aarch64", ""):
         target = make_target("ncnn", machine=machine)
-        options[machine] = backends.build(path, qparams, target, tmp_path / "o", precision="int8").options
+        options[machine] = backends.build(path, SPEC, qparams, target, tmp_path / "o", precision="int8").options
     assert options["aarch64"]["use_fp16_storage"] is True
     assert options["aarch64"]["use_fp16_arithmetic"] is False  # no asimdhp among the features
     assert options[""]["use_fp16_storage"] is False
@@ -188,7 +190,7 @@ def test_float_remainder_is_half_on_arm_boards(one_layer, tmp_path: Path) -> Non
 
 def test_options_are_checked_again_when_opening(one_layer, tmp_path: Path) -> None:
     path, _ = one_layer().write(tmp_path)
-    artefact = backends.build(path, None, make_target("ncnn"), tmp_path / "o", precision="fp32")
+    artefact = backends.build(path, SPEC, None, make_target("ncnn"), tmp_path / "o", precision="fp32")
     for options, error, text in (
         ({"use_winograd43_convolutions": True}, UnknownNameError, "use_winograd43_convolution'"),
         ({"use_winograd43_convolution": 1}, UsageError, "bool"),
@@ -199,8 +201,7 @@ def test_options_are_checked_again_when_opening(one_layer, tmp_path: Path) -> No
             backends.open_artefact(
                 tmp_path / "o",
                 msgspec.structs.replace(artefact, options=options),
-                output_count=1,
-                image_hw=(12, 20),
+                SPEC,
             )
 
 
@@ -209,7 +210,7 @@ def test_weight_too_large_for_half(one_layer, tmp_path: Path) -> None:
     layer.weight[0, 0, 0, 0] = 1e6
     path, _ = layer.write(tmp_path)
     with pytest.raises(BackendError, match="half"):
-        backends.build(path, None, make_target("ncnn"), tmp_path / "o", precision="fp16")
+        backends.build(path, SPEC, None, make_target("ncnn"), tmp_path / "o", precision="fp16")
 
 
 def test_converter_failure_shows_what_it_said(one_layer, tmp_path: Path) -> None:
@@ -224,4 +225,4 @@ def test_converter_failure_shows_what_it_said(one_layer, tmp_path: Path) -> None
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1), "axis"))
     onnx.save(model, path)
     with pytest.raises(BackendError, match="no layer for CumSum"):
-        backends.build(path, None, make_target("ncnn"), tmp_path / "o", precision="fp32")
+        backends.build(path, SPEC, None, make_target("ncnn"), tmp_path / "o", precision="fp32")

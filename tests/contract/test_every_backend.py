@@ -10,27 +10,36 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import re
+import runpy
 import threading
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 import torch
+from any_spec import any_spec
 from torch import nn
 from torch.nn import functional as F
 
 from edgeyolo import backends
-from edgeyolo.spec.errors import BackendError, MissingPackageError, UnknownNameError, UsageError
+from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.qparams import CalibrationRecord, LayerPrecision, QParams, TensorGroup, WeightScales
-from edgeyolo.spec.target import Target
+from edgeyolo.spec.target import Target, load_target
+from edgeyolo.verbs import artefact_name
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own ONNX exporter
 
+ROOT = Path(__file__).parents[2]
 IMAGE_HW = (64, 96)
+SPEC = any_spec(IMAGE_HW, 2)
 HEADS = ("head_fine", "head_coarse")
-RUNNABLE = [name for name in backends.list_engines() if name in ("ncnn", "onnxruntime")]
+HOSTS = {name: backends.load_engine(name).host_target() for name in backends.list_engines()}
+RUNNABLE = [name for name, target in HOSTS.items() if target and not backends.probe(load_target(target))]
 
 
 class EveryLayer(nn.Module):
@@ -160,9 +169,7 @@ def fake_quantized(module: nn.Module, qparams: QParams) -> nn.Module:
 
 
 def make_target(engine: str, **changes: object) -> Target:
-    # F(4,3) winograd overflows with 8-bit weights on x86: the shelf's ncnn targets switch it off, and so does this one.
-    options = {"use_winograd43_convolution": False} if engine == "ncnn" else {}
-    values = {"title": "test board", "engine": engine, "precisions": ("int8", "fp32"), "engine_options": options}
+    values = {"title": "test board", "engine": engine, "precisions": ("int8", "fp32")}
     return Target(**{**values, **changes})
 
 
@@ -170,9 +177,9 @@ def build_and_open(
     prepared: Prepared, target: Target, precision: str, out: Path, threads: int = 1
 ) -> tuple[Artefact, backends.Session]:
     qparams = prepared.qparams if precision == "int8" else None
-    artefact = backends.build(prepared.onnx_path, qparams, target, out, precision=precision)
+    artefact = backends.build(prepared.onnx_path, SPEC, qparams, target, out, precision=precision)
     assert set(artefact.files.values()) == {path.name for path in out.iterdir()}
-    session = backends.open_artefact(out, artefact, output_count=2, image_hw=IMAGE_HW, threads=threads)
+    session = backends.open_artefact(out, artefact, SPEC, threads=threads)
     return artefact, session
 
 
@@ -219,8 +226,10 @@ def test_dynamic_batch(prepared: Prepared, engine: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = EveryLayer().eval()
     export(module, tmp_path / "dynamic.onnx", dynamic=True)
-    artefact = backends.build(tmp_path / "dynamic.onnx", None, make_target(engine), tmp_path / "o", precision="fp32")
-    session = backends.open_artefact(tmp_path / "o", artefact, output_count=2, image_hw=IMAGE_HW)
+    artefact = backends.build(
+        tmp_path / "dynamic.onnx", SPEC, None, make_target(engine), tmp_path / "o", precision="fp32"
+    )
+    session = backends.open_artefact(tmp_path / "o", artefact, SPEC)
     with torch.inference_mode():
         wanted = [map_.numpy() for map_ in module(torch.from_numpy(prepared.images))]
     assert relative_errors(session.run(prepared.images), wanted).max() < 1e-4
@@ -261,45 +270,45 @@ def test_wrong_images_and_closed_session_are_refused(prepared: Prepared, engine:
 def test_wrong_artefacts_are_refused(prepared: Prepared, engine: str, tmp_path: Path) -> None:
     artefact, _ = build_and_open(prepared, make_target(engine), "int8", tmp_path)
     with pytest.raises(BackendError):
-        backends.open_artefact(tmp_path, artefact, output_count=3, image_hw=IMAGE_HW)
+        backends.open_artefact(tmp_path, artefact, any_spec(IMAGE_HW, 3))
     with pytest.raises(BackendError):
-        backends.open_artefact(tmp_path, artefact, output_count=2, image_hw=(32, 32))
+        backends.open_artefact(tmp_path, artefact, any_spec((32, 32), 2))
     for name in artefact.files.values():
         raw = (tmp_path / name).read_bytes()
         for broken in (b"", raw[: len(raw) // 2], b"\xff\xfe" + raw[2:]):
             (tmp_path / name).write_bytes(broken)
             with pytest.raises(BackendError):
-                backends.open_artefact(tmp_path, artefact, output_count=2, image_hw=IMAGE_HW)
+                backends.open_artefact(tmp_path, artefact, SPEC)
         (tmp_path / name).unlink()
         with pytest.raises(BackendError, match="not there"):
-            backends.open_artefact(tmp_path, artefact, output_count=2, image_hw=IMAGE_HW)
+            backends.open_artefact(tmp_path, artefact, SPEC)
         (tmp_path / name).write_bytes(raw)
 
 
 @pytest.mark.parametrize("engine", RUNNABLE)
 def test_wrong_builds_are_refused(prepared: Prepared, engine: str, tmp_path: Path) -> None:
-    import msgspec
-
     target, path, qparams = make_target(engine), prepared.onnx_path, prepared.qparams
     with pytest.raises(UsageError, match="fp16"):
-        backends.build(path, None, target, tmp_path, precision="fp16")
+        backends.build(path, SPEC, None, target, tmp_path, precision="fp16")
     with pytest.raises(UsageError, match="scales"):
-        backends.build(path, None, target, tmp_path, precision="int8")
+        backends.build(path, SPEC, None, target, tmp_path, precision="int8")
     other = msgspec.structs.replace(qparams, onnx_sha256="0" * 64)
     with pytest.raises(BackendError, match="another"):
-        backends.build(path, other, target, tmp_path, precision="int8")
+        backends.build(path, SPEC, other, target, tmp_path, precision="int8")
     renamed = {"x": LayerPrecision(precision="int8", weight="lefty.weight", group=next(iter(qparams.groups)))}
     weights = qparams.weights | {"lefty.weight": qparams.weights["left.weight"]}
     dangling = msgspec.structs.replace(qparams, layers=renamed, weights=weights)
     with pytest.raises(BackendError, match=r"left\.weight"):
-        backends.build(path, dangling, target, tmp_path, precision="int8")
+        backends.build(path, SPEC, dangling, target, tmp_path, precision="int8")
     with pytest.raises(UnknownNameError, match="option"):
-        backends.build(path, None, make_target(engine, engine_options={"use_magic": True}), tmp_path, precision="fp32")
+        backends.build(
+            path, SPEC, None, make_target(engine, engine_options={"use_magic": True}), tmp_path, precision="fp32"
+        )
     with pytest.raises(BackendError, match="9999"):
-        backends.build(path, None, make_target(engine, engine_versions=">=9999"), tmp_path, precision="fp32")
+        backends.build(path, SPEC, None, make_target(engine, engine_versions=">=9999"), tmp_path, precision="fp32")
     (tmp_path / "broken.onnx").write_bytes(path.read_bytes()[:1000])
     with pytest.raises(BackendError):
-        backends.build(tmp_path / "broken.onnx", None, target, tmp_path, precision="fp32")
+        backends.build(tmp_path / "broken.onnx", SPEC, None, target, tmp_path, precision="fp32")
 
 
 @pytest.mark.parametrize("engine", RUNNABLE)
@@ -310,11 +319,42 @@ def test_probe(engine: str) -> None:
     assert "pip install" in problems[0]
 
 
-def test_every_engine_has_the_same_door() -> None:
-    assert RUNNABLE == ["ncnn", "onnxruntime"]
+@pytest.mark.parametrize("name", backends.list_engines())
+def test_every_engine_is_whole(name: str) -> None:
+    engine = backends.load_engine(name)
+    assert isinstance(engine, backends.Engine)
+    assert engine.name == name
+    assert engine.packages
+    modules = {package.module for package in engine.packages}
+    assert not engine.cpu_package or engine.cpu_package in modules
+    for target in filter(None, (engine.host_target(), engine.check_target)):
+        assert load_target(target).engine == name
+    assert all(finding.what and finding.found for finding in engine.examine())
+
+
+def test_what_setup_and_mypy_cannot_ask_is_what_engines_declare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra of an engine's name brings its packages and `onnx`, no others; mypy knows modules without types."""
+    told: dict[str, Any] = {}
+    monkeypatch.setattr("setuptools.setup", told.update)
+    runpy.run_path(str(ROOT / "setup.py"))
+    extras = {
+        extra: {re.match(r"[\w.-]+", line)[0] for line in lines} for extra, lines in told["extras_require"].items()
+    }
+    packages = backends.list_packages()
+    for package in packages:
+        assert package.distribution in extras[package.extra], package
     for name in backends.list_engines():
-        module = __import__(f"edgeyolo.backends.{name}", fromlist=["x"])
-        assert all(callable(getattr(module, verb)) for verb in ("probe", "build", "open_artefact"))
+        declared = {package.distribution for package in packages if package.extra == name}
+        assert extras[name] == declared | (extras[name] & {"onnx"})
+    (override,) = msgspec.toml.decode((ROOT / "pyproject.toml").read_bytes())["tool"]["mypy"]["overrides"]
+    assert {f"{package.module}.*" for package in packages} <= set(override["module"])
+
+
+def test_results_of_a_simulator_are_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    artefact = Artefact(engine="onnxruntime", engine_version="", precision="int8", files={})
+    assert artefact_name(artefact) == "onnxruntime int8"
+    monkeypatch.setattr(type(backends.load_engine("onnxruntime")), "is_simulated", lambda self: True)
+    assert artefact_name(artefact) == "onnxruntime int8 (simulated)"
 
 
 def test_unknown_engine_names_the_nearest() -> None:
@@ -330,27 +370,31 @@ def test_missing_packages_are_named(prepared: Prepared, tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-package, engine = sys.argv[1:3]
+package, engine, spec = sys.argv[1], sys.argv[2], sys.argv[5]
 sys.modules[package] = None
 import importlib.util
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == package else real(name, *rest)
+import msgspec
 from edgeyolo import backends
 from edgeyolo.spec.errors import MissingPackageError
+from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.target import Target
 target = Target(title="t", engine=engine, precisions=("fp32",))
 assert "torch" not in sys.modules
 assert any(package in problem and "pip install" in problem for problem in backends.probe(target)) or package == "onnx"
 try:
-    backends.build(Path(sys.argv[3]), None, target, Path(sys.argv[4]), precision="fp32")
+    spec = msgspec.json.decode(spec, type=ModelSpec)
+    backends.build(Path(sys.argv[3]), spec, None, target, Path(sys.argv[4]), precision="fp32")
 except MissingPackageError as error:
     assert error.package == package, error
     assert "torch" not in sys.modules
 else:
     raise SystemExit("built without it")
 """
-    for package, engine in (("ncnn", "ncnn"), ("pnnx", "ncnn"), ("onnxruntime", "onnxruntime"), ("onnx", "ncnn")):
-        command = [sys.executable, "-c", script, package, engine, str(prepared.onnx_path), str(tmp_path)]
+    spec = msgspec.json.encode(SPEC).decode()
+    cases = [(package.module, engine) for engine in RUNNABLE for package in backends.load_engine(engine).packages]
+    for package, engine in (*cases, ("onnx", RUNNABLE[0])):
+        command = [sys.executable, "-c", script, package, engine, str(prepared.onnx_path), str(tmp_path), spec]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (package, done.stderr)
-    assert issubclass(MissingPackageError, Exception)

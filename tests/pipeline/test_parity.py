@@ -48,8 +48,7 @@ class Engines:
                 self.sessions[name] = open_artefact(
                     bundle.folder,
                     bundle.manifest.artefact,
-                    output_count=self.spec.output_count,
-                    image_hw=self.spec.input.image_hw,
+                    self.spec,
                 )
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from whole_way import WholeWay
 
 from edgeyolo import verbs
-from edgeyolo.backends import Session, list_tuning_choices
+from edgeyolo.backends import Session, load_engine
 from edgeyolo.backends.ncnn.files import parse_param
 from edgeyolo.backends.ncnn.mixed import int8_layer_names
 from edgeyolo.bundle import open_bundle, rewrite_manifest
@@ -129,7 +129,7 @@ def test_other_numbers_are_not_taken_without_data(bundle: Path, monkeypatch: pyt
 
 def test_int8_is_never_offered_the_winograd_that_overflows(bundle: Path) -> None:
     with open_bundle(bundle) as opened:
-        choices = list_tuning_choices(opened.folder, opened.manifest.artefact)
+        choices = load_engine("ncnn").tuning_choices(opened.folder, opened.manifest.artefact)
     assert choices and all(dict(choice.options).get("use_winograd43_convolution") is not True for choice in choices)
 
 

@@ -52,10 +52,8 @@ class Exported:
         """The artefact for a target, built and opened."""
         target, out = load_target(target_name), self.folder.parent / f"{target_name}-{precision}"
         qparams = load_qparams(self.folder / "qparams.json")
-        artefact = build(self.folder / "model.onnx", qparams, target, out, precision=precision)
-        return open_artefact(
-            out, artefact, output_count=self.spec.output_count, image_hw=self.spec.input.image_hw, threads=1
-        )
+        artefact = build(self.folder / "model.onnx", self.spec, qparams, target, out, precision=precision)
+        return open_artefact(out, artefact, self.spec, threads=1)
 
 
 def scale_channels(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -63,10 +63,10 @@ class Case:
 
     def open(self, target_name: str) -> Session:
         out = self.folder.parent / target_name
-        artefact = build(self.folder / "model.onnx", self.qparams(), load_target(target_name), out, precision="int8")
-        return open_artefact(
-            out, artefact, output_count=self.spec.output_count, image_hw=self.spec.input.image_hw, threads=1
+        artefact = build(
+            self.folder / "model.onnx", self.spec, self.qparams(), load_target(target_name), out, precision="int8"
         )
+        return open_artefact(out, artefact, self.spec, threads=1)
 
     def batches(self) -> list[np.ndarray]:
         return [make_input(image, self.spec.input)[0] for image in self.images]

@@ -234,8 +234,8 @@ def test_six_bit_weights_are_the_same_in_the_exported_graph(tmp_path: Path) -> N
         pytest.importorskip(engine)
         target, out = Target(title="", engine=engine, precisions=("int8",)), tmp_path / engine
         out.mkdir()
-        artefact = backends.build(tmp_path / "int8" / "model.onnx", qparams, target, out, precision="int8")
-        session = backends.open_artefact(out, artefact, output_count=1, image_hw=(32, 32))
+        artefact = backends.build(tmp_path / "int8" / "model.onnx", spec, qparams, target, out, precision="int8")
+        session = backends.open_artefact(out, artefact, spec)
         found = session.run(inputs[0].numpy())[0]
         session.close()
         # the engine's own rounding of ties, against what quantization as a whole does

@@ -141,7 +141,7 @@ def test_errors_say_what_is_wrong(bundle: Path, tmp_path: Path) -> None:
 
 def test_maps_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
     save_red_finder(tmp_path / "model.onnx")
-    session = open_artefact(tmp_path, ARTEFACT, output_count=1, image_hw=(64, 64))
+    session = open_artefact(tmp_path, ARTEFACT, SPEC)
     other = ModelSpec(name="m", activation="relu", class_names=("a", "b", "c"), input=SPEC.input, decode=SPEC.decode)
     with Detector(session, other) as wrong, pytest.raises(BackendError, match=r"\(1, 8, 8, 8\)"):
         wrong.detect(picture((8, 8)))

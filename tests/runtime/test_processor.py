@@ -104,7 +104,7 @@ def test_only_what_is_needed_is_recorded(target: str, precision: str, guard: boo
     artefact = msgspec.structs.replace(
         ARTEFACT, precision=precision, options={"use_winograd43_convolution": guard, "use_fp16_arithmetic": True}
     )
-    assert backends.list_needed_features(artefact, load_target(target)) == expected
+    assert backends.load_engine("ncnn").needed_features(artefact, load_target(target)) == expected
 
 
 def test_features_come_from_the_kernel() -> None:

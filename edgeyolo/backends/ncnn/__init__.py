@@ -17,13 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeyolo.backends._checks import (
-    artefact_file,
-    check_images,
-    check_option_names,
-    check_version,
-    list_version_problems,
-)
+from edgeyolo.backends._artefact import artefact_file, check_option_names
+from edgeyolo.backends._versions import check_version, list_version_problems
+from edgeyolo.backends.engine import Engine, check_images
 from edgeyolo.backends.ncnn.files import CONVOLUTIONAL, Layer, format_param, parse_param, read_bin, write_bin
 from edgeyolo.backends.ncnn.int8 import quantize_network, store_half
 from edgeyolo.backends.ncnn.mixed import float_layers as turn_float
@@ -35,84 +31,124 @@ from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
 from edgeyolo.spec.manifest import Artefact
-from edgeyolo.spec.packages import import_package
+from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.packages import Package, import_package
+from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import QParams
 from edgeyolo.spec.target import Option, Precision, Target
 from edgeyolo.spec.tensor import INPUT_NAME, output_names
 from edgeyolo.spec.tuning import Choice
 
-CPU_PACKAGE = "ncnn"
 _PARAM_FILE, _BIN_FILE = "model.ncnn.param", "model.ncnn.bin"
 _POWERSAVE = "cpu_powersave"  # of ncnn's cpu.h, not of its Option: 0 all cores, 1 the little ones, 2 the big ones
 _INPUT_BLOB = "in0"  # pnnx numbers inputs and outputs in the order of the ONNX graph
 
 
-def probe(target: Target) -> list[str]:
-    """What is missing here to build for `target`."""
-    problems = []
-    try:
-        problems += list_version_problems("ncnn", _import_engine().__version__, target)
-    except (MissingPackageError, BackendError) as error:
-        problems.append(str(error))
-    try:
-        find_pnnx()
-    except MissingPackageError as error:
-        problems.append(str(error))
-    return problems
+class NcnnEngine(Engine):
+    """ncnn on ARM boards, and on any processor for a check."""
 
-
-def build(onnx_path: Path, qparams: QParams | None, target: Target, out: Path, *, precision: Precision) -> Artefact:
-    """Write `model.ncnn.param` and `model.ncnn.bin`; see `edgeyolo.backends.build`."""
-    version = _import_engine().__version__
-    check_version("ncnn", version, target)
-    options = _precision_options(target, precision) | target.engine_options
-    _check_options(options)
-    model = load_onnx(onnx_path)
-    image_hw, output_count = _read_signature(model.graph, where=onnx_path)
-    layers = [_with_size(layer, image_hw) for layer in convert(onnx_path, image_hw)]
-    if qparams is not None:
-        layers = requantize(quantize_network(layers, model, qparams))
-    if _is_half(target, precision):
-        layers = store_half(layers)
-    check_network(layers, image_hw, output_count, where=onnx_path)
-    write_file(out / _PARAM_FILE, format_param(layers).encode())
-    write_file(out / _BIN_FILE, write_bin(layers))
-    terms = [layer.integer(8) for layer in layers if layer.kind in CONVOLUTIONAL]
-    int8 = sum(term != 0 for term in terms)
-    return Artefact(
-        engine="ncnn",
-        engine_version=version,
-        precision=precision,
-        files={"param": _PARAM_FILE, "bin": _BIN_FILE},
-        options=options,
-        layers={"int8": int8, "float": len(terms) - int8} if precision == "int8" else {"float": len(terms)},
+    name = "ncnn"
+    packages = (
+        Package("ncnn", "ncnn", "engine: ncnn boards", "ncnn"),
+        Package("pnnx", "pnnx", "deploy to ncnn", "train"),
     )
+    cpu_package = "ncnn"
+    check_target = "raspberry-pi-5"
 
+    def host_target(self) -> str:
+        """This computer itself."""
+        return "host-cpu"
 
-def open_artefact(
-    folder: Path, artefact: Artefact, *, output_count: int, image_hw: tuple[int, int], threads: int = 0
-) -> NcnnSession:
-    """Check the files, then load them; see `edgeyolo.backends.open_artefact`."""
-    engine = _import_engine()
-    _check_options(artefact.options)
-    param, weights = (artefact_file(folder, artefact, role) for role in ("param", "bin"))
-    try:
-        layers = read_bin(_read_param(param), weights.read_bytes(), where=weights)
-    except OSError as error:
-        raise BackendError(f"cannot be read ({error})", where=weights) from None
-    check_network(layers, image_hw, output_count, where=param)
-    options = dict(artefact.options)
-    powersave = int(options.pop(_POWERSAVE, 0))
-    net = engine.Net()
-    for name, value in options.items():
-        setattr(net.opt, name, value)
-    if threads > 0:
-        net.opt.num_threads = threads
-    with _loadable(layers, artefact, param, weights) as paths:
-        for load, path in zip((net.load_param, net.load_model), paths, strict=True):
-            if load(str(path)) != 0:
-                raise BackendError("ncnn cannot load it", where=path, hint="Deploy again with the board's ncnn version")
-    return NcnnSession(engine, net, output_count, image_hw, powersave=powersave)
+    def probe(self, target: Target) -> list[str]:
+        """What is missing here to build for `target`."""
+        problems = []
+        try:
+            problems += list_version_problems("ncnn", _import_engine().__version__, target)
+        except (MissingPackageError, BackendError) as error:
+            problems.append(str(error))
+        try:
+            find_pnnx()
+        except MissingPackageError as error:
+            problems.append(str(error))
+        return problems
+
+    def build(
+        self,
+        onnx_path: Path,
+        spec: ModelSpec,
+        qparams: QParams | None,
+        target: Target,
+        out: Path,
+        *,
+        precision: Precision,
+        progress: Progress = SILENT,
+    ) -> Artefact:
+        """Write `model.ncnn.param` and `model.ncnn.bin`."""
+        version = _import_engine().__version__
+        check_version("ncnn", version, target)
+        options = _precision_options(target, precision) | target.engine_options
+        _check_options(options)
+        model = load_onnx(onnx_path)
+        _check_signature(model.graph, spec, where=onnx_path)
+        image_hw = spec.input.image_hw
+        layers = [_with_size(layer, image_hw) for layer in convert(onnx_path, image_hw)]
+        if qparams is not None:
+            layers = requantize(quantize_network(layers, model, qparams))
+        if _is_half(target, precision):
+            layers = store_half(layers)
+        check_network(layers, image_hw, spec.output_count, where=onnx_path)
+        write_file(out / _PARAM_FILE, format_param(layers).encode())
+        write_file(out / _BIN_FILE, write_bin(layers))
+        terms = [layer.integer(8) for layer in layers if layer.kind in CONVOLUTIONAL]
+        int8 = sum(term != 0 for term in terms)
+        return Artefact(
+            engine="ncnn",
+            engine_version=version,
+            precision=precision,
+            files={"param": _PARAM_FILE, "bin": _BIN_FILE},
+            options=options,
+            layers={"int8": int8, "float": len(terms) - int8} if precision == "int8" else {"float": len(terms)},
+        )
+
+    def open(
+        self, folder: Path, artefact: Artefact, spec: ModelSpec, *, threads: int = 0, progress: Progress = SILENT
+    ) -> NcnnSession:
+        """Check the files, then load them."""
+        engine = _import_engine()
+        _check_options(artefact.options)
+        param, weights = (artefact_file(folder, artefact, role) for role in ("param", "bin"))
+        try:
+            layers = read_bin(_read_param(param), weights.read_bytes(), where=weights)
+        except OSError as error:
+            raise BackendError(f"cannot be read ({error})", where=weights) from None
+        check_network(layers, spec.input.image_hw, spec.output_count, where=param)
+        options = dict(artefact.options)
+        powersave = int(options.pop(_POWERSAVE, 0))
+        net = engine.Net()
+        for name, value in options.items():
+            setattr(net.opt, name, value)
+        if threads > 0:
+            net.opt.num_threads = threads
+        with _loadable(layers, artefact, param, weights) as paths:
+            for load, path in zip((net.load_param, net.load_model), paths, strict=True):
+                if load(str(path)) != 0:
+                    raise BackendError(
+                        "ncnn cannot load it", where=path, hint="Deploy again with the board's ncnn version"
+                    )
+        return NcnnSession(engine, net, spec.output_count, spec.input.image_hw, powersave=powersave)
+
+    def tuning_choices(self, folder: Path, artefact: Artefact) -> list[Choice]:
+        """Threads, engine options, and parts of the int8 layers in float."""
+        param = artefact_file(folder, artefact, "param")
+        return list_choices(_import_engine(), artefact, _read_param(param))
+
+    def needed_features(self, artefact: Artefact, target: Target) -> tuple[str, ...]:
+        """Dot products, where int8 asks for winograd F(4,3): an ARM core without them runs it, and its sums overflow.
+
+        Nothing else is needed: ncnn looks at the processor and takes the kernels that it has.
+        """
+        unguarded = artefact.precision == "int8" and artefact.options.get("use_winograd43_convolution", True)
+        return ("asimddp",) if unguarded and target.machine == "aarch64" else ()
 
 
 @contextlib.contextmanager
@@ -127,21 +163,6 @@ def _loadable(layers: list[Layer], artefact: Artefact, param: Path, weights: Pat
         write_file(turned[0], format_param(layers).encode())
         write_file(turned[1], write_bin(layers))
         yield turned
-
-
-def list_tuning_choices(folder: Path, artefact: Artefact) -> list[Choice]:
-    """Threads, engine options, and parts of the int8 layers in float; see `edgeyolo.backends.list_tuning_choices`."""
-    param = artefact_file(folder, artefact, "param")
-    return list_choices(_import_engine(), artefact, _read_param(param))
-
-
-def list_needed_features(artefact: Artefact, target: Target) -> tuple[str, ...]:
-    """Dot products, where int8 asks for winograd F(4,3): an ARM core without them runs it, and its sums overflow.
-
-    Nothing else is needed: ncnn looks at the processor and takes the kernels that it has.
-    """
-    unguarded = artefact.precision == "int8" and artefact.options.get("use_winograd43_convolution", True)
-    return ("asimddp",) if unguarded and target.machine == "aarch64" else ()
 
 
 class NcnnSession:
@@ -259,18 +280,21 @@ def _check_options(options: Mapping[str, Option]) -> None:
         raise UsageError("ncnn takes int8 weights for floats without 'use_int8_inference'", hint="Leave it out")
 
 
-def _read_signature(graph: Any, *, where: Path) -> tuple[tuple[int, int], int]:
-    """Input height and width, and the number of maps.
-
-    Raises:
-        BackendError: other names than ours, or a size that is not fixed.
-    """
+def _check_signature(graph: Any, spec: ModelSpec, *, where: Path) -> None:
+    """Raise BackendError where the graph has other names than ours, or another size or number of maps than its spec."""
     names = [entry.name for entry in graph.output]
+    wanted = output_names(spec.output_count)
     initializers = {tensor.name for tensor in graph.initializer}
     inputs = [entry for entry in graph.input if entry.name not in initializers]
-    if [entry.name for entry in inputs] != [INPUT_NAME] or names != output_names(len(names)):
-        raise BackendError(f"has other inputs or outputs than '{INPUT_NAME}' and 'map_0' ...: {names}", where=where)
+    if [entry.name for entry in inputs] != [INPUT_NAME] or names != wanted:
+        raise BackendError(f"has other inputs or outputs than '{INPUT_NAME}' and {wanted}: {names}", where=where)
     sizes = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
-    if len(sizes) != 4 or sizes[1] != 3 or min(sizes[1:]) < 1:
-        raise BackendError("the input must be (B, 3, H, W) with fixed H and W", where=where, hint="Export again")
-    return (sizes[2], sizes[3]), len(names)
+    if sizes[1:] != [3, *spec.input.image_hw]:
+        raise BackendError(
+            f"the input is {sizes}, not (B, 3, H, W) with the fixed H and W of the model, {spec.input.image_hw}",
+            where=where,
+            hint="Export again",
+        )
+
+
+ENGINE = NcnnEngine()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgeyolo.backends._checks import is_accepted_version
+from edgeyolo.backends._versions import is_accepted_version
 from edgeyolo.backends.tensorrt.options import Options, PackageName
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
 from edgeyolo.spec.packages import import_package, install_command
@@ -187,7 +187,7 @@ class Parsed:
             config.set_flag(self.trt.module.BuilderFlag.GPU_FALLBACK)
 
     def _set_ranges(self, config: Any, ranges: Mapping[str, float]) -> None:
-        """Implicit quantization; TensorRT 11 has it no more."""
+        """Implicit quantization; TensorRT 11 removed it."""
         tensors = [self.network.get_input(i) for i in range(self.network.num_inputs)]
         for i in range(self.network.num_layers):
             layer = self.network.get_layer(i)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
+from edgeyolo.backends.engine import Finding
 from edgeyolo.backends.tensorrt.adapter import install_hint, load_tensorrt
 from edgeyolo.backends.tensorrt.cache import plan_folder
 from edgeyolo.backends.tensorrt.cuda import Cuda
@@ -17,21 +17,6 @@ _SYSTEM_PACKAGES = Path("/usr/lib/python3/dist-packages")
 _PACKAGES: tuple[PackageName, ...] = ("tensorrt", "tensorrt_rtx")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report.
-
-    Attributes:
-        what: "Jetson", "tensorrt", "CUDA driver" ...
-        found: what is there, or what is wrong with it.
-        hint: what to do about it, "" where nothing is to be done.
-    """
-
-    what: str
-    found: str
-    hint: str = ""
-
-
 def examine_gpu() -> list[Finding]:
     """Findings, the first thing to mend first."""
     findings = [_jetson()] if _JETSON_RELEASE.is_file() else []
@@ -39,6 +24,16 @@ def examine_gpu() -> list[Finding]:
     findings.append(_driver())
     findings.append(Finding("plans are kept in", str(plan_folder())))
     return findings
+
+
+def can_run(package: PackageName) -> bool:
+    """Whether the package and a GPU are here."""
+    try:
+        load_tensorrt(package)
+        Cuda()
+    except (MissingPackageError, BackendError):
+        return False
+    return True
 
 
 def _jetson() -> Finding:

@@ -117,4 +117,8 @@ def _check_input(graph: GraphProto) -> None:
 def _strongly_typed(model: ModelProto, qparams: QParams | None, precision: Precision) -> ModelProto:
     if precision == "fp32":
         return model
-    return cast_to_half(insert_qdq(model, half_scales(qparams)) if qparams else model)
+    try:
+        return cast_to_half(insert_qdq(model, half_scales(qparams)) if qparams else model)
+    except BackendError as error:
+        hint = error.hint or "Deploy with precision fp32"
+        raise BackendError(error.what, where=error.where, hint=hint) from None

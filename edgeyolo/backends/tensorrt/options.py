@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from edgeyolo.backends._checks import check_option_names
+from edgeyolo.backends._artefact import check_option_names
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.target import Option
 

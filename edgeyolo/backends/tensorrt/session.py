@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeyolo.backends._checks import check_images
+from edgeyolo.backends.engine import check_images
 from edgeyolo.backends.tensorrt.adapter import TensorRt
 from edgeyolo.backends.tensorrt.cuda import Buffer, Cuda, allocated
 from edgeyolo.backends.tensorrt.options import Options

@@ -17,6 +17,7 @@ import msgspec
 import torch
 from torch import fx
 
+from edgeyolo.backends import list_packages
 from edgeyolo.quantization.calibrate.scales import Scales
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.cache import cache_folder
@@ -101,7 +102,7 @@ class CalibrationCache:
             input=self.input,
             recipe=msgspec.structs.replace(recipe, title="", count=0, seed=0, qat=QatRecipe()),
             code_sha256=_digest_of_code(),
-            tools=tool_versions(),
+            tools=tool_versions(list_packages()),
         )
 
     def load(self, key: CacheKey) -> Calibration | None:

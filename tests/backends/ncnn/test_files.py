@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from any_spec import any_spec
 
 from edgeyolo import backends
 from edgeyolo.backends.ncnn.files import Blob, Layer, format_param, parse_param, read_bin, write_bin
@@ -40,7 +41,7 @@ def test_the_base_of_these_tests_is_valid() -> None:
 def test_round_trip_of_built_files(one_layer, precision: str, tmp_path: Path) -> None:
     path, qparams = one_layer(activation="LeakyRelu").write(tmp_path)
     target = Target(title="t", engine="ncnn", precisions=("int8", "fp16", "fp32"))
-    backends.build(path, qparams, target, tmp_path / "o", precision=precision)
+    backends.build(path, any_spec((12, 20)), qparams, target, tmp_path / "o", precision=precision)
     text, raw = (tmp_path / "o/model.ncnn.param").read_text(), (tmp_path / "o/model.ncnn.bin").read_bytes()
     layers = read_bin(parse_param(text, where="p"), raw, where="b")
     assert format_param(layers) == text
@@ -145,7 +146,10 @@ import numpy as np
 from edgeyolo import backends
 from edgeyolo.spec.errors import EdgeYoloError
 from edgeyolo.spec.manifest import Artefact
+from edgeyolo.spec.model import AnchorDecode, InputSpec, ModelSpec
 folder = Path(sys.argv[1])
+decode = AnchorDecode(strides=(8,), anchors_wh=(((8.0, 8.0),),))
+spec = ModelSpec(name="m", activation="", class_names=("a",), input=InputSpec(image_hw=(12, 20)), decode=decode)
 files = {"param": "model.ncnn.param", "bin": "model.ncnn.bin"}
 artefact = Artefact(engine="ncnn", engine_version="", precision="int8", files=files)
 originals = {name: (folder / name).read_bytes() for name in files.values()}
@@ -170,7 +174,7 @@ for _ in range(250):
     for other in originals:
         (folder / other).write_bytes(bytes(raw) if other == name else originals[other])
     try:
-        session = backends.open_artefact(folder, artefact, output_count=1, image_hw=(12, 20), threads=1)
+        session = backends.open_artefact(folder, artefact, spec, threads=1)
         session.run(images)
     except EdgeYoloError:
         refused += 1
@@ -183,7 +187,7 @@ def test_altered_files_never_crash_the_engine(one_layer, chained: bool, tmp_path
     """Bytes changed, removed and doubled at random: each time an error of ours, or a run. In a process of its own."""
     path, qparams = one_layer(activation="LeakyRelu").write(tmp_path)
     target = Target(title="t", engine="ncnn", precisions=("int8",))
-    backends.build(path, qparams, target, tmp_path / "o", precision="int8")
+    backends.build(path, any_spec((12, 20)), qparams, target, tmp_path / "o", precision="int8")
     if chained:
         add_a_chain(tmp_path / "o")
     command = [sys.executable, "-c", FUZZ, str(tmp_path / "o"), str(int(chained))]

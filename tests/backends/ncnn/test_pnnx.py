@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from any_spec import any_spec
 from onnx import TensorProto, helper
 
 from edgeyolo import backends
@@ -34,7 +35,14 @@ def test_the_operator_and_its_layer_are_named(operator: str, layer: str, tmp_pat
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
     onnx.save(model, str(tmp_path / "model.onnx"))
     with pytest.raises(BackendError) as caught:
-        backends.build(tmp_path / "model.onnx", None, load_target("host-cpu"), tmp_path / "out", precision="fp32")
+        backends.build(
+            tmp_path / "model.onnx",
+            any_spec((16, 16)),
+            None,
+            load_target("host-cpu"),
+            tmp_path / "out",
+            precision="fp32",
+        )
     assert caught.value.what == f"ncnn has no layer for {operator} (layer '{layer}')"
     assert caught.value.where == str(tmp_path / "model.onnx")
     assert "--target host-onnx" in caught.value.hint

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from any_spec import any_spec
 
 from edgeyolo.backends import open_artefact
 from edgeyolo.backends.ncnn.files import Blob, Layer, format_param, parse_param, read_bin, write_bin
@@ -105,7 +106,7 @@ def run(layers: list[Layer], folder: Path, inputs: np.ndarray, count: int = 1) -
     half = {"use_fp16_packed": False, "use_fp16_storage": False, "use_fp16_arithmetic": False}
     options = half | {"use_winograd43_convolution": False}
     artefact = Artefact(engine="ncnn", engine_version="", precision="int8", files=FILES, options=options)
-    session = open_artefact(folder, artefact, output_count=count, image_hw=HW, threads=1)
+    session = open_artefact(folder, artefact, any_spec(HW, count), threads=1)
     try:
         return session.run(inputs)
     finally:
@@ -274,7 +275,7 @@ def test_layers_are_timed(tmp_path: Path) -> None:
     layers = requantize(chain(Filter("first", 3, 16, seed=1), Filter("second", 16, 16, seed=2), through="split"))
     run(layers, tmp_path / "o", images(), count=2)
     artefact = Artefact(engine="ncnn", engine_version="", precision="int8", files=FILES)
-    session = open_artefact(tmp_path / "o", artefact, output_count=2, image_hw=HW, threads=1)
+    session = open_artefact(tmp_path / "o", artefact, any_spec(HW, 2), threads=1)
     taken = session.time_layers(images()[0])
     assert list(taken) == ["first", "copies", "second", "third"]
     assert min(taken.values()) > 0

@@ -21,7 +21,9 @@ from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.graph.qdq_check import check_qdq
 from edgeyolo.spec.errors import BackendError
 from edgeyolo.spec.manifest import Artefact
+from edgeyolo.spec.model import ModelRecord
 from edgeyolo.spec.qparams import load_qparams
+from edgeyolo.spec.strict import load_json
 from edgeyolo.spec.target import Target
 
 QUICK = ("yolov7-nano", "yolov7-tiny", "ppyoloe-s")
@@ -39,7 +41,8 @@ def make_target(**changes: Any) -> Target:
 
 def deploy(source: Path, out: Path, precision: str, **changes: Any) -> Artefact:
     qparams = load_qparams(source / "qparams.json") if precision == "int8" else None
-    return build(source / "model.onnx", qparams, make_target(**changes), out, precision=precision)
+    spec = load_json(source / "model.json", ModelRecord).model
+    return build(source / "model.onnx", spec, qparams, make_target(**changes), out, precision=precision)
 
 
 def compile_or_skip(folder: Path, artefact: Artefact, capability: str) -> bytes:

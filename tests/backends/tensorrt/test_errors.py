@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from any_spec import any_spec
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -28,6 +29,7 @@ from edgeyolo.spec.errors import BackendError, FormatError, MissingPackageError,
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.target import Target, load_target
 
+SPEC = any_spec((8, 8))
 has_tensorrt = importlib.util.find_spec("tensorrt") is not None
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
 RTX = make_options({"package": "tensorrt_rtx"})
@@ -85,14 +87,14 @@ def test_an_operator_that_tensorrt_has_not_is_named_at_deploy(tmp_path: Path) ->
     path = write_graph(tmp_path / "model.onnx", nodes, [1, 3, 8, 8], {})
     target = Target(title="test", engine="tensorrt", precisions=("fp32",))
     with pytest.raises(BackendError, match="Det 'odd one'"):
-        build(path, None, target, tmp_path / "out", precision="fp32")
+        build(path, SPEC, None, target, tmp_path / "out", precision="fp32")
 
 
 def test_an_open_image_size_is_refused(tmp_path: Path) -> None:
     path = one_conv(tmp_path / "model.onnx", [1, 3, "h", "w"])
     target = Target(title="test", engine="tensorrt", precisions=("fp16",))
     with pytest.raises(BackendError, match="only its batch may be open"):
-        build(path, None, target, tmp_path / "out", precision="fp16")
+        build(path, SPEC, None, target, tmp_path / "out", precision="fp16")
 
 
 @needs_rtx
@@ -100,7 +102,7 @@ def test_an_open_batch_builds_with_a_profile(tmp_path: Path) -> None:
     path = one_conv(tmp_path / "model.onnx", ["batch", 3, 32, 32])
     options = {"package": "tensorrt_rtx", "max_batch": 4}
     target = Target(title="test", engine="tensorrt", precisions=("fp16",), engine_options=options)
-    build(path, None, target, tmp_path / "out", precision="fp16")
+    build(path, SPEC, None, target, tmp_path / "out", precision="fp16")
     assert compile_for(tmp_path / "out/model.onnx", make_options(options), "fp16", capability="8.6")
     assert "--maxShapes=images:4x3x32x32" in (tmp_path / "out/trtexec.txt").read_text()
 
@@ -139,8 +141,8 @@ def test_runs_as_onnx_runtime_does_on_a_gpu(quantized_model: Any, tmp_path: Path
 
     model = quantized_model("yolov7-nano", 128)
     target = Target(title="t", engine="tensorrt", precisions=("fp16",), engine_options={"package": "tensorrt_rtx"})
-    artefact = build(model.folder / "model.onnx", None, target, tmp_path, precision="fp16")
-    session = open_artefact(tmp_path, artefact, output_count=3, image_hw=(128, 128))
+    artefact = build(model.folder / "model.onnx", model.spec, None, target, tmp_path, precision="fp16")
+    session = open_artefact(tmp_path, artefact, model.spec)
     reference = onnxruntime.InferenceSession(str(model.folder / "model.onnx"), providers=["CPUExecutionProvider"])
     for seed in range(3):  # the second and third run replay the CUDA graph
         images = np.random.default_rng(seed).random((1, 3, 128, 128), dtype=np.float32)
@@ -189,19 +191,12 @@ def test_tiny_scales_stay_positive(one_layer: Any, tmp_path: Path) -> None:
     assert half_scales(qparams).groups["g0"].scale == 2.0**-24
 
 
-def test_graph_postprocess_needs_the_decode(tmp_path: Path) -> None:
-    path = one_conv(tmp_path / "model.onnx", [1, 3, 8, 8])
-    target = Target(title="test", engine="tensorrt", precisions=("fp16",), postprocess="graph")
-    with pytest.raises(UsageError, match=r"model.json"):
-        build(path, None, target, tmp_path / "out", precision="fp16")
-
-
 def test_dla_and_strong_typing_exclude_each_other(tmp_path: Path) -> None:
     path = one_conv(tmp_path / "model.onnx", [1, 3, 8, 8])
     options = {"dla_core": 0}
     target = Target(title="test", engine="tensorrt", precisions=("fp16",), dla_cores=1, engine_options=options)
     with pytest.raises(UsageError, match="strongly_typed = false"):
-        build(path, None, target, tmp_path / "out", precision="fp16")
+        build(path, SPEC, None, target, tmp_path / "out", precision="fp16")
 
 
 def test_a_dla_core_that_the_board_has_not_is_refused(tmp_path: Path) -> None:
@@ -209,14 +204,14 @@ def test_a_dla_core_that_the_board_has_not_is_refused(tmp_path: Path) -> None:
     options = {"strongly_typed": False, "dla_core": 1}
     target = Target(title="one core", engine="tensorrt", precisions=("fp16",), dla_cores=1, engine_options=options)
     with pytest.raises(UsageError, match="dla_core is 1, and the target has 1 DLA cores"):
-        build(path, None, target, tmp_path / "out", precision="fp16")
+        build(path, SPEC, None, target, tmp_path / "out", precision="fp16")
 
 
 def test_a_range_of_versions_that_is_none_is_refused_on_the_host(tmp_path: Path) -> None:
     path = one_conv(tmp_path / "model.onnx", [1, 3, 8, 8])
     target = Target(title="board", engine="tensorrt", precisions=("fp16",), engine_versions="10 or so")
     with pytest.raises(FormatError, match="'10 or so' is not a version range"):
-        build(path, None, target, tmp_path / "out", precision="fp16")
+        build(path, SPEC, None, target, tmp_path / "out", precision="fp16")
 
 
 def test_the_command_is_the_plan_s(tmp_path: Path) -> None:
@@ -241,7 +236,7 @@ def test_bf16_is_refused(tmp_path: Path) -> None:
         options = {"strongly_typed": strongly_typed}
         target = Target(title="test", engine="tensorrt", precisions=("bf16",), engine_options=options)
         with pytest.raises(UsageError, match="int8, fp16 or fp32, not bf16"):
-            build(path, None, target, tmp_path / "out", precision="bf16")
+            build(path, SPEC, None, target, tmp_path / "out", precision="bf16")
 
 
 @needs_rtx
@@ -253,10 +248,11 @@ def test_an_open_image_size_is_refused_by_the_builder_too(tmp_path: Path) -> Non
 
 @needs_rtx
 def test_an_open_batch_with_int8_and_decoding_builds(fresh_model: Any, tmp_path: Path) -> None:
-    source = fresh_model("yolov7-nano", 64, tmp_path / "source", settled=False, dynamic_batch=True).folder
+    model = fresh_model("yolov7-nano", 64, tmp_path / "source", settled=False, dynamic_batch=True)
+    qparams = load_qparams(model.folder / "qparams.json")
     options = {"package": "tensorrt_rtx", "max_batch": 4}
     target = Target(title="t", engine="tensorrt", precisions=("int8",), postprocess="graph", engine_options=options)
-    build(source / "model.onnx", load_qparams(source / "qparams.json"), target, tmp_path / "out", precision="int8")
+    build(model.folder / "model.onnx", model.spec, qparams, target, tmp_path / "out", precision="int8")
     assert compile_for(tmp_path / "out/model.onnx", make_options(options), "int8", capability="8.6")
 
 
@@ -333,15 +329,16 @@ def test_dla_report_and_ranges(quantized_model: Any) -> None:
 
 
 def test_dla_int8_keeps_the_graph_free_of_qdq(quantized_model: Any, tmp_path: Path) -> None:
-    folder = quantized_model("yolov7-nano", 128).folder
+    model = quantized_model("yolov7-nano", 128)
+    folder, spec = model.folder, model.spec
     options = {"strongly_typed": False, "dla_core": 0}
     target = Target(title="t", engine="tensorrt", precisions=("int8", "fp16"), dla_cores=1, engine_options=options)
     qparams = load_qparams(folder / "qparams.json")
-    artefact = build(folder / "model.onnx", qparams, target, tmp_path, precision="int8")
+    artefact = build(folder / "model.onnx", spec, qparams, target, tmp_path, precision="int8")
     assert "QuantizeLinear" not in {node.op_type for node in load_onnx(tmp_path / "model.onnx").graph.node}
     assert artefact.layers == {"int8": 55, "float": 3}
     assert "trtexec" not in artefact.files  # it has no way to give the ranges
-    artefact = build(folder / "model.onnx", None, target, tmp_path / "fp16", precision="fp16")
+    artefact = build(folder / "model.onnx", spec, None, target, tmp_path / "fp16", precision="fp16")
     command = (tmp_path / "fp16" / artefact.files["trtexec"]).read_text()
     assert "--fp16 --useDLACore=0 --allowGPUFallback" in command
 

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import onnxruntime
 import pytest
+from any_spec import any_spec
 from bccd import BCCD, needs_bccd
 
 from edgeyolo.backends import build
@@ -26,7 +27,9 @@ SIZE = 128
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def deploy(source: Path, out: Path, precision: str, *, postprocess: str = "host", **options: Any) -> Artefact:
+def deploy(
+    source: Path, spec: ModelSpec, out: Path, precision: str, *, postprocess: str = "host", **options: Any
+) -> Artefact:
     target = Target(
         title="test board",
         engine="tensorrt",
@@ -35,7 +38,7 @@ def deploy(source: Path, out: Path, precision: str, *, postprocess: str = "host"
         engine_options=options,
     )
     qparams = load_qparams(source / "qparams.json") if precision == "int8" else None
-    return build(source / "model.onnx", qparams, target, out, precision=precision)
+    return build(source / "model.onnx", spec, qparams, target, out, precision=precision)
 
 
 def decoded_in_graph(spec: ModelSpec, artefact: Artefact) -> ModelSpec:
@@ -66,7 +69,7 @@ def test_int8_layer_equals_integers(one_layer: Any, kernel: int, activation: str
     layer = one_layer(kernel=kernel, activation=activation, opset=19)
     path, _ = layer.write(tmp_path)
     (tmp_path / "qparams.json").write_bytes(msgspec.json.encode(layer.qparams(path)))
-    deploy(tmp_path, tmp_path / "out", "int8")
+    deploy(tmp_path, any_spec(layer.image_hw), tmp_path / "out", "int8")
     session = OnnxSession(tmp_path / "out" / "model.onnx")
     images = layer.images(1)
     found, wanted = session.run(images)[0], layer.expected(images)
@@ -79,8 +82,9 @@ def test_int8_layer_equals_integers(one_layer: Any, kernel: int, activation: str
 
 def test_old_tensorrt_form_computes_the_same(quantized_model: Any, tmp_path: Path) -> None:
     """Float weights on the int8 grid, quantized again, are the stored integers: the same graph to the last bits."""
-    folder = quantized_model("yolov7-nano", SIZE).folder
-    deploy(folder, tmp_path, "int8", strongly_typed=False)
+    model = quantized_model("yolov7-nano", SIZE)
+    folder = model.folder
+    deploy(folder, model.spec, tmp_path, "int8", strongly_typed=False)
     graph = load_onnx(tmp_path / "model.onnx")
     assert [entry.version for entry in graph.opset_import] == [13]
     assert {tensor.data_type for tensor in graph.graph.initializer} <= {1, 3, 7}  # float32, int8 zeros, int64 shapes
@@ -102,8 +106,8 @@ def test_decoding_in_the_graph_gives_the_same_boxes(
     import cv2
 
     model = quantized_model(name, SIZE)
-    artefact = deploy(model.folder, tmp_path / "graph", precision, postprocess="graph", candidates=3840)
-    deploy(model.folder, tmp_path / "host", precision)
+    artefact = deploy(model.folder, model.spec, tmp_path / "graph", precision, postprocess="graph", candidates=3840)
+    deploy(model.folder, model.spec, tmp_path / "host", precision)
     spec = decoded_in_graph(model.spec, artefact)
     host, graph = (OnnxSession(tmp_path / place / "model.onnx") for place in ("host", "graph"))
     candidates = objects = 0
@@ -137,8 +141,8 @@ def assert_same_rows(one: Rows, two: Rows) -> None:
 
 def test_candidates_are_the_best(quantized_model: Any, tmp_path: Path) -> None:
     model = quantized_model("yolov7-nano", SIZE)
-    artefact = deploy(model.folder, tmp_path / "graph", "fp32", postprocess="graph", candidates=50)
-    deploy(model.folder, tmp_path / "host", "fp32")
+    artefact = deploy(model.folder, model.spec, tmp_path / "graph", "fp32", postprocess="graph", candidates=50)
+    deploy(model.folder, model.spec, tmp_path / "host", "fp32")
     picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     images, _ = make_input(picture, model.spec.input)
     maps = [map_[0] for map_ in OnnxSession(tmp_path / "host/model.onnx").run(images)]

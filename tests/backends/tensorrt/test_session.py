@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from any_spec import any_spec
 
-from edgeyolo.backends import build, tensorrt
+from edgeyolo.backends import build, open_artefact, tensorrt
 from edgeyolo.backends.tensorrt import cuda as tensorrt_cuda
 from edgeyolo.backends.tensorrt.adapter import TensorRt
 from edgeyolo.backends.tensorrt.options import make_options
@@ -28,6 +29,7 @@ from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.target import Target
 
 HW = (12, 20)
+SPEC = any_spec(HW)
 Call = Callable[[], None]
 
 
@@ -284,11 +286,11 @@ def test_an_engine_of_something_else_is_refused_and_leaves_nothing(driver: Drive
 def artefact(one_layer: Any, tmp_path: Path) -> tuple[Path, Artefact]:
     path, _ = one_layer(opset=19, image_hw=HW).write(tmp_path)
     target = Target(title="test", engine="tensorrt", precisions=("fp16",), engine_versions=">=10")
-    return tmp_path / "out", build(path, None, target, tmp_path / "out", precision="fp16")
+    return tmp_path / "out", build(path, SPEC, None, target, tmp_path / "out", precision="fp16")
 
 
 def open_once(artefact: tuple[Path, Artefact]) -> None:
-    with contextlib.closing(tensorrt.open_artefact(*artefact, output_count=1, image_hw=HW)):
+    with contextlib.closing(open_artefact(*artefact, SPEC)):
         pass
 
 
@@ -351,7 +353,7 @@ def test_ranges_for_dla_are_part_of_what_a_plan_is(one_layer: Any, stand_in: Sta
     for step in (0.01, 0.02):
         path, qparams = one_layer(opset=19, image_hw=HW, step=step).write(tmp_path)
         out = tmp_path / str(step)
-        artefact = build(path, qparams, target, out, precision="int8")
+        artefact = build(path, SPEC, qparams, target, out, precision="int8")
         digests.add(hashlib.sha256((out / "model.onnx").read_bytes()).hexdigest())
         for _ in range(2):
             open_once((out, artefact))

@@ -417,9 +417,14 @@ def test_the_result_ships_as_what_was_measured(case: Case, trained: tuple[QatRes
     qparams = load_qparams(tmp_path / "model" / "qparams.json")
     assert qparams.calibration == quantized.calibration
     artefact = backends.build(
-        tmp_path / "model" / "model.onnx", qparams, load_target("host-onnx"), tmp_path / "built", precision="int8"
+        tmp_path / "model" / "model.onnx",
+        case.spec,
+        qparams,
+        load_target("host-onnx"),
+        tmp_path / "built",
+        precision="int8",
     )
-    session = backends.open_artefact(tmp_path / "built", artefact, output_count=1, image_hw=(64, 64), threads=1)
+    session = backends.open_artefact(tmp_path / "built", artefact, case.spec, threads=1)
     images = case.inputs[:1]
     engine = session.run(images.numpy())[0]
     session.close()

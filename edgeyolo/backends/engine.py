@@ -1,0 +1,137 @@
+"""What an engine is, whole: what each must do, and what holds for one that says nothing else.
+
+One module or package of this folder per engine, with one instance of a subclass of `Engine` named `ENGINE`. The rest of
+the tool asks these objects; it knows no engine by name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeyolo.spec.errors import BackendError
+from edgeyolo.spec.manifest import Artefact
+from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.packages import Package
+from edgeyolo.spec.progress import SILENT, Progress
+from edgeyolo.spec.qparams import QParams
+from edgeyolo.spec.target import Precision, Target
+from edgeyolo.spec.tuning import Choice
+
+
+class Session(Protocol):
+    """An opened artefact. `run` may be called from several threads."""
+
+    def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+        """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first.
+
+        Raises:
+            BackendError: another shape or type than the artefact takes, or the engine failed.
+        """
+
+    def close(self) -> None:
+        """Give the engine's memory back; the session cannot run afterwards."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of what an engine finds on this machine.
+
+    Attributes:
+        what: "Jetson", "CUDA driver" ...
+        found: what is there, or what is wrong with it.
+        hint: what to do about it, "" where nothing is to be done.
+    """
+
+    what: str
+    found: str
+    hint: str = ""
+
+
+class Engine(ABC):
+    """A way to run a model on a kind of board.
+
+    Attributes:
+        name: of the engine's module, as targets and manifests write it.
+        packages: of the vendor, for building and running.
+        cpu_package: the one whose code computes on the processor, "" where a GPU or NPU computes. It is tried in a
+            process of its own before it is trusted.
+        check_target: a board whose artefacts every computer with the packages can open, "" for none: their scores
+            are the board's, their times are not.
+    """
+
+    name: ClassVar[str]
+    packages: ClassVar[tuple[Package, ...]]
+    cpu_package: ClassVar[str] = ""
+    check_target: ClassVar[str] = ""
+
+    @abstractmethod
+    def probe(self, target: Target) -> list[str]:
+        """What this machine lacks to build for `target`, and how to get it; empty when nothing is missing."""
+
+    @abstractmethod
+    def build(
+        self,
+        onnx_path: Path,
+        spec: ModelSpec,
+        qparams: QParams | None,
+        target: Target,
+        out: Path,
+        *,
+        precision: Precision,
+        progress: Progress = SILENT,
+    ) -> Artefact:
+        """Write the artefact's files into the folder `out`; see `edgeyolo.backends.build`."""
+
+    @abstractmethod
+    def open(
+        self, folder: Path, artefact: Artefact, spec: ModelSpec, *, threads: int = 0, progress: Progress = SILENT
+    ) -> Session:
+        """Load an artefact; see `edgeyolo.backends.open_artefact`."""
+
+    def host_target(self) -> str:
+        """Name of a target whose artefacts run on this computer and may be timed here; "" where there is none."""
+        return ""
+
+    def is_simulated(self) -> bool:
+        """Whether a vendor's simulator stands in for the board here, so that results are to be called simulated."""
+        return False
+
+    def needed_features(self, artefact: Artefact, target: Target) -> tuple[str, ...]:
+        """Processor features without which `artefact` is wrong on boards like `target`, as Linux names them.
+
+        What the engine's package needs anyway is not among them.
+        """
+        return ()
+
+    def tuning_choices(self, folder: Path, artefact: Artefact) -> list[Choice]:
+        """Ways to run `artefact` on this device that may be faster than how it was deployed, most promising first.
+
+        None where the engine chooses its kernels itself.
+
+        Raises:
+            BackendError: files that are missing or broken.
+        """
+        return []
+
+    def examine(self) -> list[Finding]:
+        """What there is on this machine beside the packages, the first thing to mend first."""
+        return []
+
+    def build_notes(self, folder: Path, artefact: Artefact) -> list[str]:
+        """What whoever deploys should be told of an artefact, one line each."""
+        return []
+
+
+def check_images(images: npt.NDArray[np.float32], image_hw: tuple[int, int]) -> None:
+    """Raise BackendError unless `images` is (B, 3, H, W) float32 of that height and width."""
+    if images.ndim != 4 or images.shape[1:] != (3, *image_hw) or images.dtype != np.float32:
+        raise BackendError(
+            f"images are {images.shape} {images.dtype}, and the artefact takes (B, 3, {image_hw[0]}, {image_hw[1]}) "
+            "float32"
+        )
