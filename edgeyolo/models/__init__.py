@@ -1,8 +1,8 @@
 """In: a name and a number of classes. Out: a detector, (B, 3, H, W) -> raw per-level maps. Verb: `models.create`.
 
-The folder is the registry: every module here without a leading underscore is a family, with `VARIANTS`, name -> frozen
-config dataclass (`name`, `num_classes`, `activation`, `image_size` among its fields), `Network(config)`, and, where its
-authors publish weights, `PUBLISHED`, which says how to read them.
+The folder is the registry: every module or package here without a leading underscore is a family, with `VARIANTS`,
+name -> frozen config dataclass (`name`, `num_classes`, `activation`, `image_size` among its fields), `Network(config)`,
+and, where its authors publish weights, `PUBLISHED`, which says how to read them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import nn
 
 from edgeyolo.heads import Anchors, head_of
 from edgeyolo.models._network import DetectorNetwork
-from edgeyolo.nn.fold import fold_model
+from edgeyolo.nn.fold import fold_in_place
 from edgeyolo.spec.errors import UnknownNameError, UsageError
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.weights.pretrained import Published, place_weights, read_weights
@@ -207,12 +207,13 @@ def _measure(name: str) -> ModelInfo:
     with torch.device("meta"):
         model = create(name, num_classes=80)
     image_size = int(_family_of(name).VARIANTS[name].image_size)
-    deploy = fold_model(model)
+    parameters_training = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    deploy = fold_in_place(model)
     return ModelInfo(
         name=name,
         family=_families()[name],
         image_size=image_size,
-        parameters_training=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        parameters_training=parameters_training,
         parameters_deploy=sum(p.numel() for p in deploy.parameters()),
         gflops=_convolution_flops(deploy, image_size) / 1e9,
         licence=_licence_of(name),

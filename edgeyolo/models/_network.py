@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import nn
 
 from edgeyolo.criteria.criterion import Criterion
+from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import InputSpec, RawDecode
 
 
@@ -40,13 +41,22 @@ class DetectorNetwork(nn.Module):
     decode: RawDecode
     neck: nn.Module
 
-    @abstractmethod
     def make_input_spec(self, image_hw: tuple[int, int]) -> InputSpec:
-        """The input this network was designed for, at this size.
+        """The input this network was designed for, at this size: RGB in [0, 1], letterboxed in grey.
 
         Raises:
             UsageError: a side is not a positive multiple of the coarsest stride.
         """
+        stride = max(self.decode.strides)
+        for side in image_hw:
+            if side < stride or side % stride:
+                near = max(stride, round(side / stride) * stride)
+                raise UsageError(
+                    f"{side} is not a positive multiple of the coarsest stride, {stride}",
+                    where=f"image size {image_hw[0]}x{image_hw[1]}",
+                    hint=f"Nearest that works: {near}",
+                )
+        return InputSpec(image_hw=image_hw)
 
     @abstractmethod
     def make_criterion(self, *, epochs: int | None = None) -> Criterion:

@@ -14,21 +14,22 @@ how ATSS epochs shrink with the schedule (100 of 300 and 30 of 80 are the publis
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from msgspec import structs
 from torch import Tensor, nn
 
 from edgeyolo.criteria.tal import TalCriterion, TalWeights
-from edgeyolo.models._image_size import check_image_hw
 from edgeyolo.models._network import DetectorNetwork
-from edgeyolo.models._ppyoloe_official import PUBLISHED as PUBLISHED
-from edgeyolo.nn.conv import ConvBnAct
+from edgeyolo.nn.conv import ConvBnAct, start_normal
 from edgeyolo.nn.csp import CspPanStage, CspResStage
 from edgeyolo.nn.ese import EseAttention
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import DflDecode, InputSpec
+from edgeyolo.weights.pretrained import Names, Published
 
 _STRIDES = (8, 16, 32)
 _BACKBONE_CHS = (64, 128, 256, 512, 1024)
@@ -181,7 +182,7 @@ class LevelHead(nn.Module):
         self.box_attention = EseAttention(chs, activation=config.activation)
         self.class_logits = nn.Conv2d(chs, config.num_classes, 3, padding=1)
         self.box_logits = nn.Conv2d(chs, 4 * config.bins, 3, padding=1)
-        nn.init.normal_(self.class_logits.weight, std=0.01)
+        start_normal(self.class_logits, 0.01)
         nn.init.constant_(_bias_of(self.class_logits), -math.log((1 - _CLASS_PRIOR) / _CLASS_PRIOR))
         nn.init.zeros_(self.box_logits.weight)
         nn.init.ones_(_bias_of(self.box_logits))
@@ -217,13 +218,8 @@ class Network(DetectorNetwork):
         return [*self.head_8(out_8), *self.head_16(out_16), *self.head_32(out_32)]
 
     def make_input_spec(self, image_hw: tuple[int, int]) -> InputSpec:
-        """The input this network was designed for, at this size.
-
-        Raises:
-            UsageError: a side is not a positive multiple of 32.
-        """
-        check_image_hw(image_hw, self.strides[-1])
-        return InputSpec(image_hw=image_hw, mean=self.config.mean, std=self.config.std)
+        """As `DetectorNetwork` has it, with mean and std of the config."""
+        return structs.replace(super().make_input_spec(image_hw), mean=self.config.mean, std=self.config.std)
 
     def make_criterion(self, *, epochs: int | None = None) -> TalCriterion:
         """Its loss.
@@ -243,3 +239,76 @@ class Network(DetectorNetwork):
 def _bias_of(conv: nn.Conv2d) -> Tensor:
     assert conv.bias is not None
     return conv.bias
+
+
+# What PaddleDetection calls the tensors; its neck and head count from the coarsest level.
+_OFFICIAL_STAGES = ("stage_4", "stage_8", "stage_16", "stage_32")
+_OFFICIAL_NECK = {
+    "top_32": "fpn_stages.0.0",
+    "top_16": "fpn_stages.1.0",
+    "top_8": "fpn_stages.2.0",
+    "bottom_32": "pan_stages.0.0",
+    "bottom_16": "pan_stages.1.0",
+}
+_OFFICIAL_ROUTES = {
+    "lateral_32": "fpn_routes.0",
+    "lateral_16": "fpn_routes.1",
+    "down_16": "pan_routes.0",
+    "down_8": "pan_routes.1",
+}
+_OFFICIAL_HEAD = {
+    "class_attention": "stem_cls",
+    "box_attention": "stem_reg",
+    "class_logits": "pred_cls",
+    "box_logits": "pred_reg",
+}
+_OFFICIAL_LEAVES = {"running_mean": "_mean", "running_var": "_variance"}
+
+
+def _block(here: str, there: str) -> dict[str, str]:
+    """One RepResBlock."""
+    rep = {"conv3x3": "conv1", "conv1x1": "conv2", "alpha": "alpha"}
+    inner = {f"{here}.rep.{ours}": f"{there}.conv2.{theirs}" for ours, theirs in rep.items()}
+    return {f"{here}.conv": f"{there}.conv1"} | inner
+
+
+def _names(config: PpYoloeConfig, _tensors: Mapping[str, Tensor], _where: object) -> Names:
+    modules = {f"backbone.stem.{i}": f"backbone.stem.conv{i + 1}" for i in range(3)}
+    for number, (stage, count) in enumerate(zip(_OFFICIAL_STAGES, config.backbone_blocks, strict=True)):
+        here, there = f"backbone.{stage}", f"backbone.stages.{number}"
+        parts = {"down": "conv_down", "passed": "conv1", "entry": "conv2", "attention.fc": "attn.fc", "exit": "conv3"}
+        modules |= {f"{here}.{ours}": f"{there}.{theirs}" for ours, theirs in parts.items()}
+        for i in range(count):
+            modules |= _block(f"{here}.blocks.{i}", f"{there}.blocks.{i}")
+    for ours, theirs in _OFFICIAL_NECK.items():
+        modules |= _neck_stage(f"neck.{ours}", f"neck.{theirs}", config.neck_blocks, pyramid=ours == "top_32")
+    modules |= {f"neck.{ours}": f"neck.{theirs}" for ours, theirs in _OFFICIAL_ROUTES.items()}
+    for level, head in enumerate(("head_32", "head_16", "head_8")):
+        modules |= {f"{head}.{ours}": f"yolo_head.{theirs}.{level}" for ours, theirs in _OFFICIAL_HEAD.items()}
+    return Names(modules=modules, leaves=_OFFICIAL_LEAVES, ignored=("yolo_head.proj_conv.weight",))
+
+
+def _neck_stage(here: str, there: str, count: int, *, pyramid: bool) -> dict[str, str]:
+    modules = {f"{here}.{ours}": f"{there}.{n}" for ours, n in (("passed", "conv1"), ("entry", "conv2"))}
+    modules[f"{here}.exit"] = f"{there}.conv3"
+    pooled = (count + 1) // 2 if pyramid else count  # position of the pooling among our blocks; there it has a name
+    for i in range(count):
+        modules |= _block(f"{here}.blocks.{i + (i >= pooled)}", f"{there}.convs.{i}")
+    if pyramid:
+        modules[f"{here}.blocks.{pooled}.conv"] = f"{there}.convs.spp.conv"
+    return modules
+
+
+def _count_classes(_config: PpYoloeConfig, tensors: Mapping[str, Tensor]) -> int | None:
+    weight = tensors.get("yolo_head.pred_cls.0.weight")
+    return None if weight is None or weight.dim() == 0 else weight.shape[0]
+
+
+PUBLISHED = Published(
+    source="PaddleDetection",
+    licence="Apache-2.0",
+    variants=tuple(f"{family}-{size}" for family in ("ppyoloe", "ppyoloe-plus") for size in "smlx"),
+    outputs=".class_logits.",
+    count_classes=_count_classes,
+    names=_names,
+)

@@ -61,6 +61,8 @@ def fold_batch_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor
     mean, variance = bn.running_mean, bn.running_var
     if mean is None or variance is None:
         raise ValueError("a batch norm without running statistics cannot be folded")
+    if conv.weight.is_meta:  # shapes are all that there is, and torch is slow at arithmetic with them
+        return torch.empty_like(conv.weight, dtype=torch.float64), torch.empty_like(bn.bias, dtype=torch.float64)
     scale = bn.weight.detach().double() / torch.sqrt(variance.double() + bn.eps)
     weight = conv.weight.detach().double() * scale[:, None, None, None]
     shift = bn.bias.detach().double() - mean.double() * scale
@@ -84,6 +86,12 @@ def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     folded.weight = nn.Parameter(weight.to(conv.weight))
     folded.bias = nn.Parameter(bias.to(conv.weight))
     return folded.eval()
+
+
+def start_normal(conv: nn.Conv2d, std: float) -> None:
+    """Draw its weights from N(0, `std`); on a network without memory `nn.init.normal_` would load torch's compiler."""
+    with torch.no_grad():
+        conv.weight.copy_(torch.randn_like(conv.weight) * std)
 
 
 def set_batch_norm(module: nn.Module, *, eps: float, momentum: float) -> None:

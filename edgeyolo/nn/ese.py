@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgeyolo.nn.conv import ConvBnAct
+from edgeyolo.nn.conv import ConvBnAct, start_normal
 
 _GATE_STD = 0.001
 
@@ -40,7 +40,7 @@ class EseAttention(nn.Module):
         self.fc = nn.Conv2d(chs, chs, 1)
         self.gate = nn.Sigmoid()
         self.conv = ConvBnAct(chs, chs, activation=activation)
-        nn.init.normal_(self.fc.weight, std=_GATE_STD)
+        start_normal(self.fc, _GATE_STD)
         if self.fc.bias is not None:
             nn.init.zeros_(self.fc.bias)
 

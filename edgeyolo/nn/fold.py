@@ -11,15 +11,19 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def fold_model(model: M) -> M:
-    """A folded copy in eval mode; `model` is left as it is.
+    """A folded copy in eval mode, as `fold_in_place` makes it; `model` is left as it is."""
+    return fold_in_place(copy.deepcopy(model))
+
+
+def fold_in_place(model: M) -> M:
+    """Turn a model into its deploy form, in eval mode.
 
     A block with a `fold()` method is replaced by what that returns, and is not looked into; None means that the block
     has no part in the deploy form. Any other module is kept and its children are folded. The class, config and methods
     of the model itself stay, and so do the module paths of what is left.
     """
-    folded = copy.deepcopy(model).eval()
-    _fold_children(folded)
-    return folded
+    _fold_children(model.eval())
+    return model
 
 
 def _fold_children(module: nn.Module) -> None:

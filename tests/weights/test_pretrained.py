@@ -15,7 +15,7 @@ from yolov7_by_its_authors import OFFICIAL_PLACES, STAND_INS, official_yolov7, r
 
 from edgeyolo import models
 from edgeyolo.models import yolov7
-from edgeyolo.models._yolov7_official import number_layers
+from edgeyolo.models.yolov7.official import number_layers
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.errors import CheckpointError, UsageError
 from edgeyolo.training.run import load_start

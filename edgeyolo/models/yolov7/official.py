@@ -9,16 +9,13 @@ Source: facts of the configurations that YOLOv7, arXiv 2207.02696, was published
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from edgeyolo.models.yolov7.config import Yolov7Config
 from edgeyolo.spec.errors import CheckpointError
 from edgeyolo.weights.pretrained import Names, Published
-
-if TYPE_CHECKING:
-    from edgeyolo.models.yolov7 import Yolov7Config
 
 _ANCHOR_TOLERANCE = 2e-3  # of half precision
 _SPP = ("entry", "skip", "before.0", "before.1", "after.0", "after.1", "join")
