@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgeyolo.assigners.assignment import best_points, paired_iou
-from edgeyolo.heads.anchor import anchor_boxes as decode_anchors
 from edgeyolo.spec.model import AnchorDecode
 
 _CHUNK_ELEMENTS = 1 << 22
@@ -110,10 +109,12 @@ def read_cells(maps: Sequence[Tensor], cells: Cells) -> Tensor:
 
 def anchor_boxes(raw: Tensor, cells: Cells, decode: AnchorDecode) -> Tensor:
     """Boxes (P, 4) xyxy in input pixels of raw values (P, 5 + K) at these cells; as `AnchorDecode` says."""
+    from edgeyolo.heads import anchor  # here, so that models of other heads do without that module
+
     stride = torch.tensor(decode.strides, device=raw.device, dtype=raw.dtype)[cells.level, None]
     anchor_wh = torch.tensor(decode.anchors_wh, device=raw.device, dtype=raw.dtype)[cells.level, cells.anchor]
     cells_xy = torch.stack([cells.column, cells.row], dim=1)
-    boxes_xyxy: Tensor = decode_anchors(raw[:, :4].sigmoid(), cells_xy, stride, anchor_wh, torch)
+    boxes_xyxy: Tensor = anchor.anchor_boxes(raw[:, :4].sigmoid(), cells_xy, stride, anchor_wh, torch)
     return boxes_xyxy
 
 

@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 from pathlib import Path
 
-from edgeyolo.backends.engine import Engine, Finding, Session
+from edgeyolo.backends.engine import Engine, Finding, Runnable, Session
 from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import ModelSpec
@@ -20,15 +20,17 @@ from edgeyolo.spec.packages import Package
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.provenance import sha256_of
 from edgeyolo.spec.qparams import QParams, check_qparams
-from edgeyolo.spec.target import Precision, Target
+from edgeyolo.spec.target import Precision, Target, load_target
 
 __all__ = [
     "Engine",
     "Finding",
+    "Runnable",
     "Session",
     "build",
     "list_engines",
     "list_packages",
+    "list_runnable",
     "load_engine",
     "open_artefact",
     "probe",
@@ -56,6 +58,17 @@ def load_engine(name: str) -> Engine:
 def list_packages() -> list[Package]:
     """The vendors' packages of all engines."""
     return [package for name in list_engines() for package in load_engine(name).packages]
+
+
+def list_runnable() -> list[Runnable]:
+    """Targets whose artefacts can be opened on this computer: of each engine the computer itself, then a board."""
+    runnable = []
+    for name in list_engines():
+        engine = load_engine(name)
+        for target, is_host in ((engine.host_target(), True), (engine.check_target, False)):
+            if target:
+                runnable.append(Runnable(target, is_host, tuple(engine.probe(load_target(target)))))
+    return runnable
 
 
 def probe(target: Target) -> list[str]:

@@ -53,6 +53,21 @@ class Finding:
     hint: str = ""
 
 
+@dataclass(frozen=True)
+class Runnable:
+    """A target whose artefacts can be opened on this computer.
+
+    Attributes:
+        target: its name.
+        is_host: this computer itself; False for a board, whose scores can be had here and whose times cannot.
+        problems: what is missing here, as `Engine.probe` says it; empty when nothing is.
+    """
+
+    target: str
+    is_host: bool
+    problems: tuple[str, ...]
+
+
 class Engine(ABC):
     """A way to run a model on a kind of board.
 
@@ -63,12 +78,14 @@ class Engine(ABC):
             process of its own before it is trusted.
         check_target: a board whose artefacts every computer with the packages can open, "" for none: their scores
             are the board's, their times are not.
+        is_reference: whether it computes the Q/DQ graph as it is written, so that each integer can be compared.
     """
 
     name: ClassVar[str]
     packages: ClassVar[tuple[Package, ...]]
     cpu_package: ClassVar[str] = ""
     check_target: ClassVar[str] = ""
+    is_reference: ClassVar[bool] = False
 
     @abstractmethod
     def probe(self, target: Target) -> list[str]:

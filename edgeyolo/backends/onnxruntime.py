@@ -38,6 +38,7 @@ class OnnxRuntimeEngine(Engine):
     name = "onnxruntime"
     packages = (Package("onnxruntime", "onnxruntime", "engine: ONNX Runtime", "onnxruntime"),)
     cpu_package = "onnxruntime"
+    is_reference = True
 
     def host_target(self) -> str:
         """This computer itself."""

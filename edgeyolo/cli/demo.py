@@ -130,21 +130,20 @@ def _list_bundles() -> tuple[list[str], dict[str, tuple[str, Precision]]]:
 
     A board's bundle is checked here and not timed here. An engine whose packages are missing is left out, and said so.
     """
-    from edgeyolo import backends
-    from edgeyolo.spec.target import load_target
+    from edgeyolo.backends import list_packages, list_runnable
 
     hosts: list[str] = []
     rows: list[tuple[str, Precision]] = []
-    for engine in map(backends.load_engine, backends.list_engines()):
-        host = engine.host_target()
-        if problems := backends.probe(load_target(host)) if host else []:
-            logger.warning("%s is left out: %s", engine.name, "; ".join(problems))
-        elif host:
-            hosts.append(host)
-            rows += [(host, "fp32"), (host, "int8")]
-            rows += [(engine.check_target, "int8")] if engine.check_target else []
+    for runnable in list_runnable():
+        if runnable.problems:
+            logger.warning("%s is left out: %s", runnable.target, "; ".join(runnable.problems))
+            continue
+        if runnable.is_host:
+            hosts.append(runnable.target)
+            rows.append((runnable.target, "fp32"))
+        rows.append((runnable.target, "int8"))
     if not hosts:
-        names = ", ".join(package.distribution for package in backends.list_packages())
+        names = ", ".join(package.distribution for package in list_packages())
         raise BackendError("no engine runs on this computer", hint=f"Install one of {names}: edgeyolo doctor")
     return hosts, {f"{target} {precision}": (target, precision) for target, precision in rows}
 

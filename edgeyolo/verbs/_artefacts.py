@@ -90,10 +90,3 @@ def time_session(session: Session, spec: ModelSpec, dataset: Dataset, *, device:
         if call >= _WARM_UP:
             clock.add(detector.timing)
     return clock.latency(device=device, threads=0)
-
-
-def missing_packages(target: str) -> list[str]:
-    """Why what is built for a target cannot run here; empty if it can."""
-    from edgeyolo import backends
-
-    return backends.probe(load_target(target))

@@ -15,7 +15,7 @@ from edgeyolo.spec.model import Latency, Score
 from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.target import Precision
-from edgeyolo.verbs._artefacts import Built, missing_packages, open_built, time_session
+from edgeyolo.verbs._artefacts import Built, open_built, time_session
 
 if TYPE_CHECKING:
     from edgeyolo.quantization.quantize import Quantized
@@ -77,19 +77,12 @@ def report_on(job: Job, quantized: Quantized, folder: Path) -> list[Score]:
     return measured.scores
 
 
-def _list_runnable() -> list[tuple[str, Precision]]:
-    """Targets and precisions that the engines run on this computer: its own in int8, a board's in half precision."""
-    from edgeyolo.backends import list_engines, load_engine
-
-    engines = [load_engine(name) for name in list_engines()]
-    rows: list[tuple[str, Precision]] = [(target, "int8") for e in engines if (target := e.host_target())]
-    return rows + [(engine.check_target, "fp16") for engine in engines if engine.check_target]
-
-
 class EngineFigures:
     """Scores, sizes, times, map differences and worst pictures of what the engines on this computer make of a model."""
 
     def __init__(self, job: Job, quantized: Quantized, folder: Path) -> None:
+        from edgeyolo.backends import list_runnable
+
         self._job, self._quantized, self._folder = job, quantized, folder
         self.scores: list[Score] = []
         self.size_bytes: dict[str, int] = {}
@@ -97,12 +90,13 @@ class EngineFigures:
         self.differences: list[EngineDifference] = []
         self.worst: tuple[WorstPicture, ...] = ()
         self.worst_jpegs: dict[str, bytes] = {}
-        for target, precision in _list_runnable():
-            problems = missing_packages(target)
-            if problems:
-                logger.warning("%s %s is not in the report: %s", target, precision, "; ".join(problems))
+        for runnable in list_runnable():
+            precision: Precision = "int8" if runnable.is_host else "fp16"
+            if runnable.problems:
+                problems = "; ".join(runnable.problems)
+                logger.warning("%s %s is not in the report: %s", runnable.target, precision, problems)
                 continue
-            with open_built(folder, target, precision) as built:
+            with open_built(folder, runnable.target, precision) as built:
                 self._measure(built)
                 if precision == "int8":
                     self._compare(built)
@@ -117,6 +111,7 @@ class EngineFigures:
 
     def _compare(self, built: Built) -> None:
         """Raw maps against fake-quant, and the pictures on which boxes differ most from those of the float model."""
+        from edgeyolo.backends import load_engine
         from edgeyolo.evaluation.parity import compare_maps
         from edgeyolo.report.pictures import worst_pictures
         from edgeyolo.report.quantization import EngineDifference
@@ -127,13 +122,14 @@ class EngineFigures:
         count = min(PARITY_PICTURES, len(data))
         images = [data[index].image for index in range(count)]
         maps = compare_maps(TorchSession(self._quantized.fake_quant), built.session, images, spec.input)
-        differing = self._count_integers(images) if built.artefact.engine == "onnxruntime" else None
+        differing = self._count_integers(images) if load_engine(built.artefact.engine).is_reference else None
         self.differences.append(
             EngineDifference(artefact=built.name, pictures=count, maps=tuple(maps), integers_differing=differing)
         )
         detect_float = Detector(TorchSession(self._quantized.reference), spec).detect
         detect_int8 = Detector(built.session, built.spec).detect
-        self.worst, self.worst_jpegs = worst_pictures(detect_float, detect_int8, data, progress=self._job.progress)
+        if not self.worst:
+            self.worst, self.worst_jpegs = worst_pictures(detect_float, detect_int8, data, progress=self._job.progress)
 
     def _count_integers(self, images: Sequence[Image]) -> float:
         """Part of the integers of all int8 tensors that ONNX Runtime and fake-quant do not share, each on its own."""
