@@ -57,6 +57,14 @@ def imports_of(tree: ast.AST) -> Iterator[tuple[str, int]]:
             yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
 
 
+def module_name(path: Path) -> str:
+    """Such as "edgeyolo.heads" of edgeyolo/heads/__init__.py."""
+    return ".".join(("edgeyolo", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
 def module_level(tree: ast.Module) -> ast.Module:
     """The module without its functions and without `if TYPE_CHECKING`: what runs when it is imported."""
 
@@ -87,6 +95,40 @@ def test_imports_point_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_is_private_stays_in_its_room(path: Path) -> None:
+    """Neither a module nor a name with a leading underscore is imported from another room."""
+    wrong = []
+    for name, line in imports_of(ast.parse(path.read_text())):
+        top, room, *rest = name.split(".") if name.count(".") else (name, "")
+        if top == "edgeyolo" and room != room_of(path) and any(is_private(part) for part in rest):
+            wrong.append(f"line {line}: {name}")
+    assert not wrong
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    """Imports inside functions count too; only those for type checkers do not, nor what the package offers lazily."""
+    left = {name: runtime_imports(path) for name, path in MODULES.items() if name != "edgeyolo"}
+    while leaves := [name for name, others in left.items() if not others & left.keys()]:
+        for name in leaves:
+            del left[name]
+    assert not left, f"in circles, or on the way to one: {sorted(left)}"
+
+
+def runtime_imports(path: Path) -> set[str]:
+    """Modules of ours that a module imports, at once or when a function of it runs."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    found = {name if name in MODULES else name.rpartition(".")[0] for name, _ in imports_of(tree)}
+    return found & MODULES.keys() - {module_name(path)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_vendor_packages_are_imported_where_they_are_used(path: Path) -> None:
     names = {name.partition(".")[0] for name, _ in imports_of(module_level(ast.parse(path.read_text())))}
     if room_of(path) in (*GROUND_ROOMS, "cli", "verbs", "__init__", "__main__"):
@@ -105,11 +147,7 @@ def test_cli_and_verbs_load_a_stage_only_when_it_is_used() -> None:
 
 
 def test_ground_floor_imports_where_there_is_no_torch() -> None:
-    modules = [
-        ".".join(("edgeyolo", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
-        for path in FILES
-        if room_of(path) in GROUND_ROOMS
-    ]
+    modules = [name for name, path in MODULES.items() if room_of(path) in GROUND_ROOMS]
     assert modules
     imports = "\n".join(f"import {name}" for name in modules)
     assert run_python(f"import sys; sys.modules['torch'] = None\n{imports}\nprint('imported')") == "imported\n"
