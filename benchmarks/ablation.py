@@ -2,22 +2,22 @@
 
     python benchmarks/ablation.py --data ../shared/data/bccd --out runs/ablation [--variants default no-flip]
 
-Writes OUT/ablation.json after each run. A finished run is used again and a stopped one resumed, so that the table can
-grow. AP is of the last epoch's averaged weights, on the validation and test splits: no epoch is chosen by its score.
+Writes benchmarks/results/ablation.json after each run. A finished run of the same code is used again and a stopped one
+resumed, so that the table can grow. AP is of the last epoch's averaged weights, on the validation and test splits: no epoch is chosen by its score.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from record import RESULTS, claim_folder, load_reusable, save_result
+
 from edgeyolo import verbs
-from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.settings import override_settings
 from edgeyolo.spec.training import TrainConfig
 
@@ -55,19 +55,22 @@ def main() -> None:
     for seed in range(args.seeds):
         for variant in args.variants:
             runs.append(train_variant(args, variant, seed))
-            settings = {"model": args.model, "image_size": args.image_size, "epochs": args.epochs}
-            table = {**settings, "rows": summarise(runs), "runs": runs}
-            write_file(args.out / "ablation.json", (json.dumps(table, indent=2) + "\n").encode())
+            save_result(RESULTS / "ablation.json", {**settings_of(args), "rows": summarise(runs), "runs": runs})
     for row in summarise(runs):
         sys.stdout.write(f"{row['variant']:20} {row['ap']:6.2f} +- {row['spread']:.2f}  {row['gain']:+.2f}\n")
 
 
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What all runs have in common."""
+    return {"data": args.data.name, "model": args.model, "image_size": args.image_size, "epochs": args.epochs}
+
+
 def train_variant(args: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
     """Train one variant, or read what an earlier call found."""
-    run = args.out / f"{variant}-{seed}"
-    found = run / "ablation.json"
-    if found.exists():
-        return dict(json.loads(found.read_text()))
+    own = {"variant": variant, "seed": seed}
+    run = claim_folder(args.out / f"{variant}-{seed}", **settings_of(args), **own)
+    if earlier := load_reusable(run / "ablation.json", **own):
+        return {key: value for key, value in earlier.items() if key != "record"}
     config = TrainConfig(
         model=args.model,
         epochs=args.epochs,
@@ -82,13 +85,12 @@ def train_variant(args: argparse.Namespace, variant: str, seed: int) -> dict[str
     seconds = time.perf_counter() - started
     scores = {split: verbs.evaluate(run / "last", args.data, split=split) for split in SPLITS}
     row = {
-        "variant": variant,
-        "seed": seed,
+        **own,
         "ap": {split: score.ap for split, score in scores.items()},
         "ap50": {split: score.ap50 for split, score in scores.items()},
         "seconds": round(seconds, 1),
     }
-    write_file(found, json.dumps(row).encode())
+    save_result(run / "ablation.json", row)
     sys.stderr.write(f"{row}\n")
     return row
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from record import RESULTS, save_result
 
 from edgeyolo import models
 from edgeyolo.backends import Session, open_artefact
@@ -27,13 +27,11 @@ from edgeyolo.backends import build as build_artefact
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.export import export_model
 from edgeyolo.quantization import calibration_pictures, quantize
-from edgeyolo.spec.machine import describe_machine
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.spec.target import load_target
 
-RESULTS = Path(__file__).parent / "results" / "activations.json"
 ACTIVATIONS = ("leaky_relu", "relu", "hardswish", "silu")
 PRECISIONS = ("int8", "fp32")
 CALIBRATED_ON = 8  # pictures
@@ -74,7 +72,7 @@ def main() -> None:
         for (activation, precision), found in times_ms.items()
     ]
     settings = {"model": args.model, "image_size": args.image_size, "threads": args.threads, "rounds": args.rounds}
-    RESULTS.write_text(json.dumps({"machine": describe_machine(), **settings, "rows": rows}, indent=2) + "\n")
+    save_result(RESULTS / "activations.json", {**settings, "rows": rows})
     sys.stdout.write("| activation | precision | ms | of LeakyReLU int8 |\n|---|---|---:|---:|\n")
     for row in rows:
         sys.stdout.write(f"| {row['activation']} | {row['precision']} | {row['ms']} | {row['ratio']} |\n")

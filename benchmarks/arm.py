@@ -5,7 +5,7 @@
 Each source is a checkpoint. It is quantized once; the bundle of the target that a core belongs to is made from that,
 and evaluated inside an emulated aarch64 Python with the real ncnn wheel (tests/arm/setup_arm.py), one process per core,
 two at a time. The host counts mAP. Emulated time says nothing about a board's. Results are written after each source;
-what the file has of other models on the same pictures stays. Prints a Markdown table.
+what the file has of other models, by the same code on the same pictures, stays. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import RESULTS, load_reusable, save_result
 
 from edgeyolo import verbs
 from edgeyolo.data.dataset import Dataset, open_dataset
@@ -31,7 +32,6 @@ from edgeyolo.evaluation.measure import measure_session
 from edgeyolo.export import export_model
 from edgeyolo.quantization import quantize
 from edgeyolo.quantization.calibrate.pictures import calibration_pictures
-from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.detections import Detections, Image
 from edgeyolo.spec.model import Score
 from edgeyolo.spec.recipe import load_recipe
@@ -45,7 +45,6 @@ TARGET_OF_CPU = {
     "cortex-a76": "raspberry-pi-5",
     "max": "rk3588",
 }
-DEFAULT_OUT = ROOT / "benchmarks/results/arm.json"
 
 
 def main() -> None:
@@ -57,27 +56,19 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=40)
     parser.add_argument("--recipe", default="int8-mse")
     parser.add_argument("--cpus", nargs="+", choices=TARGET_OF_CPU, default=list(TARGET_OF_CPU))
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "arm.json")
     args = parser.parse_args()
 
     python = emulated_python()
     dataset = open_dataset(args.data, args.split)
     dataset = dataclasses.replace(dataset, records=dataset.records[: args.pictures])
-    pictures = {"data": dataset.name, "split": args.split, "pictures": len(dataset)}
-    rows = earlier_rows(args.out, pictures)
+    pictures = {"data": dataset.name, "split": args.split, "pictures": len(dataset), "recipe": args.recipe}
+    rows = (load_reusable(args.out, **pictures) or {"rows": []})["rows"]
     for source in args.sources:
         measured = measure_source(source, args.data, dataset, args.recipe, args.cpus, python)
         rows = [row for row in rows if row["model"] != measured[0]["model"]] + measured
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_file(args.out, (json.dumps({**pictures, "rows": rows}, indent=2) + "\n").encode())
+        save_result(args.out, {**pictures, "rows": rows})
     sys.stdout.write(table(rows))
-
-
-def earlier_rows(path: Path, pictures: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the file has of an earlier run on the same pictures."""
-    report: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    is_same = all(report.get(key) == value for key, value in pictures.items())
-    return report["rows"] if is_same else []
 
 
 def emulated_python() -> Path:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import os
 import statistics
 import sys
 import time
@@ -24,12 +22,13 @@ from typing import TypeVar
 from unittest import mock
 
 import torch
+from record import RESULTS, save_result
 from torch import Tensor
 from torch.nn import functional as F
 
 from edgeyolo import models
 from edgeyolo.assigners.assignment import Assignment, Objects, PointGrid
-from edgeyolo.assigners.ota import Cells, Matches, OtaRules, _list_candidates, anchor_boxes, assign_ota, read_cells
+from edgeyolo.assigners.ota import Cells, Matches, OtaRules, list_candidates, anchor_boxes, assign_ota, read_cells
 from edgeyolo.assigners.tal import ScoreAt, TaskAlignedAssigner
 from edgeyolo.criteria.criterion import Criterion
 from edgeyolo.criteria.tal import TalCriterion
@@ -39,7 +38,6 @@ from edgeyolo.spec.model import AnchorDecode
 Result = TypeVar("Result")
 
 CLASSES = 80
-RESULTS = Path(__file__).parent / "results" / "assign.json"
 MODELS = {"ota": "yolov7-tiny", "tal": "ppyoloe-s"}
 
 
@@ -88,7 +86,7 @@ def _match_picture(
     maps: list[Tensor], targets: Tensor, decode: AnchorDecode, rules: OtaRules
 ) -> tuple[Cells, Tensor] | None:
     targets = torch.cat([torch.zeros_like(targets[:, :1]), targets[:, 1:]], dim=1)
-    cells = _list_candidates(maps, targets, decode, rules)
+    cells = list_candidates(maps, targets, decode, rules)
     if len(cells.picture) == 0:
         return None
     raw = read_cells(maps, cells)
@@ -260,7 +258,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[320, 640])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "assign.json")
     args = parser.parse_args()
     device = torch.device(args.device)
     rows = [
@@ -270,16 +268,13 @@ def main() -> None:
         for pictures in args.pictures
         for objects in args.objects
     ]
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {os.cpu_count()} cores"
     report = {
-        "machine": machine,
-        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "threads": torch.get_num_threads(),
         "repeats": args.repeats,
         "rows": [asdict(row) | {"assign_ratio": row.assign_ratio, "ratio": row.ratio} for row in rows],
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=2) + "\n")
+    save_result(args.out, report)
     sys.stdout.write(table(rows))
 
 

@@ -3,13 +3,13 @@
     python benchmarks/distill.py --data ../shared/data/bccd --teacher runs/bccd/run --out runs/distill
         [--student yolov7-nano] [--epochs 60] [--image-size 320] [--seeds 0 1 2] [--set distill.head=0.5 ...]
 
-Writes OUT/distill.json after each run. A finished run is used again; a stopped one is resumed.
+Writes benchmarks/results/distill.json after each run. A finished run of the same code is used again; a stopped one is
+resumed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from record import RESULTS, claim_folder, load_reusable, save_result
 
 from edgeyolo import verbs
 from edgeyolo.spec.model import Score
@@ -54,8 +55,7 @@ def main() -> None:
         for is_taught in (False, True):
             report["runs"].append(run_one(args, teacher if is_taught else None, seed))
             report["summary"] = summarise(report["runs"])
-            args.out.mkdir(parents=True, exist_ok=True)
-            (args.out / "distill.json").write_text(json.dumps(report, indent=2) + "\n")
+            save_result(RESULTS / "distill.json", report)
     sys.stdout.write(table(report["summary"]))
 
 
@@ -74,14 +74,20 @@ def run_one(args: argparse.Namespace, teacher: Path | None, seed: int) -> dict[s
     if teacher is not None:
         pairs.append(["teacher", str(teacher)])
     config = override_settings(config, dict(pairs))
-    out = args.out / name
+    own = {"name": name, "epochs": args.epochs, "image_size": args.image_size, "settings": args.settings}
+    own |= {"student": args.student, "teacher": sha256_of(teacher) if teacher else ""}
+    out = claim_folder(args.out / name, **own)
+    if earlier := load_reusable(out / "distill.json", **own):
+        return {key: earlier[key] for key in ("name", "taught", "seed", "seconds", "scores")}
     started = time.perf_counter()
     result = verbs.train(config, args.data, out, resume=(out / "last.safetensors").exists())
     seconds = time.perf_counter() - started
     scores = scores_of(result.last, args.data)
     found = ", ".join(f"{split} AP {score['ap']:.2f}" for split, score in scores.items())
     sys.stderr.write(f"{name}: {found}\n")
-    return {"name": name, "taught": teacher is not None, "seed": seed, "seconds": seconds, "scores": scores}
+    row = {"name": name, "taught": teacher is not None, "seed": seed, "seconds": seconds, "scores": scores}
+    save_result(out / "distill.json", row | own)
+    return row
 
 
 def scores_of(checkpoint: Path, data: Path) -> dict[str, Any]:

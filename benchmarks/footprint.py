@@ -23,14 +23,13 @@ import venv
 from pathlib import Path
 from typing import Any
 
-from edgeyolo.spec.atomic import write_file
-from edgeyolo.spec.machine import describe_machine, processor_name
+from record import RESULTS, save_result
 
 ROOT = Path(__file__).parents[1]
-DEFAULT_OUT = ROOT / "benchmarks/results/footprint.json"
 SHIPPED = ("edgeyolo", "targets", "calib", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 STARTS = 5
 MIB = 1 << 20
+INSTALLERS = ("pip", "setuptools")  # of the environment; a board can do without them
 
 # Run on the board's Python: prints JSON lines.
 FIRST = """
@@ -71,14 +70,12 @@ def main() -> None:
     parser.add_argument("--detections", type=int, default=20_000)
     parser.add_argument("--image", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "footprint.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
         python = install(Path(work))
         os.environ["EDGEYOLO_CACHE"] = str(Path(work) / "cache")
         result = {
-            "machine": describe_machine(),
-            "processor": processor_name(),
             "bundle_bytes": arguments.bundle.stat().st_size,
             "installed_bytes": list_installed(python),
             "import_s": time_imports(python),
@@ -86,7 +83,7 @@ def main() -> None:
             "threads": arguments.threads,
             **watch_memory(python, arguments.bundle, arguments.detections, arguments.image, arguments.threads),
         }
-    write_file(arguments.out, json.dumps(result, indent=2).encode() + b"\n")
+    save_result(arguments.out, result)
     print_table(result)
 
 
@@ -106,7 +103,7 @@ def install(work: Path) -> Path:
 
 
 def list_installed(python: Path) -> dict[str, int]:
-    """Bytes of each package that was installed, the largest first, from their own lists of files."""
+    """Bytes of each package that runs, the largest first, from their own lists of files; installers are not counted."""
     code = """
 import importlib.metadata, json, os
 sizes = {}
@@ -116,7 +113,7 @@ for package in importlib.metadata.distributions():
 print(json.dumps(sizes))
 """
     sizes: dict[str, int] = json.loads(run(python, code))
-    return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+    return {name: size for name, size in sorted(sizes.items(), key=lambda item: -item[1]) if name not in INSTALLERS}
 
 
 def time_imports(python: Path) -> dict[str, float]:

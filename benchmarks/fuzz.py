@@ -31,20 +31,18 @@ from typing import Any
 
 import numpy as np
 from fuzz_edits import alter_archive, alter_bin, alter_manifest, alter_param
+from record import save_result
 
 from edgeyolo.backends.ncnn.files import Blob, _list_weight_sizes, parse_param, write_bin
 from edgeyolo.bundle import open_bundle, write_bundle
 from edgeyolo.runtime import Detector
-from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import EdgeYoloError
-from edgeyolo.spec.machine import describe_machine
 from edgeyolo.spec.manifest import Artefact, Manifest
 from edgeyolo.spec.model import AnchorDecode, InputSpec, ModelSpec
 from edgeyolo.spec.provenance import sha256_of
 from edgeyolo.spec.strict import encode_json
 
 ROOT = Path(__file__).parents[1]
-DEFAULT_OUT = ROOT / "benchmarks/results/fuzz.json"
 HANG_S = 5.0
 MEMORY_BYTES = 4 << 30
 BATCH = 5000  # cases of one child
@@ -124,7 +122,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, action="append", default=[])
     parser.add_argument("--only", type=int, help="run this case here, and keep its files in --keep")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-case"))
-    parser.add_argument("--out", type=Path, default=None, help=f"such as {DEFAULT_OUT.relative_to(ROOT)}")
+    parser.add_argument("--out", type=Path, default=None, help="such as benchmarks/results/fuzz.json")
     parser.add_argument("--worker", nargs=3, metavar=("FIRST", "LAST", "PROGRESS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -138,8 +136,8 @@ def main() -> None:
     else:
         result = supervise(arguments.count, arguments.seed, arguments.bundle)
         if arguments.out:
-            write_file(arguments.out, json.dumps(result, indent=2).encode() + b"\n")
-        sys.stdout.write(json.dumps({key: value for key, value in result.items() if key != "machine"}, indent=2) + "\n")
+            save_result(arguments.out, result)
+        sys.stdout.write(json.dumps(result, indent=2) + "\n")
         sys.exit(1 if result["findings"] else 0)
 
 
@@ -252,7 +250,6 @@ def supervise(count: int, seed: int, bundles: list[Path]) -> dict[str, Any]:
                 sys.stderr.write(f"{finding}\n")
     seconds = time.monotonic() - started
     return {
-        "machine": describe_machine(),
         "cases": count,
         "seed": seed,
         "seconds": round(seconds, 1),

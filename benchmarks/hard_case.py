@@ -6,7 +6,8 @@
 A convolution's output channel is multiplied by a factor and the convolutions that read it divide theirs by the same, so
 that ReLU or LeakyReLU between them (f(s x) = s f(x) for s > 0) leaves the float model as it was; but one scale per
 tensor must now hold both. Writes OUT/best.safetensors, a checkpoint like any other. With --data it also measures
-float, plain int8-max, and int8-max under a budget, the latter two deployed to ONNX Runtime, into OUT/report.json.
+float, plain int8-max, and int8-max under a budget, the latter two deployed to ONNX Runtime, into
+benchmarks/results/hard_case.json.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import msgspec
 import torch
+from record import RESULTS, save_result
 from torch import fx, nn
 
 from edgeyolo.data.dataset import Dataset, open_dataset
@@ -35,7 +37,7 @@ from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from edgeyolo.training.torch_session import TorchSession
-from edgeyolo.verbs._artefacts import measure_built
+from edgeyolo.verbs import measure_built
 
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.Identity)
 TOLERANCE = 1e-3
@@ -65,8 +67,8 @@ def main() -> None:
     save_checkpoint(args.out / "best.safetensors", weights, record)
     if args.data is not None:
         report = measure(load_checkpoint(args.out), args.data, args.split, args.max_drop)
-        report = {"factor": args.factor, "channels": args.channels, "joints": [a for a, _ in joints], **report}
-        (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        report = {"factor": args.factor, "channels": args.channels, "split": args.split, "joints": [a for a, _ in joints], **report}
+        save_result(RESULTS / "hard_case.json", report)
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
 
 
@@ -169,9 +171,10 @@ def measure(source: Checkpoint, data: Path, split: str, max_drop: float) -> dict
         "int8_max_ap": result.trail[0].ap,
         "max_drop": max_drop,
         "met": result.met,
+        "met_ap": next(step.ap for step in result.trail if step.groups == result.floated),
         "floated_groups": result.floated,
         "floated_layers": sum(len(quantized.placement.groups[group].layers) for group in result.floated),
-        "int8_layers": len(result.quantized.placement.int8_layers()),
+        "layers": len(quantized.placement.int8_layers()),
         "trail": msgspec.to_builtins(result.trail),
         "ranking": sensitivity.ranking(),
         "ranking_seconds": round(ranked - started, 1),

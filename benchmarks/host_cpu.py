@@ -30,6 +30,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
+from record import RESULTS, save_result
 
 from edgeyolo.backends import build, open_artefact
 from edgeyolo.backends.ncnn import NcnnSession
@@ -40,8 +41,6 @@ from edgeyolo.backends.ncnn.pnnx import convert
 from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.geometry.network_input import make_input
 from edgeyolo.graph.qdq import insert_qdq, load_onnx
-from edgeyolo.spec.atomic import write_file
-from edgeyolo.spec.machine import describe_machine
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import InputSpec, ModelSpec
 from edgeyolo.spec.qparams import load_qparams
@@ -52,7 +51,6 @@ THREADS = 2
 PICTURES = 8
 REFERENCE = "ncnn float32"
 OURS = "ncnn int8, as written by deploy"
-DEFAULT_OUT = Path(__file__).parent / "results" / "host_cpu.json"
 PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
 FLOAT32: dict[str, Option] = {
     "use_fp16_packed": False,
@@ -79,7 +77,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=640)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "host_cpu.json")
     args = parser.parse_args()
     dataset = open_dataset(args.data, "train")
     with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
@@ -87,7 +85,7 @@ def main() -> None:
         spec = write_quantized(args.checkpoint, args.model, args.image_size, dataset, folder)
         images, _ = make_input(dataset[0].image, spec.input)
         networks = write_networks(folder, spec)
-        report: dict[str, Any] = {"machine": describe_machine(), "threads": THREADS, "versions": list_versions()}
+        report: dict[str, Any] = {"threads": THREADS}
         report |= {"model": spec.name, "image_hw": spec.input.image_hw, "rounds": args.rounds}
         sessions = {name: network.open(spec) for name, network in networks.items()}
         tuned, report["tuned"] = tune(networks[OURS], spec, images)
@@ -99,7 +97,7 @@ def main() -> None:
         }
         runs |= dict(make_peers(folder, dataset, spec.input, images))
         report["rows"] = race(runs, args.rounds)
-    write_file(args.out, (json.dumps(report, indent=1) + "\n").encode())
+    save_result(args.out, report)
     sys.stdout.write(table(report["rows"]))
 
 

@@ -11,7 +11,6 @@ steps inside them, each timed on its own; writes benchmarks/results/overhead.jso
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from typing import Any
 import cv2
 import msgspec
 import numpy as np
+from record import RESULTS, save_result
 
 from edgeyolo import verbs
 from edgeyolo.data.dataset import open_dataset
@@ -33,13 +33,9 @@ from edgeyolo.heads import head_of
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.runtime import Detector
 from edgeyolo.runtime.clock import Clock
-from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.detections import Float32, Image, Int64
-from edgeyolo.spec.machine import describe_machine, processor_name
 from edgeyolo.training.checkpoint import load_checkpoint
 
-ROOT = Path(__file__).parents[1]
-DEFAULT_OUT = ROOT / "benchmarks/results/overhead.json"
 PICTURE_HW = (720, 1280)
 INPUT_HW = (640, 640)
 WANTED = 50
@@ -55,15 +51,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="test")
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "overhead.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
         bundle = deploy_at_size(arguments.checkpoint, Path(work))
         with Detector.load(bundle) as detector:
             picture, count = choose_picture(detector, arguments.data, arguments.split)
             result = {
-                "machine": describe_machine(),
-                "processor": processor_name(),
                 "model": detector.spec.name,
                 "picture_hw": PICTURE_HW,
                 "input_hw": INPUT_HW,
@@ -72,7 +66,7 @@ def main() -> None:
                 "goal_ms": GOAL_MS,
                 **measure(detector, picture, arguments.runs),
             }
-    write_file(arguments.out, json.dumps(result, indent=2).encode() + b"\n")
+    save_result(arguments.out, result)
     print_table(result)
 
 
@@ -166,7 +160,7 @@ def time_median_ms(step: Callable[[], object], runs: int) -> float:
 def print_table(result: dict[str, Any]) -> None:
     """Parts and steps, for a document."""
     out = sys.stdout.write
-    out(f"{result['model']}, {result['detections']} detections, {result['runs']} runs on {result['processor']}\n\n")
+    out(f"{result['model']}, {result['detections']} detections, {result['runs']} runs\n\n")
     out("| part | median ms | p90 ms |\n|---|---|---|\n")
     for name, times in result["parts"].items():
         out(f"| {name} | {times['median_ms']:.2f} | {times['p90_ms']:.2f} |\n")

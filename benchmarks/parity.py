@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 import onnx
+from record import save_result
 
 from edgeyolo.backends import Session, build, open_artefact
 from edgeyolo.data.dataset import open_dataset
@@ -62,8 +62,7 @@ def main() -> None:
             "integers_differing_alone": differing_part(integers, alone=True),
             "integers": msgspec.to_builtins(integers),
         }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
+        save_result(args.out, record)
 
 
 def measure(folder: Path, images: Sequence[Image]) -> tuple[dict[str, list[MapDifference]], list[IntegerDifference]]:

@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from record import describe_run
+
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.data.drawn import draw_dataset
 
@@ -53,9 +55,8 @@ def main() -> None:
             seconds[run] = time.perf_counter() - started
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     rounded = {name: round(value, 2) for name, value in seconds.items()}
-    sys.stdout.write(
-        json.dumps({**vars(args), "seconds": rounded, "peak_memory_mib": round(peak_mib)}, indent=2) + "\n"
-    )
+    found = {"record": describe_run(), **vars(args), "seconds": rounded, "peak_memory_mib": round(peak_mib)}
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

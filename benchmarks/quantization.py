@@ -5,23 +5,21 @@
     python benchmarks/quantization.py --data ../shared/data/bccd --work runs/quantization runs/tiny/run runs/ppyoloe/run
 
 AP is of the val and test splits together; int8-qat chooses its epoch on val. Writes
-benchmarks/results/quantization.json after each recipe and prints a Markdown table; what is there for the same
-checkpoint is not measured again.
+benchmarks/results/quantization.json after each recipe and prints a Markdown table; what is there by the same code for the
+same checkpoint is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
 import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
+from record import RESULTS, claim_folder, load_reusable, save_result
 
 from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.evaluation.measure import measure_session
@@ -34,11 +32,10 @@ from edgeyolo.spec.model import Score
 from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.training.checkpoint import Checkpoint, load_checkpoint
 from edgeyolo.training.torch_session import TorchSession
-from edgeyolo.verbs._artefacts import measure_built
+from edgeyolo.verbs import measure_built
 
 RECIPES = ("int8-max", "int8-percentile", "int8-entropy", "int8-mse", "int8-qat")
 ENGINES = (("host-onnx", "onnxruntime"), ("host-cpu", "ncnn"))
-RESULTS = Path(__file__).parent / "results" / "quantization.json"
 
 
 class StageProgress:
@@ -122,11 +119,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--recipes", nargs="+", default=RECIPES)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "quantization.json")
     args = parser.parse_args()
 
-    report: dict[str, Any] = json.loads(args.out.read_text()) if args.out.is_file() else {"models": {}}
-    report |= {"machine": f"CPU, {os.cpu_count()} cores", "torch": torch.__version__, "data": args.data.name}
+    settings = {"data": args.data.name}
+    report: dict[str, Any] = load_reusable(args.out, **settings) or {**settings, "models": {}}
     for run in args.runs:
         source = load_checkpoint(run)
         spec = source.record.model
@@ -140,10 +137,10 @@ def main() -> None:
             if recipe in found["recipes"]:
                 continue
             sys.stderr.write(f"{spec.name} {recipe}\n")
-            found["recipes"][recipe] = measure_run(source, args.data, recipe, args.work / spec.name / recipe)
+            work = claim_folder(args.work / spec.name / recipe, checkpoint=source.sha256)
+            found["recipes"][recipe] = measure_run(source, args.data, recipe, work)
             report["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(report, indent=2) + "\n")
+            save_result(args.out, {key: value for key, value in report.items() if key != "record"})
     sys.stdout.write(table(report))
 
 

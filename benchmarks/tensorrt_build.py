@@ -1,19 +1,17 @@
 """Every model of the zoo, compiled by the real TensorRT compiler without a GPU: does it build, how long, how large.
 
-    python benchmarks/tensorrt_build.py [--models yolov7-tiny ppyoloe-s] [--size 640] [--again] [--out FILE.json]
+    python benchmarks/tensorrt_build.py [--models yolov7-tiny ppyoloe-s] [--size 640] [--out FILE.json]
 
 Random weights, and scales by max calibration on one random picture: neither changes which graph is built. float32,
 float16 and int8 Q/DQ, with raw maps and with post-processing in the graph, for compute capability 8.6 (the nearest
 relative of Orin's 8.7 that tensorrt_rtx compiles for) and 8.9. Each step runs in a process of its own, which bounds
-memory. The results are written after each model, and a model that is in the file is not built again without --again.
+memory. The results are written after each model; one that is in the file by the same code is not built again.
 Prints a Markdown table. Seconds are of this machine's processor, for parsing and building.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
 import multiprocessing
 import resource
 import sys
@@ -25,7 +23,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from edgeyolo.spec.atomic import write_file
+from record import RESULTS, load_reusable, save_result
+
 from edgeyolo.spec.errors import BackendError
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.target import Precision
@@ -35,7 +34,6 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 PLACES = ("host", "graph")
 CLASSES = 80
 CALIBRATION_SIZE = 64  # pixels; the scales of random weights are of no interest
-DEFAULT_OUT = Path(__file__).parent / "results" / "tensorrt_build.json"
 
 
 def main() -> None:
@@ -43,16 +41,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--models", nargs="*", default=None, help="all if not given")
     parser.add_argument("--size", type=int, default=0, help="image size; each model's published one if not given")
-    parser.add_argument("--again", action="store_true", help="build also what is in the file")
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "tensorrt_build.json")
     args = parser.parse_args()
 
-    rows: list[dict[str, Any]] = json.loads(args.out.read_text())["builds"] if args.out.is_file() else []
+    rows: list[dict[str, Any]] = (load_reusable(args.out) or {"builds": []})["builds"]
     sizes: dict[str, int] = in_own_process(list_sizes)
     for name in sizes if args.models is None else args.models:
         size = args.size or sizes[name]
-        done = any((row["model"], row["size"]) == (name, size) for row in rows)
-        if done and not args.again:
+        if any((row["model"], row["size"]) == (name, size) for row in rows):
             continue
         rows = [row for row in rows if row["model"] != name] + build_model(name, size)
         write_report(args.out, rows, sizes)
@@ -169,16 +165,12 @@ def build_plan(folder: Path, artefact: Artefact, capability: str) -> dict[str, A
 
 def write_report(path: Path, rows: list[dict[str, Any]], sizes: dict[str, int]) -> None:
     """Results so far, and which models were built at another image size than the published one."""
-    from edgeyolo.spec.machine import processor_name
-
     report = {
-        "tensorrt_rtx": importlib.metadata.version("tensorrt-rtx-cu12"),
-        "processor": processor_name(),
         "weights": f"random, {CLASSES} classes",
         "not_at_published_size": {row["model"]: row["size"] for row in rows if row["size"] != sizes[row["model"]]},
         "builds": rows,
     }
-    write_file(path, (json.dumps(report, indent=1) + "\n").encode())
+    save_result(path, report)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -11,7 +11,6 @@ ONNX. Post-processing in the graph gives each box its best class only; raw maps 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,12 +21,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+from record import RESULTS, save_result
 
 from edgeyolo.backends import build
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.evaluation.measure import measure_session
 from edgeyolo.graph.qdq import insert_qdq, load_onnx
-from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.model import GraphDecode, ModelRecord, ModelSpec, Score
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.strict import load_json
@@ -35,7 +34,6 @@ from edgeyolo.spec.target import Target
 
 FAKE_QUANT = "fake-quant torch"
 SPLITS = ("val", "test")
-DEFAULT_OUT = Path(__file__).parent / "results" / "tensorrt_qdq.json"
 
 
 class OnnxFile:
@@ -58,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "tensorrt_qdq.json")
     args = parser.parse_args()
 
     rows: list[dict[str, Any]] = []
@@ -68,8 +66,7 @@ def main() -> None:
             for name, path, spec in write_graphs(folder, record.model, Path(work)):
                 scores = [measure(path, spec, args.data, split, name) for split in SPLITS]
                 rows += [describe(record, score) for score in scores]
-        report = {"onnxruntime": onnxruntime.__version__, "data": args.data.name, "scores": rows}
-        write_file(args.out, (json.dumps(report, indent=1) + "\n").encode())
+        save_result(args.out, {"data": args.data.name, "scores": rows})
     sys.stdout.write(table(rows))
 
 

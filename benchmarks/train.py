@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import tempfile
@@ -24,15 +23,13 @@ from unittest import mock
 import msgspec
 import torch
 from assign import assign_ota_plain
+from record import RESULTS, save_result
 
 from edgeyolo.data.dataset import Dataset, open_dataset
-from edgeyolo.spec.machine import processor_name
 from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.loader import TrainLoader, make_loader
 from edgeyolo.training.loop import Run, normalise, start_run, train_step
 
-RESULTS = Path(__file__).parent / "results" / "train.json"
-OFFICIAL_MS = {("yolov7-tiny", 320, 8): 650.0}  # the authors' code, 8 pictures, on a machine of this kind
 STEPS = {320: 12, 640: 4}
 
 
@@ -58,8 +55,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     rows = [row for size in args.sizes for row in measure_size(args, size)]
     settings = {name: value for name, value in vars(args).items() if name not in ("data", "sizes")}
-    table = {"processor": processor_name(), **settings, "rows": rows}
-    RESULTS.write_text(json.dumps(table, indent=2) + "\n")
+    save_result(RESULTS / "train.json", {**settings, "rows": rows})
     sys.stdout.write(markdown(rows))
 
 
@@ -84,7 +80,6 @@ def measure_size(args: argparse.Namespace, size: int) -> list[dict[str, object]]
                     seconds[contestant.name].append((time.perf_counter() - started) / steps)
             sys.stderr.write(f"{size} px, round {round_} of {args.rounds}\n")
     plain = seconds["plain loop, fp32"]
-    official = OFFICIAL_MS.get((args.model, size, args.batch))
     rows = []
     for name, times in seconds.items():
         median_ms = 1e3 * statistics.median(times)
@@ -96,7 +91,6 @@ def measure_size(args: argparse.Namespace, size: int) -> list[dict[str, object]]
                 "spread_ms": [round(1e3 * min(times), 1), round(1e3 * max(times), 1)],
                 "pictures_per_second": round(1e3 * args.batch / median_ms, 1),
                 "of_plain": round(statistics.median(a / b for a, b in zip(times, plain, strict=True)), 3),
-                "of_official": round(median_ms / official, 3) if official else None,
             }
         )
     return rows
@@ -171,9 +165,9 @@ def _make_loader(config: TrainConfig, data: Dataset, *, workers: int, cache_mib:
 
 def markdown(rows: list[dict[str, object]]) -> str:
     """A table of the rows."""
-    lines = ["| size | what | ms per step | pictures/s | of plain | of official |", "|---|---|---|---|---|---|"]
-    keys = ("image_size", "what", "step_ms", "pictures_per_second", "of_plain", "of_official")
-    lines += ["| " + " | ".join("" if row[key] is None else str(row[key]) for key in keys) + " |" for row in rows]
+    lines = ["| size | what | ms per step | pictures/s | of plain |", "|---|---|---|---|---|"]
+    keys = ("image_size", "what", "step_ms", "pictures_per_second", "of_plain")
+    lines += ["| " + " | ".join(str(row[key]) for key in keys) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 

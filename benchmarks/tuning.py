@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from record import RESULTS, save_result
 
 from edgeyolo import verbs
 from edgeyolo.backends import Session
@@ -27,11 +27,9 @@ from edgeyolo.evaluation.measure import measure_session
 from edgeyolo.export import export_model
 from edgeyolo.quantization import calibration_pictures, quantize
 from edgeyolo.runtime.tuner import tune
-from edgeyolo.spec.machine import describe_machine
 from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.training.checkpoint import load_checkpoint
 
-RESULTS = Path(__file__).parent / "results" / "tuning.json"
 CALIBRATED_ON, TUNED_ON = 64, 2  # pictures
 
 
@@ -46,8 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         found = list(tune_often(args, deploy_int8(args, Path(work))))
-    result = {"machine": describe_machine(), "image_size": args.image_size, "times": found}
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    save_result(RESULTS / "tuning.json", {"image_size": args.image_size, "times": found})
     for run in found:
         tuning = run["tuning"]
         figures = f"{tuning['default_ms']:.1f} -> {tuning['tuned_ms']:.1f} ms, {tuning['ratio']:.3f}"
