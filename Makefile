@@ -4,6 +4,7 @@
 # check  lint and types only
 # test-arm  the runtime on emulated ARM cores; sets them up first (Debian, 150 MB once, a few minutes)
 # bench  time a bundle on this computer: make bench BUNDLE=cells.eyb
+# tables  the tables of README.md and docs/, from benchmarks/results
 # clean  remove what the others made, but not .venv
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all test-arm check bench clean
+.PHONY: demo test test-all test-arm check bench tables clean
 
 demo: $(READY)
 	$(BIN)/edgeyolo demo
@@ -39,6 +40,9 @@ bench: $(BUNDLE)
 
 demo/host-cpu-int8.eyb: | $(READY)
 	$(BIN)/edgeyolo demo
+
+tables: $(READY)
+	$(BIN)/python benchmarks/tables.py
 
 clean:
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

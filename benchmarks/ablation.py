@@ -3,7 +3,8 @@
     python benchmarks/ablation.py --data ../shared/data/bccd --out runs/ablation [--variants default no-flip]
 
 Writes benchmarks/results/ablation.json after each run. A finished run of the same code is used again and a stopped one
-resumed, so that the table can grow. AP is of the last epoch's averaged weights, on the validation and test splits: no epoch is chosen by its score.
+resumed, so that the table can grow. AP is of the last epoch's averaged weights, on the validation and test splits: no
+epoch is chosen by its score.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from edgeyolo import models
 from edgeyolo.assigners.assignment import Assignment, Objects, PointGrid
-from edgeyolo.assigners.ota import Cells, Matches, OtaRules, list_candidates, anchor_boxes, assign_ota, read_cells
+from edgeyolo.assigners.ota import Cells, Matches, OtaRules, anchor_boxes, assign_ota, list_candidates, read_cells
 from edgeyolo.assigners.tal import ScoreAt, TaskAlignedAssigner
 from edgeyolo.criteria.criterion import Criterion
 from edgeyolo.criteria.tal import TalCriterion

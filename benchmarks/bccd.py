@@ -1,20 +1,24 @@
 """The main job on real photographs: train, quantize, deploy, evaluate every artefact, compare raw maps.
 
-    python benchmarks/bccd.py --data ../shared/data/bccd --out runs/bccd [--model yolov7-tiny] [--epochs 60]
+    python benchmarks/bccd.py --data ../shared/data/bccd --out runs/tiny [--model yolov7-tiny] [--epochs 60]
+        [--learning-rate 0.002] [--seed 0] [--recipe int8-mse] [--name yolov7-tiny]
 
-Writes OUT/report.json and OUT/report.md. A finished training is used again; a stopped one is resumed.
+Writes benchmarks/results/bccd-NAME.json, and prints tables. A finished training by the same code is used again;
+one that was stopped is resumed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from parity import map_table
+from record import RESULTS, claim_folder, save_result
 
 from edgeyolo import verbs
 from edgeyolo.backends import open_artefact
@@ -29,6 +33,7 @@ from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.checkpoint import load_checkpoint
 from edgeyolo.training.torch_session import TorchSession
 
+SPLITS = ("val", "test")
 TARGETS = ("host-onnx", "host-cpu", "raspberry-pi-5")
 PARITY_PICTURES = 8
 
@@ -50,33 +55,51 @@ def main() -> None:
     parser.add_argument("--model", default="yolov7-tiny")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--image-size", type=int, default=320)
+    parser.add_argument("--learning-rate", type=float, help="the model's own if not given")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipe", default="int8-mse")
+    parser.add_argument("--name", help="of the result file; the model's if not given")
     args = parser.parse_args()
 
     progress = StageProgress()
-    run = args.out / "run"
-    config = TrainConfig(model=args.model, epochs=args.epochs, image_size=args.image_size, evaluate_every=2)
+    config = TrainConfig(
+        model=args.model,
+        epochs=args.epochs,
+        image_size=args.image_size,
+        learning_rate=args.learning_rate,
+        seed=args.seed,
+        evaluate_every=2,
+    )
+    run = claim_folder(args.out, data=args.data.name, config=msgspec.to_builtins(config)) / "run"
     started = time.perf_counter()
     verbs.train(config, args.data, run, resume=(run / "last.safetensors").exists(), report=False, progress=progress)
     seconds = time.perf_counter() - started
-    scores = [verbs.evaluate(run, args.data, split=split) for split in ("val", "test")]
-    scores += verbs.quantize(run, args.data, args.out / "int8", recipe=args.recipe, progress=progress).scores[1:]
+    rows = [score_row(verbs.evaluate(run, args.data, split=split), "", run / "best.safetensors") for split in SPLITS]
+    quantized = verbs.quantize(run, args.data, args.out / "int8", recipe=args.recipe, progress=progress)
+    rows += [score_row(score, "", args.out / "int8" / "model.onnx") for score in quantized.scores[1:]]
     for target in TARGETS:
         bundle = args.out / f"{target}.eyb"
         verbs.deploy(args.out / "int8", target, bundle, progress=progress)
-        scores += [verbs.evaluate(bundle, args.data, split=split, record=True) for split in ("val", "test")]
+        rows += [score_row(verbs.evaluate(bundle, args.data, split=split), target, bundle) for split in SPLITS]
     differences = measure_parity(run, args.data, args.out, args.recipe)
     report = {
         "model": args.model,
         "epochs": args.epochs,
-        "train_seconds": seconds,
-        "scores": msgspec.to_builtins(scores),
+        "image_size": args.image_size,
+        "learning_rate": load_checkpoint(run).record.config.learning_rate,
+        "seed": args.seed,
+        "recipe": args.recipe,
+        "seconds": seconds,
+        "rows": rows,
         "parity": msgspec.to_builtins(differences),
     }
-    (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    text = score_table(scores) + "\n" + parity_table(differences)
-    (args.out / "report.md").write_text(text)
-    sys.stdout.write(text)
+    save_result(RESULTS / f"bccd-{args.name or args.model}.json", report)
+    sys.stdout.write(score_table(rows) + "\n" + map_table(differences))
+
+
+def score_row(score: Score, target: str, file: Path) -> dict[str, Any]:
+    """A score, the board it was built for ("" for torch), and the bytes of the file that ships."""
+    return {"target": target, "bytes": file.stat().st_size, **msgspec.to_builtins(score)}
 
 
 def measure_parity(run: Path, data: Path, out: Path, recipe_name: str) -> dict[str, list[MapDifference]]:
@@ -99,22 +122,13 @@ def measure_parity(run: Path, data: Path, out: Path, recipe_name: str) -> dict[s
     return found
 
 
-def score_table(scores: list[Score]) -> str:
+def score_table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table of scores."""
-    lines = ["| artefact | split | AP | AP50 | per class |", "|---|---|---|---|---|"]
-    for s in scores:
-        classes = ", ".join(f"{name} {ap:.1f}" for name, ap in s.per_class.items())
-        lines.append(f"| {s.artefact} | {s.split} | {s.ap:.2f} | {s.ap50:.2f} | {classes} |")
-    return "\n".join(lines) + "\n"
-
-
-def parity_table(differences: dict[str, list[MapDifference]]) -> str:
-    """A Markdown table of map differences against fake-quant."""
-    lines = ["| against fake-quant | map | rms / std | max / range | correlation |", "|---|---|---|---|---|"]
-    for name, rows in differences.items():
-        for row in rows:
-            figures = f"{row.relative_rms:.4f} | {row.relative_max:.4f} | {row.correlation:.6f}"
-            lines.append(f"| {name} | {row.map_name} | {figures} |")
+    lines = ["| artefact | target | split | AP | AP50 | per class |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        classes = ", ".join(f"{name} {ap:.1f}" for name, ap in row["per_class"].items())
+        figures = f"{row['ap']:.2f} | {row['ap50']:.2f} | {classes}"
+        lines.append(f"| {row['artefact']} | {row['target']} | {row['split']} | {figures} |")
     return "\n".join(lines) + "\n"
 
 

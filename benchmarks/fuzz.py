@@ -33,7 +33,7 @@ import numpy as np
 from fuzz_edits import alter_archive, alter_bin, alter_manifest, alter_param
 from record import save_result
 
-from edgeyolo.backends.ncnn.files import Blob, _list_weight_sizes, parse_param, write_bin
+from edgeyolo.backends.ncnn.files import Blob, list_weight_sizes, parse_param, write_bin
 from edgeyolo.bundle import open_bundle, write_bundle
 from edgeyolo.runtime import Detector
 from edgeyolo.spec.errors import EdgeYoloError
@@ -147,7 +147,7 @@ def make_base() -> Base:
     layers = []
     for layer in parse_param(PARAM, where="param"):
         blobs = []
-        for i, (count, tagged) in enumerate(_list_weight_sizes(layer)):
+        for i, (count, tagged) in enumerate(list_weight_sizes(layer)):
             values = rng.uniform(0.05, 0.5, count).astype(np.float32)
             if layer.integer(8) and i == 0:
                 blobs.append(Blob(rng.integers(-127, 128, count).astype(np.int8), tagged))

@@ -9,7 +9,7 @@ import struct
 import zipfile
 from typing import Any
 
-from edgeyolo.backends.ncnn.files import _TAGS
+from edgeyolo.backends.ncnn.files import TAGS
 
 NUMBERS = (
     *("0", "-1", "1", "2", "3", "4", "7", "8", "16", "32", "102", "255", "256", "-233", "1000", "65535", "65536"),
@@ -99,12 +99,12 @@ def alter_bin(rng: random.Random, raw: bytes) -> bytes:
         at = rng.randrange(len(changed) // 4) * 4
         choice = rng.randrange(4)
         if choice == 0:
-            changed[at : at + 4] = struct.pack("<I", rng.choice((*_TAGS.values(), 1, 0xFFFFFFFF)))
+            changed[at : at + 4] = struct.pack("<I", rng.choice((*TAGS.values(), 1, 0xFFFFFFFF)))
         elif choice == 1:
             special = (0.0, -1.0, 1e38, -1e38, 1e-45, float("nan"), float("inf"), 1e20)
             changed[at : at + 4] = struct.pack("<f", rng.choice(special))
         elif choice == 2:
-            changed[0:4] = struct.pack("<I", rng.choice((*_TAGS.values(), 2)))
+            changed[0:4] = struct.pack("<I", rng.choice((*TAGS.values(), 2)))
         else:
             return alter_bytes(rng, bytes(changed))
     return bytes(changed)

@@ -67,7 +67,13 @@ def main() -> None:
     save_checkpoint(args.out / "best.safetensors", weights, record)
     if args.data is not None:
         report = measure(load_checkpoint(args.out), args.data, args.split, args.max_drop)
-        report = {"factor": args.factor, "channels": args.channels, "split": args.split, "joints": [a for a, _ in joints], **report}
+        report = {
+            "factor": args.factor,
+            "channels": args.channels,
+            "split": args.split,
+            "joints": [a for a, _ in joints],
+            **report,
+        }
         save_result(RESULTS / "hard_case.json", report)
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
-import json
 import statistics
 import sys
 import tempfile
@@ -344,15 +343,6 @@ def race(runs: Mapping[str, Callable[[], Any]], rounds: int, *, reference: str =
 def rounded(values: Mapping[str, float]) -> dict[str, float]:
     """To three places."""
     return {name: round(value, 3) for name, value in values.items()}
-
-
-def list_versions() -> dict[str, str]:
-    """Of the engines."""
-    import ncnn
-    import onnxruntime
-    import openvino
-
-    return {"ncnn": ncnn.__version__, "onnxruntime": onnxruntime.__version__, "openvino": openvino.__version__}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

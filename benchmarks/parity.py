@@ -96,7 +96,9 @@ def map_table(maps: dict[str, list[MapDifference]]) -> str:
     lines = ["| against fake-quant | map | rms / std | max / range | correlation |", "|---|---|---|---|---|"]
     for name, rows in maps.items():
         for row in rows:
-            figures = f"{row.relative_rms:.5f} | {row.relative_max:.5f} | {row.correlation:.7f}"
+            figures = " | ".join(
+                "-" if v is None else f"{v:.7f}" for v in (row.relative_rms, row.relative_max, row.correlation)
+            )
             lines.append(f"| {name} | {row.map_name} | {figures} |")
     return "\n".join(lines) + "\n"
 

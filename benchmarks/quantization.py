@@ -5,8 +5,8 @@
     python benchmarks/quantization.py --data ../shared/data/bccd --work runs/quantization runs/tiny/run runs/ppyoloe/run
 
 AP is of the val and test splits together; int8-qat chooses its epoch on val. Writes
-benchmarks/results/quantization.json after each recipe and prints a Markdown table; what is there by the same code for the
-same checkpoint is not measured again.
+benchmarks/results/quantization.json after each recipe and prints a Markdown table; what the same code has measured
+of the same checkpoint is not measured again.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def assign_ota(maps: Sequence[Tensor], targets: Tensor, decode: AnchorDecode, ru
     Returns:
         Each entry at most once; a cell and anchor as often as its entries were taken.
     """
-    cells = _list_candidates(maps, targets, decode, rules)
+    cells = list_candidates(maps, targets, decode, rules)
     objects = _competing_objects(targets, cells)
     if objects.numel() == 0:
         return Matches(cells, objects)
@@ -118,7 +118,7 @@ def anchor_boxes(raw: Tensor, cells: Cells, decode: AnchorDecode) -> Tensor:
     return boxes_xyxy
 
 
-def _list_candidates(maps: Sequence[Tensor], targets: Tensor, decode: AnchorDecode, rules: OtaRules) -> Cells:
+def list_candidates(maps: Sequence[Tensor], targets: Tensor, decode: AnchorDecode, rules: OtaRules) -> Cells:
     """Every entry of a batch, in order."""
     found = []
     for level, raw in enumerate(maps):

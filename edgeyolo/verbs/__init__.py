@@ -4,6 +4,7 @@ Each verb puts rooms together and loads them only when it is called.
 """
 
 from edgeyolo.spec.quantizing import QuantizeOptions
+from edgeyolo.verbs._artefacts import measure_built
 from edgeyolo.verbs._deploy import DeployResult, deploy
 from edgeyolo.verbs._evaluate import artefact_name, evaluate
 from edgeyolo.verbs._quantize import QuantizeResult, quantize
@@ -18,6 +19,7 @@ __all__ = [
     "artefact_name",
     "deploy",
     "evaluate",
+    "measure_built",
     "quantize",
     "search",
     "train",

@@ -30,7 +30,7 @@ _MAX_KEY = 31
 _MAX_LAYERS = 20_000
 _MAX_NAME = 255
 _MAX_ARRAY = 4096
-_TAGS: dict[type[np.generic], int] = {np.float32: 0, np.float16: 0x01306B47, np.int8: 0x000D4B38}
+TAGS: dict[type[np.generic], int] = {np.float32: 0, np.float16: 0x01306B47, np.int8: 0x000D4B38}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,10}")
 
 
@@ -123,7 +123,7 @@ def read_bin(layers: Sequence[Layer], raw: bytes, *, where: object) -> list[Laye
     result, position = [], 0
     for layer in layers:
         weights = []
-        for count, tagged in _list_weight_sizes(layer):
+        for count, tagged in list_weight_sizes(layer):
             blob, position = _read_blob(raw, position, count, tagged, where=f"{where}: {layer.name}")
             weights.append(blob)
         result.append(replace(layer, weights=tuple(weights)))
@@ -138,7 +138,7 @@ def write_bin(layers: Sequence[Layer]) -> bytes:
     for layer in layers:
         for blob in layer.weights:
             if blob.tagged:
-                parts.append(struct.pack("<I", _TAGS[blob.values.dtype.type]))
+                parts.append(struct.pack("<I", TAGS[blob.values.dtype.type]))
             raw = blob.values.astype(blob.values.dtype.newbyteorder("<")).tobytes()
             parts.append(raw + bytes(-len(raw) % 4))
     return b"".join(parts)
@@ -220,7 +220,7 @@ def _check_links(layers: Sequence[Layer], *, where: object) -> int:
     return len(made)
 
 
-def _list_weight_sizes(layer: Layer) -> list[tuple[int, bool]]:
+def list_weight_sizes(layer: Layer) -> list[tuple[int, bool]]:
     """(count, tagged) of each blob that the engine will read for this layer, from its parameters alone."""
     integer = layer.integer
     if layer.kind in ("Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise"):
@@ -259,7 +259,7 @@ def _read_blob(raw: bytes, position: int, count: int, tagged: bool, *, where: st
         if position + 4 > len(raw):
             raise BackendError("the file ends too early", where=where)
         tag = struct.unpack_from("<I", raw, position)[0]
-        kinds = {value: kind for kind, value in _TAGS.items()}
+        kinds = {value: kind for kind, value in TAGS.items()}
         if tag not in kinds:
             raise BackendError(f"unknown weight tag 0x{tag:08X}", where=where)
         kind, position = kinds[tag], position + 4

@@ -1,0 +1,185 @@
+"""The tables of README.md and docs/, made from benchmarks/results: `make tables`.
+
+    python benchmarks/tables.py
+
+A block between `<!-- table: NAME -->` and `<!-- end -->` is what the function NAME of `TABLES` says, byte for byte;
+a test holds it. Numbers are rounded here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from record import RESULTS, ROOT
+
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MIB = 1 << 20
+
+BOARD_MODELS = ("yolov7-tiny", "ppyoloe-s")
+ENGINES = {"onnxruntime": "ONNX Runtime", "ncnn": "NCNN"}
+INSTALLERS = ("pip", "setuptools")
+
+
+def main() -> None:
+    """Fill every block of every document."""
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        filled = fill(text)
+        if filled != text:
+            document.write_text(filled, encoding="utf-8")
+
+
+def fill(text: str) -> str:
+    """The document with its blocks made anew."""
+    return BLOCK.sub(lambda block: f"{block[1]}{TABLES[block['name']]()}{block[3]}", text)
+
+
+def deployed() -> str:
+    """AP of every artefact on photographs of blood cells."""
+    rows = []
+    for model in BOARD_MODELS:
+        for row in load(f"bccd-{model}")["rows"]:
+            if row["split"] == "test" and row["artefact"] != "fake-quant torch":
+                classes = [f"{ap:.1f}" for ap in row["per_class"].values()]
+                name = "" if any(other[0] == model for other in rows) else model
+                rows.append([name, _artefact(row), f"{row['ap']:.1f}", f"{row['ap50']:.1f}", *classes])
+    names = next(iter(load(f"bccd-{BOARD_MODELS[0]}")["rows"]))["per_class"]
+    return markdown(["model", "artefact", "AP", "AP50", *names], rows, words=2)
+
+
+def _artefact(row: dict[str, Any]) -> str:
+    engine, _, precision = row["artefact"].partition(" ")
+    target = f" ({row['target']})" if engine == "ncnn" else ""
+    return f"{ENGINES.get(engine, engine)} {precision}{target}, {row['bytes'] / 1e6:.1f} MB"
+
+
+def figures() -> str:
+    """The other things that were measured, one line each, with the script that does it."""
+    return markdown(
+        ["what", "measured", "by"], [[what, found, f"`{name}`"] for what, found, name in _figures()], words=3
+    )
+
+
+def _figures() -> Iterable[tuple[str, str, str]]:
+    nano, peer = load("bccd-yolov7-nano"), load("peers")["rows"][0]
+    by_split = {row["split"]: row["ap"] for row in nano["rows"] if row["artefact"] == "float torch"}
+    yield "yolov7-nano (1.6 million parameters) trained as long: AP on val, test", _pair(by_split), "bccd.py"
+    yield f"{peer['what']}: AP on val, test", _pair(peer["ap"]), "results/peers.json"
+    teaching = load("distill")
+    means = {(row["taught"], row["split"]): row["mean"] for row in teaching["summary"] if row["field"] == "ap"}
+    alone, taught = ({split: means[is_taught, split] for split in ("val", "test")} for is_taught in (False, True))
+    what = f"{teaching['student']} after {teaching['epochs']} epochs, alone and taught by yolov7-tiny: AP on val, test"
+    yield what, f"{_pair(alone)} and {_pair(taught)}", "distill.py"
+    hard = load("hard_case")
+    what = f"outlier channels planted in the weights: AP float, int8, int8 with `--max-drop {hard['max_drop']}`"
+    kept = f"({hard['floated_layers']} of {hard['layers']} layers float)"
+    yield what, f"{hard['float_ap']:.1f}, {hard['int8_max_ap']:.1f}, {hard['met_ap']:.1f} {kept}", "hard_case.py"
+    train = load("train")
+    steps = {row["what"]: row["step_ms"] / 1e3 for row in train["rows"] if row["image_size"] == 320}
+    what = f"a training step of {train['batch']} pictures at 320, loader included, two cores: float32, bfloat16"
+    yield what, f"{steps['ours, fp32']:.2f} s, {steps['ours, bf16']:.2f} s", "train.py"
+    overhead = load("overhead")
+    height, width = overhead["picture_hw"]
+    what = f"`detect` around the network, {width} x {height} with {overhead['detections']} objects"
+    yield what, f"{overhead['parts']['all but the network']['median_ms']:.1f} ms", "overhead.py"
+    foot = load("footprint")
+    size = sum(size for name, size in foot["installed_bytes"].items() if name not in INSTALLERS) / MIB
+    first, last = foot["memory"][0], foot["memory"][-1]
+    yield "installed on a board, with ncnn", f"{size:.0f} MiB", "footprint.py"
+    what = f"memory after {first['detections']:,} and {last['detections']:,} pictures"
+    yield what, f"{first['rss_mib']:.0f} and {last['rss_mib']:.0f} MiB", "footprint.py"
+    fuzz = load("fuzz")
+    what = "altered bundles: refused or ran; crashed or hung"
+    yield what, f"{fuzz['cases'] - len(fuzz['findings']):,}; {len(fuzz['findings'])}", "fuzz.py"
+    builds = load("tensorrt_build")["builds"]
+    compiled = {row["model"] for row in builds} - {row["model"] for row in builds if not row["builds"]}
+    what = "models that TensorRT's compiler builds in float32, float16 and int8"
+    yield what, f"{len(compiled)} of {len({row['model'] for row in builds})}", "tensorrt_build.py"
+
+
+def _pair(ap: dict[str, float]) -> str:
+    return f"{ap['val']:.1f}, {ap['test']:.1f}"
+
+
+def recipes() -> str:
+    """What each recipe costs, on every engine."""
+    rows = []
+    for model, found in load("quantization")["models"].items():
+        for i, (recipe, row) in enumerate(found["recipes"].items()):
+            first = [model, recipe, f"{found['float']['ap']:.2f}"] if i == 0 else ["", recipe, ""]
+            rows.append([*first, *(f"{row[name]['ap']:.2f}" for name in ("fake-quant", *ENGINES))])
+    return markdown(["model", "recipe", "float", "fake-quant", *ENGINES.values()], rows, words=2)
+
+
+def engines_apart() -> str:
+    """The largest distance between the AP of fake-quant and an engine, over all recipes and models."""
+    apart = [
+        abs(row[name]["ap"] - row["fake-quant"]["ap"])
+        for found in load("quantization")["models"].values()
+        for row in found["recipes"].values()
+        for name in ENGINES
+    ]
+    return f"Over the models and recipes below, AP of an engine is within {max(apart):.2f} of that of fake-quant.\n"
+
+
+def ablation() -> str:
+    """AP of each seed, and against the default of the same seed."""
+    aps: dict[str, dict[int, float]] = {}
+    for run in load("ablation")["runs"]:
+        aps.setdefault(run["variant"], {})[run["seed"]] = statistics.fmean(run["ap"].values())
+    seeds = sorted({seed for by_seed in aps.values() for seed in by_seed})
+    rows = []
+    for variant, by_seed in aps.items():
+        gains = [f"{ap - aps['default'][seed]:+.1f}" for seed, ap in by_seed.items() if seed in aps["default"]]
+        cells = [f"{by_seed[seed]:.1f}" if seed in by_seed else "" for seed in seeds]
+        rows.append([variant, *cells, "" if variant == "default" else ", ".join(gains)])
+    return markdown(["change", *(f"seed {seed}" for seed in seeds), "against the default"], rows, words=1)
+
+
+def host_cpu() -> str:
+    """Engines on a desktop processor."""
+    rows = [[row["name"], f"{row['median_ms']:.1f}", f"{row['ratio']:.2f}"] for row in load("host_cpu")["rows"]]
+    return markdown(["engine", "ms", "of ncnn float32"], rows, words=1)
+
+
+def arm() -> str:
+    """AP on ARM's kernels."""
+    found = load("arm")
+    places = list(dict.fromkeys(row["on"] for row in found["rows"]))
+    models = list(dict.fromkeys(row["model"] for row in found["rows"]))
+    ap = {(row["model"], row["on"]): f"{row['ap']:.2f}" for row in found["rows"]}
+    target = {row["on"]: row["target"] for row in found["rows"]}
+    rows = [[place, target[place], *(ap.get((model, place), "") for model in models)] for place in places]
+    return markdown(["on", "target", *models], rows, words=2)
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> str:
+    """A Markdown table whose first `words` columns are text and whose others are numbers."""
+    ruler = "|".join("---" if i < words else "---:" for i in range(len(headings)))
+    lines = [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in (headings, *rows)]
+    return "\n".join([lines[0], f"|{ruler}|", *lines[1:], ""])
+
+
+def load(name: str) -> dict[str, Any]:
+    """One file of results."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "deployed": deployed,
+    "figures": figures,
+    "recipes": recipes,
+    "engines-apart": engines_apart,
+    "ablation": ablation,
+    "host-cpu": host_cpu,
+    "arm": arm,
+}
+
+if __name__ == "__main__":
+    main()
