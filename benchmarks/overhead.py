@@ -92,9 +92,7 @@ def open_session(path: Path) -> Iterator[tuple[Session, ModelSpec]]:
     """What a bundle runs, and what its maps mean."""
     with open_bundle(path) as bundle:
         spec = bundle.manifest.model
-        session = open_artefact(
-            bundle.folder, bundle.manifest.artefact, output_count=spec.output_count, image_hw=spec.input.image_hw
-        )
+        session = open_artefact(bundle.folder, bundle.manifest.artefact, spec)
         with contextlib.closing(session):
             yield session, spec
 
