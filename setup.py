@@ -23,6 +23,7 @@ TRAIN = [
     "nvidia-modelopt>=0.47",
     "huggingface_hub",  # modelopt imports it without declaring it
     "safetensors>=0.4",
+    "scipy>=1.10",
     "onnxslim>=0.1.40",
     "pnnx>=20240102",
     "pycocotools>=2.0.8",

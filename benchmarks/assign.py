@@ -27,12 +27,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgeyolo import models
-from edgeyolo.assigners.assignment import Assignment, Objects, PointGrid
+from edgeyolo.assigners.assignment import Assignment, Objects, PointGrid, paired_iou
 from edgeyolo.assigners.ota import Cells, Matches, OtaRules, anchor_boxes, assign_ota, list_candidates, read_cells
 from edgeyolo.assigners.tal import ScoreAt, TaskAlignedAssigner
 from edgeyolo.criteria.criterion import Criterion
 from edgeyolo.criteria.tal import TalCriterion
-from edgeyolo.losses.iou import pairwise_iou
 from edgeyolo.spec.model import AnchorDecode
 
 Result = TypeVar("Result")
@@ -90,7 +89,7 @@ def _match_picture(
     if len(cells.picture) == 0:
         return None
     raw = read_cells(maps, cells)
-    overlap = pairwise_iou(targets[:, 2:], anchor_boxes(raw, cells, decode))  # (M, P)
+    overlap = paired_iou(targets[:, None, 2:], anchor_boxes(raw, cells, decode)[None])  # (M, P)
     score = (raw[:, 5:].sigmoid() * raw[:, 4:5].sigmoid()).sqrt()
     wanted = F.one_hot(targets[:, 1].long(), raw.shape[1] - 5).float()[:, None].expand(-1, len(raw), -1)
     entropy = F.binary_cross_entropy(score.expand_as(wanted), wanted, reduction="none").sum(dim=2)
@@ -134,7 +133,7 @@ class PlainTaskAlignment:
         if len(labels) == 0:
             background = torch.full_like(everything, classes)
             return background, torch.zeros_like(boxes_xyxy), torch.zeros(points), background < classes
-        overlap = pairwise_iou(wanted_xyxy, boxes_xyxy)  # (M, A)
+        overlap = paired_iou(wanted_xyxy[:, None], boxes_xyxy[None])  # (M, A)
         corner, other = wanted_xyxy[:, None, :2], wanted_xyxy[:, None, 2:]
         inside = ((grid.points_xy > corner) & (grid.points_xy < other)).all(dim=2)
         alignment = scores[:, labels].T ** self.alpha * overlap**self.beta * inside

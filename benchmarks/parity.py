@@ -19,12 +19,12 @@ from pathlib import Path
 import msgspec
 import onnx
 from record import save_result
+from reopen import reopen_quantized
 
 from edgeyolo.backends import Session, build, open_artefact
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.evaluation.parity import MapDifference, compare_maps
 from edgeyolo.export.integers import IntegerDifference, compare_integers, differing_part
-from edgeyolo.export.reopen import reopen_quantized
 from edgeyolo.geometry.network_input import make_input
 from edgeyolo.spec.detections import Image
 from edgeyolo.spec.model import ModelSpec

@@ -5,7 +5,6 @@ from __future__ import annotations
 import onnx
 
 from edgeyolo.export.onnx import weight_readers
-from edgeyolo.quantization.calibrate.scales import Scales
 from edgeyolo.quantization.placement.groups import LayerPlan
 from edgeyolo.quantization.quantize import Quantized
 from edgeyolo.spec.errors import ExportError
@@ -45,10 +44,6 @@ def make_qparams(quantized: Quantized, model: onnx.ModelProto, onnx_sha256: str)
     )
     check_qparams(qparams)
     return qparams
-
-
-def _weight_scales(path: str, scales: Scales) -> WeightScales:
-    return WeightScales(scales=scales.weights[path], bits=scales.weight_bits[path], how=scales.weight_how)
 
 
 def _precision(path: str, plan: LayerPlan) -> LayerPrecision:

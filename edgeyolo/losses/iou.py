@@ -1,6 +1,6 @@
-"""Overlap of boxes and the penalised overlaps that box regression is trained on. A loss is 1 minus the value.
+"""The penalised overlaps that box regression is trained on. A loss is 1 minus the value.
 
-Aligned forms take two (N, 4) xyxy tensors of one unit, x1 <= x2 and y1 <= y2, and give (N,). All are finite, with
+They take two (N, 4) xyxy tensors of one unit, x1 <= x2 and y1 <= y2, and give (N,). All are finite, with
 finite gradients, for boxes without area.
 """
 
@@ -12,17 +12,6 @@ import torch
 from torch import Tensor
 
 _EPSILON = 1e-7
-_SIOU_SHAPE_POWER = 4
-
-
-def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Overlap of every box with every other: (..., M, 4) and (..., N, 4) -> (..., M, N), in 0-1; 0 for empty boxes."""
-    return _overlap(first_xyxy[..., :, None, :], second_xyxy[..., None, :, :])
-
-
-def iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Intersection over union, in 0-1."""
-    return _overlap(first_xyxy, second_xyxy)
 
 
 def giou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
@@ -36,42 +25,19 @@ def giou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     return inter / (union + _EPSILON) - (enclosing - union) / (enclosing + _EPSILON)
 
 
-def diou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Distance IoU, in (-1, 1]: minus the squared distance of the centres over that of the enclosing box's corners.
-
-    Source: arXiv 1911.08287, equation 7.
-    """
-    return _overlap(first_xyxy, second_xyxy) - _centre_penalty(first_xyxy, second_xyxy)
-
-
 def ciou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Complete IoU: `diou` minus a weighted penalty on the difference of aspect ratios.
+    """Complete IoU: minus a penalty on the distance of the centres and a weighted one on the aspect ratios.
 
-    Source: arXiv 1911.08287, equations 8 to 11; the weight is a constant for the gradient, as there.
+    Source: arXiv 1911.08287, equations 7 to 11; the weight is a constant for the gradient, as there.
     """
-    overlap = _overlap(first_xyxy, second_xyxy)
+    inter, union = _intersection_and_union(first_xyxy, second_xyxy)
+    overlap = inter / (union + _EPSILON)
     first_w, first_h = _size_wh(first_xyxy).unbind(dim=-1)
     second_w, second_h = _size_wh(second_xyxy).unbind(dim=-1)
     turn = torch.atan(first_w / (first_h + _EPSILON)) - torch.atan(second_w / (second_h + _EPSILON))
     aspect = (4 / math.pi**2) * turn.square()
     weight = (aspect / (1 - overlap + aspect + _EPSILON)).detach()
     return overlap - _centre_penalty(first_xyxy, second_xyxy) - weight * aspect
-
-
-def siou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """IoU minus half of the distance cost (steered by the angle between the centres) and of the shape cost.
-
-    Source: arXiv 2205.12740, equations 1 to 7, theta = 4. The angle cost 1 - 2 sin^2(arcsin(x) - pi/4) equals
-    sin(2 arcsin x), written here without inverse functions; it is the same whichever axis the angle is taken from.
-    """
-    offset = _centre_xy(first_xyxy) - _centre_xy(second_xyxy)
-    angle = 2 * offset.abs().prod(dim=-1) / (offset.square().sum(dim=-1) + _EPSILON)
-    rho = (offset / (_enclosing_wh(first_xyxy, second_xyxy) + _EPSILON)).square()
-    distance = (1 - torch.exp((angle[..., None] - 2) * rho)).sum(dim=-1)
-    first_wh, second_wh = _size_wh(first_xyxy), _size_wh(second_xyxy)
-    omega = (first_wh - second_wh).abs() / (torch.maximum(first_wh, second_wh) + _EPSILON)
-    shape = (1 - torch.exp(-omega)).pow(_SIOU_SHAPE_POWER).sum(dim=-1)
-    return _overlap(first_xyxy, second_xyxy) - (distance + shape) / 2
 
 
 def _size_wh(boxes_xyxy: Tensor) -> Tensor:
@@ -96,11 +62,7 @@ def _intersection_and_union(first_xyxy: Tensor, second_xyxy: Tensor) -> tuple[Te
     return inter, _size_wh(first_xyxy).prod(dim=-1) + _size_wh(second_xyxy).prod(dim=-1) - inter
 
 
-def _overlap(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    inter, union = _intersection_and_union(first_xyxy, second_xyxy)
-    return inter / (union + _EPSILON)
-
-
 def _centre_penalty(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """The squared distance of the centres over that of the enclosing box's corners."""
     distance = (_centre_xy(first_xyxy) - _centre_xy(second_xyxy)).square().sum(dim=-1)
     return distance / (_enclosing_wh(first_xyxy, second_xyxy).square().sum(dim=-1) + _EPSILON)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from edgeyolo.losses.iou import ciou, diou, giou, iou, pairwise_iou, siou
+from edgeyolo.losses.iou import ciou, giou
 
 
 def make_pairs(count=200):
@@ -35,18 +35,11 @@ def reference(kind, a, b):
         return overlap - (cw * ch - union) / (cw * ch)
     if kind == "diou":
         return overlap - distance
-    if kind == "ciou":
-        v = 4 / math.pi**2 * (math.atan(bw / bh) - math.atan(aw / ah)) ** 2
-        return overlap - distance - (v * v / (1 - overlap + v) if v else 0.0)
-    sigma = math.hypot(dx, dy)
-    angle = 1 - 2 * math.sin(math.asin(min(1.0, abs(dy) / sigma)) - math.pi / 4) ** 2 if sigma else 0.0
-    gamma = 2 - angle
-    delta = sum(1 - math.exp(-gamma * (d / c) ** 2) for d, c in ((dx, cw), (dy, ch)))
-    omega = sum((1 - math.exp(-abs(p - q) / max(p, q))) ** 4 for p, q in ((aw, bw), (ah, bh)))
-    return overlap - (delta + omega) / 2
+    v = 4 / math.pi**2 * (math.atan(bw / bh) - math.atan(aw / ah)) ** 2
+    return overlap - distance - (v * v / (1 - overlap + v) if v else 0.0)
 
 
-KINDS = {"iou": iou, "giou": giou, "diou": diou, "ciou": ciou, "siou": siou}
+KINDS = {"giou": giou, "ciou": ciou}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,15 +85,3 @@ def test_the_weight_of_the_aspect_penalty_is_constant_for_the_gradient():
         ahead, behind = ([s + sign * d for s, d in zip(start, step, strict=True)] for sign in (1, -1))
         slope = [reference("diou", box, second[0].tolist()) - weight * aspect(box) for box in (ahead, behind)]
         assert first.grad[0, side].item() == pytest.approx((slope[0] - slope[1]) / 2e-5, abs=1e-6)
-
-
-def test_pairwise_is_every_pair_with_leading_dimensions():
-    first, second = make_pairs(12)
-    grid = pairwise_iou(first.reshape(2, 6, 4), second.reshape(2, 6, 4))
-    assert grid.shape == (2, 6, 6)
-    for batch in range(2):
-        for i in range(6):
-            for j in range(6):
-                a, b = first[batch * 6 + i].double().tolist(), second[batch * 6 + j].double().tolist()
-                assert grid[batch, i, j].item() == pytest.approx(reference("iou", a, b), abs=1e-5)
-    assert pairwise_iou(first[:0], second).shape == (0, 12)

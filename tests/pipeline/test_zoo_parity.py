@@ -27,7 +27,6 @@ from edgeyolo.data.dataset import open_dataset
 from edgeyolo.evaluation.parity import MapDifference, compare_maps
 from edgeyolo.export import export_model
 from edgeyolo.export.integers import compare_integers, differing_part
-from edgeyolo.export.reopen import reopen_quantized
 from edgeyolo.geometry.network_input import make_input
 from edgeyolo.models import yolov7
 from edgeyolo.quantization import Quantized, quantize
@@ -167,7 +166,11 @@ def test_raw_maps_of_the_engines_are_near_fake_quant(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", ["yolov7-tiny", "ppyoloe-s, half"], indirect=True)
-def test_the_folder_opens_again_as_the_same_function(case: Case) -> None:
+def test_the_folder_opens_again_as_the_same_function(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the benchmark of parity, which has the folder only."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    from reopen import reopen_quantized
+
     again, spec = reopen_quantized(case.folder)
     assert spec == case.spec
     assert again.placement == case.quantized.placement

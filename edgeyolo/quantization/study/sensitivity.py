@@ -21,7 +21,6 @@ from edgeyolo.quantization.calibrate.ranges import Picture, check_batch
 from edgeyolo.quantization.quantize import Quantized
 from edgeyolo.quantization.quantizers import set_group_enabled
 from edgeyolo.quantization.study.float_groups import uncorrected_biases
-from edgeyolo.quantization.study.rank_agreement import kendall, spearman
 from edgeyolo.quantization.study.signal_left import head_maps, map_distance
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import FormatError, QuantizationError
@@ -63,14 +62,13 @@ class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         proxy: a field of `SensitivityRow`.
         measure: the field with the mAP that it is compared with.
         groups: how many were compared.
-        spearman, kendall: in [-1, 1], 1 if both name the same groups as the most costly; None if not defined.
+        spearman: rho, in [-1, 1], 1 if both name the same groups as the most costly; None if not defined.
     """
 
     proxy: str
     measure: str
     groups: int
     spearman: float | None
-    kendall: float | None
 
 
 class Sensitivity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -206,8 +204,17 @@ def _agreement(rows: Sequence[SensitivityRow]) -> tuple[Agreement, ...]:
         maps = [float(getattr(row, f"map_{end}")) for row in measured]
         for proxy, sign in ((f"sqnr_db_{end}", 1.0), (f"kl_{end}", -1.0)):
             values = [sign * float(getattr(row, proxy)) for row in measured]
-            found.append(Agreement(proxy, f"map_{end}", len(maps), spearman(values, maps), kendall(values, maps)))
+            found.append(Agreement(proxy, f"map_{end}", len(maps), spearman(values, maps)))
     return tuple(row for row in found if row.groups)
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Whether two measures put things in the same order; None for fewer than two things, or where all are equal."""
+    if len(set(a)) < 2 or len(set(b)) < 2:
+        return None
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(a, b).statistic)
 
 
 class _MapFile(msgspec.Struct, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from edgeyolo.quantization.study.sensitivity import (
     MapMeasure,
     Sensitivity,
     measure_sensitivity,
+    spearman,
 )
 from edgeyolo.quantization.study.signal_left import head_maps, map_distance
 from edgeyolo.spec.errors import QuantizationError, UnknownNameError
@@ -230,7 +232,7 @@ def test_a_cache_of_another_model_or_other_data_is_not_used(tmp_path: Path, capl
         found = measure_sensitivity(fewer, pictures(1), by_map=MapMeasure(measure, cache=cache, data="test"))
     assert len(calls) == 9
     assert "not used" in caplog.text
-    assert all(a.spearman is None and a.kendall is None for a in found.agreement)  # every mAP is the same
+    assert all(a.spearman is None for a in found.agreement)  # every mAP is the same
 
 
 # ---- what becomes of it ----
@@ -285,3 +287,11 @@ def test_a_bias_of_trained_weights_stays() -> None:
         quantized.float_deploy.get_parameter("broken.weight").add_(1e-3)
     found = with_groups_float(quantized, [group_of(quantized, "broken")], "")
     assert found.float_deploy is quantized.float_deploy
+
+
+def test_agreement_is_the_correlation_of_ranks_with_ties_shared() -> None:
+    a, b = [1.0, 2.5, 2.5, 3.0, -1.0], [0.1, 0.1, 0.4, 0.3, -2.0]
+    ranks = np.corrcoef([2, 3.5, 3.5, 5, 1], [2.5, 2.5, 5, 4, 1])[0, 1]
+    assert spearman(a, b) == pytest.approx(ranks)
+    for undefined in (([], []), ([1], [2]), ([1, 1], [1, 2]), ([1, 2], [3, 3])):
+        assert spearman(*undefined) is None
