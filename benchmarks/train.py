@@ -26,6 +26,7 @@ from assign import assign_ota_plain
 from record import RESULTS, save_result
 
 from edgeyolo.data.dataset import Dataset, open_dataset
+from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.loader import TrainLoader, make_loader
 from edgeyolo.training.loop import Run, normalise, start_run, train_step
@@ -139,7 +140,7 @@ def _plain(config: TrainConfig, data: Dataset, out: Path) -> Contestant:
 
 
 def _plain_step(run: Run, optimizer: torch.optim.Optimizer, images: torch.Tensor, targets: torch.Tensor) -> None:
-    maps = run.model(normalise(images, run.spec))
+    maps = run.model(normalise(images, run.spec.input))
     loss = run.criterion(maps, targets, (images.shape[2], images.shape[3]))
     optimizer.zero_grad()
     loss.total.backward()
@@ -154,7 +155,7 @@ def _plain_step(run: Run, optimizer: torch.optim.Optimizer, images: torch.Tensor
 def _make_loader(config: TrainConfig, data: Dataset, *, workers: int, cache_mib: int) -> TrainLoader:
     return make_loader(
         data,
-        image_size=config.image_size,
+        input_spec=InputSpec(image_hw=(config.image_size, config.image_size)),
         batch=config.batch,
         augment=config.augment,
         seed=config.seed,

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeyolo.geometry.boxes import cxcywh_from_xyxy
 from edgeyolo.spec.atomic import replacing_folder
 from edgeyolo.spec.detections import Float32, Image
 from edgeyolo.spec.errors import OutputError
@@ -111,10 +112,11 @@ def _save_picture(picture: DrawnPicture, folder: Path, split: str, name: str) ->
     if not cv2.imwrite(str(path), picture.image, (cv2.IMWRITE_JPEG_QUALITY, 92)):
         raise OutputError("the picture cannot be written", where=path, hint="Check the free space")
     height, width = picture.image.shape[:2]
-    lines = []
-    for (x1, y1, x2, y2), class_id in zip(picture.boxes_xyxy.tolist(), picture.class_ids.tolist(), strict=True):
-        cx, cy, w, h = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
-        lines.append(f"{class_id} {cx:.6f} {cy:.6f} {w:.6f} {h:.6f}\n")
+    places = cxcywh_from_xyxy(picture.boxes_xyxy.astype(np.float64)) / (width, height, width, height)
+    lines = [
+        f"{class_id} {cx:.6f} {cy:.6f} {w:.6f} {h:.6f}\n"
+        for class_id, (cx, cy, w, h) in zip(picture.class_ids.tolist(), places.tolist(), strict=True)
+    ]
     (folder / "labels" / split / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
 
 

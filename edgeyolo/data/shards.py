@@ -18,12 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import yaml  # type: ignore[import-untyped]
 
 from edgeyolo.data import yolo_txt
 from edgeyolo.data.assembly import SPLIT_ALIASES
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.data.image_file import SUFFIXES, read_image_hw
+from edgeyolo.geometry.boxes import cxcywh_from_xyxy
 from edgeyolo.spec.atomic import replacing_folder
 from edgeyolo.spec.cache import cache_folder
 from edgeyolo.spec.errors import DataError, ImageError
@@ -142,9 +144,7 @@ def _as_yolo(raw: bytes, picture: Path, where: str) -> str:
     try:
         objects: Any = json.loads(raw)
         boxes = [[float(value) for value in box] for box in objects["boxes_xyxy"]]
-        class_ids = [int(value) for value in objects["class_ids"]]
-        pairs = list(zip(class_ids, boxes, strict=True))
-        corners = [(class_id, *box) for class_id, box in pairs if len(box) == 4]
+        pairs = list(zip(map(int, objects["class_ids"]), boxes, strict=True))
         height, width = read_image_hw(picture)
     except ImageError:
         return ""  # the reader meets the picture, and reports it
@@ -152,10 +152,10 @@ def _as_yolo(raw: bytes, picture: Path, where: str) -> str:
         raise DataError(
             f"labels cannot be understood ({error})", where=where, hint="Wanted: boxes_xyxy and class_ids, equally many"
         ) from None
-    if len(corners) != len(pairs):
+    if any(len(box) != 4 for box in boxes):
         raise DataError("a box has not four corners", where=where, hint="Wanted: x1, y1, x2, y2 in pixels")
-    lines = []
-    for class_id, x1, y1, x2, y2 in corners:
-        numbers = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-        lines.append(" ".join([str(class_id), *map(repr, numbers)]) + "\n")
-    return "".join(lines)
+    places = cxcywh_from_xyxy(np.array(boxes, np.float64).reshape(-1, 4)) / (width, height, width, height)
+    return "".join(
+        " ".join([str(class_id), *map(repr, place)]) + "\n"
+        for (class_id, _), place in zip(pairs, places.tolist(), strict=True)
+    )

@@ -8,6 +8,7 @@ import onnx
 import torch
 from torch import nn
 
+from edgeyolo.geometry.network_input import scaling_of
 from edgeyolo.heads import head_of
 from edgeyolo.spec.errors import ExportError, MissingPackageError
 from edgeyolo.spec.model import ModelSpec
@@ -62,9 +63,9 @@ def _check_shapes(maps: Maps, spec: ModelSpec) -> None:
 
 def _random_images(batch: int, spec: ModelSpec) -> npt.NDArray[np.float32]:
     """(B, 3, H, W) random pixels, normalised."""
-    pixels = np.random.default_rng(0).random((batch, 3, *spec.input.image_hw), dtype=np.float32)
-    mean, std = (np.array(values, np.float32)[:, None, None] for values in (spec.input.mean, spec.input.std))
-    return np.asarray((pixels - mean) / std, np.float32)
+    pixels = 255 * np.random.default_rng(0).random((batch, 3, *spec.input.image_hw), dtype=np.float32)
+    factor, offset = (values[:, None, None] for values in scaling_of(spec.input))
+    return np.asarray(pixels * factor - offset, np.float32)
 
 
 def _run_onnx(model: onnx.ModelProto, images: npt.NDArray[np.float32]) -> Maps:

@@ -1,6 +1,6 @@
 """Box formats, areas and overlaps, vectorised. A box reaches from edge to edge: its width is x2 - x1.
 
-Formats, all (M, 4) in pixels: `xyxy` left top right bottom, `cxcywh` centre and size, `xywh` left top and size.
+Formats, all (M, 4) in pixels: `xyxy` left top right bottom, `cxcywh` centre and size.
 """
 
 from __future__ import annotations
@@ -15,26 +15,10 @@ from edgeyolo.spec.detections import Float32
 Boxes = npt.NDArray[np.floating[Any]]
 
 
-def xyxy_from_cxcywh(boxes_cxcywh: Boxes) -> Float32:
-    """(M, 4) -> (M, 4) float32."""
-    half = boxes_cxcywh[:, 2:] / 2
-    return np.concatenate([boxes_cxcywh[:, :2] - half, boxes_cxcywh[:, :2] + half], axis=1).astype(np.float32)
-
-
-def cxcywh_from_xyxy(boxes_xyxy: Boxes) -> Float32:
-    """(M, 4) -> (M, 4) float32."""
+def cxcywh_from_xyxy(boxes_xyxy: Boxes) -> Boxes:
+    """(M, 4) -> (M, 4) of the same type."""
     lower, upper = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
-    return np.concatenate([(lower + upper) / 2, upper - lower], axis=1).astype(np.float32)
-
-
-def xyxy_from_xywh(boxes_xywh: Boxes) -> Float32:
-    """(M, 4) -> (M, 4) float32."""
-    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1).astype(np.float32)
-
-
-def xywh_from_xyxy(boxes_xyxy: Boxes) -> Float32:
-    """(M, 4) -> (M, 4) float32."""
-    return np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], axis=1).astype(np.float32)
+    return np.concatenate([(lower + upper) / 2, upper - lower], axis=1)
 
 
 def clip_boxes(boxes_xyxy: Boxes, image_hw: tuple[int, int]) -> Float32:

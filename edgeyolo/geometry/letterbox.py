@@ -61,7 +61,6 @@ def make_letterbox(
     input_hw: tuple[int, int],
     *,
     alignment: Literal["center", "top-left"] = "center",
-    allow_upscale: bool = True,
 ) -> Letterbox:
     """Fit a picture into a canvas with its aspect kept.
 
@@ -69,7 +68,6 @@ def make_letterbox(
         image_hw: of the picture, each at least 1.
         input_hw: of the canvas, each at least 1.
         alignment: where the picture stands; centred padding that is odd has the smaller half first.
-        allow_upscale: whether a picture smaller than the canvas is enlarged.
 
     Raises:
         ValueError: a side is less than 1.
@@ -77,8 +75,6 @@ def make_letterbox(
     if min(*image_hw, *input_hw) < 1:
         raise ValueError(f"picture {image_hw} and canvas {input_hw} must have sides of at least 1 pixel")
     scale = min(input_hw[0] / image_hw[0], input_hw[1] / image_hw[1])
-    if not allow_upscale:
-        scale = min(scale, 1.0)
     height, width = resized_hw(image_hw, scale)
     centred = alignment == "center"
     pad_left = (input_hw[1] - width) // 2 if centred else 0
@@ -101,8 +97,12 @@ def letterbox_image(image: Image, letterbox: Letterbox, *, value: int = 114) -> 
     return canvas
 
 
-def resize_image(image: Image, size_hw: tuple[int, int]) -> Image:
-    """Picture (h, w, 3) uint8 -> (H, W, 3) uint8, bilinear; itself when the size is right already."""
+def resize_image(image: Image, size_hw: tuple[int, int], *, out: Image | None = None) -> Image:
+    """Picture (h, w, 3) uint8 -> (H, W, 3) uint8, bilinear; itself when the size is right already.
+
+    Args:
+        out: (H, W, 3) uint8 to write into, unless the size is right already.
+    """
     if image.shape[:2] == size_hw:
         return image
-    return np.asarray(cv2.resize(image, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_LINEAR), np.uint8)
+    return np.asarray(cv2.resize(image, size_hw[::-1], dst=out, interpolation=cv2.INTER_LINEAR), np.uint8)

@@ -1,4 +1,8 @@
-"""Picture to network input: the one way used by evaluation, calibration and the board alike."""
+"""Picture to network input: the one way, in training, calibration and evaluation and on the board.
+
+`letterbox_for` says where a picture stands and `scaling_of` which numbers its pixels become. `InputWriter` does both at
+once; training pads and scales apart, for it augments between the two, with the same result to the bit.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edgeyolo.geometry.letterbox import Letterbox, make_letterbox
+from edgeyolo.geometry.letterbox import Letterbox, make_letterbox, resize_image
 from edgeyolo.spec.detections import Float32, Image
 from edgeyolo.spec.errors import ImageError
 from edgeyolo.spec.model import InputSpec
@@ -58,6 +62,20 @@ def _hint_for(image: object) -> str:
     if hasattr(image, "convert") and hasattr(image, "size"):  # PIL, which is not needed to be installed
         return f"{_HINT}; a PIL picture becomes one by np.asarray(image.convert('RGB'))[..., ::-1]"
     return _HINT
+
+
+def letterbox_for(image_hw: tuple[int, int], spec: InputSpec) -> Letterbox:
+    """Where a picture of this size stands on the input canvas."""
+    return make_letterbox(image_hw, spec.image_hw, alignment=spec.letterbox_alignment)
+
+
+def scaling_of(spec: InputSpec) -> tuple[Float32, Float32]:
+    """Factor and offset, each (3,) per channel: a pixel of 0-255 becomes `pixel * factor - offset`.
+
+    That is `(pixel / 255 - mean) / std`, rounded once for each number instead of once for each pixel.
+    """
+    mean, std = np.array(spec.mean), np.array(spec.std)
+    return (1.0 / (255.0 * std)).astype(np.float32), (mean / std).astype(np.float32)
 
 
 def make_input(image: Image, spec: InputSpec, *, out: Float32 | None = None) -> tuple[Float32, Letterbox]:
@@ -111,18 +129,17 @@ class InputWriter:
         pixels = spec.image_hw[0] * spec.image_hw[1]
         self._resized = np.empty(3 * pixels, np.uint8)
         self._planes = [np.empty(pixels, np.uint8) for _ in range(3)]
-        self._factors = [np.float32(1.0 / (255.0 * std)) for std in spec.std]
-        self._offsets = [np.float32(mean / std) for mean, std in zip(spec.mean, spec.std, strict=True)]
+        self._scaling = list(zip(*scaling_of(spec), strict=True))
 
     def write(self, image: Image, out: Float32) -> Letterbox:
         """Fill (3, H, W) float32 `out` from a picture; arguments and errors as in `make_input`."""
         image = bgr_from_any(image)
         spec = self._spec
-        letterbox = make_letterbox((image.shape[0], image.shape[1]), spec.image_hw, alignment=spec.letterbox_alignment)
+        letterbox = letterbox_for((image.shape[0], image.shape[1]), spec)
         channels = self._split(image, letterbox.resized_hw)
         (height, width), top, left = letterbox.resized_hw, letterbox.pad_top, letterbox.pad_left
         grey = np.uint8(spec.letterbox_value)
-        for channel, factor, offset, plane in zip(channels, self._factors, self._offsets, out, strict=True):
+        for channel, (factor, offset), plane in zip(channels, self._scaling, out, strict=True):
             place = plane[top : top + height, left : left + width]
             np.multiply(channel, factor, out=place)
             if offset:
@@ -135,10 +152,7 @@ class InputWriter:
     def _split(self, image: Image, size_hw: tuple[int, int]) -> list[Image]:
         """Resize a picture, bilinear, and give its planes, each of `size_hw`, in the network's colour order."""
         height, width = size_hw
-        if image.shape[:2] != size_hw:
-            resized = self._resized[: height * width * 3].reshape(height, width, 3)
-            cv2.resize(image, (width, height), dst=resized, interpolation=cv2.INTER_LINEAR)
-            image = resized
+        image = resize_image(image, size_hw, out=self._resized[: height * width * 3].reshape(height, width, 3))
         planes = [plane[: height * width].reshape(size_hw) for plane in self._planes]
         cv2.split(image, planes)
         return planes if self._spec.colour_order == "bgr" else planes[::-1]

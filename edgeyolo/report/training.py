@@ -146,7 +146,7 @@ def first_batches(record: CheckpointRecord, data: Dataset, count: int = _MOST_TI
     order = EpochOrder(len(data), max(1, config.batch), config.seed, repeats=repeats, sizes=sizes)
     loader = make_loader(
         data,
-        image_size=config.image_size,
+        input_spec=record.model.input,
         batch=max(1, config.batch),
         augment=config.augment,
         seed=config.seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 from torch.utils.data import Dataset as TorchDataset
 
@@ -15,9 +16,11 @@ from edgeyolo.data.mosaic import affine, mixup, mosaic
 from edgeyolo.data.photometric import jitter_hsv
 from edgeyolo.data.picture_cache import PictureCache
 from edgeyolo.data.sample import Sample
-from edgeyolo.geometry.letterbox import letterbox_image, make_letterbox, resize_image
+from edgeyolo.geometry.letterbox import letterbox_image, resize_image
+from edgeyolo.geometry.network_input import letterbox_for
 from edgeyolo.spec.detections import Image
 from edgeyolo.spec.errors import DataError, ImageError
+from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.training import AugmentConfig
 from edgeyolo.training.order import PictureKey
 
@@ -25,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class AugmentedPictures(TorchDataset[Sample]):
-    """A data set by `PictureKey`: letterboxed, or augmented, to `input_hw` or to the size that the key asks for.
+    """A data set by `PictureKey`: letterboxed, or augmented, for an input or for the size that the key asks for.
 
     Another size shows the same picture, larger or smaller: augmentation is the same, and so is what the cache holds.
     """
@@ -33,13 +36,14 @@ class AugmentedPictures(TorchDataset[Sample]):
     def __init__(
         self,
         dataset: Dataset,
-        input_hw: tuple[int, int],
+        input_spec: InputSpec,
         augment: AugmentConfig | None,
         seed: int,
         cache: PictureCache,
     ) -> None:
         self._dataset = dataset
-        self._input_hw = input_hw
+        self._input_spec = input_spec
+        self._input_hw = input_spec.image_hw
         self._augment = augment
         self._seed = seed
         self._cache = cache
@@ -85,8 +89,8 @@ class AugmentedPictures(TorchDataset[Sample]):
     def _letterboxed(self, index: int, input_hw: tuple[int, int]) -> Sample:
         sample = self._resized(index)
         height, width = sample.image.shape[:2]
-        letterbox = make_letterbox((height, width), input_hw)
-        image = letterbox_image(sample.image, letterbox)
+        letterbox = letterbox_for((height, width), msgspec.structs.replace(self._input_spec, image_hw=input_hw))
+        image = letterbox_image(sample.image, letterbox, value=self._input_spec.letterbox_value)
         return replace(sample, image=image, boxes_xyxy=letterbox.apply(sample.boxes_xyxy))
 
     def _resized(self, index: int) -> Sample:
@@ -109,7 +113,7 @@ class AugmentedPictures(TorchDataset[Sample]):
                 _LOG.warning("%s; another picture takes its place", error)
             return None
         record = self._dataset.records[index]
-        image = resize_image(sample.image, make_letterbox(record.image_hw, self._input_hw).resized_hw)
+        image = resize_image(sample.image, letterbox_for(record.image_hw, self._input_spec).resized_hw)
         self._cache.store(index, image)
         return image
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeyolo.criteria.criterion import Loss
+from edgeyolo.geometry.network_input import scaling_of
 from edgeyolo.models import DetectorNetwork
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import InputSpec
@@ -155,10 +156,11 @@ def renormalise(images: Tensor, made_for: InputSpec, wanted: InputSpec) -> Tenso
     """(B, 3, H, W) normalised for one network -> as another wants it."""
     if (made_for.mean, made_for.std) == (wanted.mean, wanted.std):
         return images
-    have_mean, have_std, mean, std = (
-        images.new_tensor(values).view(1, 3, 1, 1) for values in (made_for.mean, made_for.std, wanted.mean, wanted.std)
+    (had_factor, had_offset), (factor, offset) = (
+        [torch.from_numpy(values).to(images.device).view(1, 3, 1, 1) for values in scaling_of(spec)]
+        for spec in (made_for, wanted)
     )
-    return (images * have_std + have_mean - mean) / std
+    return (images + had_offset) / had_factor * factor - offset
 
 
 def _level_shapes(network: DetectorNetwork, image_hw: tuple[int, int]) -> dict[tuple[int, int], int]:

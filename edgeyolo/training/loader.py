@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,8 +20,9 @@ from torch.utils.data import DataLoader
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.data.picture_cache import PictureCache
 from edgeyolo.data.sample import Sample
-from edgeyolo.geometry.letterbox import make_letterbox
+from edgeyolo.geometry.network_input import letterbox_for
 from edgeyolo.spec.errors import DataError, TrainingError
+from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.training import AugmentConfig
 from edgeyolo.training.augment import AugmentedPictures
@@ -35,7 +37,7 @@ class Batch(NamedTuple):
     """Pictures and their objects, in the loader's own memory.
 
     Attributes:
-        images: (B, 3, H, W) uint8, red green blue.
+        images: (B, 3, H, W) uint8, in the colour order of the input.
         targets: (N, 6) float32: image index in the batch, class id, x1, y1, x2, y2 in input pixels.
         image_ids: B ids; of a mosaic, its first picture's.
     """
@@ -92,7 +94,7 @@ class TrainLoader:
 def make_loader(
     dataset: Dataset,
     *,
-    image_size: int | tuple[int, int],
+    input_spec: InputSpec,
     batch: int,
     augment: AugmentConfig | None,
     seed: int = 0,
@@ -107,7 +109,7 @@ def make_loader(
     turns out to be unreadable is logged once and replaced by the next one.
 
     Args:
-        image_size: side of the input, or its height and width, pixels.
+        input_spec: how pictures are letterboxed, and the order of their colours.
         batch: pictures per batch.
         augment: None for plain letterboxed pictures.
         seed: of order and augmentations, at least 0.
@@ -123,16 +125,15 @@ def make_loader(
         raise DataError("no pictures to train on", where=f"{dataset.name} ({dataset.split})")
     if augment is not None:
         check_settings(augment, section="augment.")
-    input_hw = (image_size, image_size) if isinstance(image_size, int) else image_size
     forks = sys.platform == "linux"  # elsewhere, forking beside system libraries is not safe
-    sizes_hw = [make_letterbox(record.image_hw, input_hw).resized_hw for record in dataset.records]
+    sizes_hw = [letterbox_for(record.image_hw, input_spec).resized_hw for record in dataset.records]
     cache = PictureCache(sizes_hw, cache_mib if forks else cache_mib // max(1, workers), cache_folder)
     order = order or EpochOrder(len(dataset), batch, seed)
     batches: DataLoader[Sample] = DataLoader(
-        AugmentedPictures(dataset, input_hw, augment, seed, cache),
+        AugmentedPictures(dataset, input_spec, augment, seed, cache),
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=functools.partial(collate, colour_order=input_spec.colour_order),
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
         multiprocessing_context="fork" if forks and workers else None,
@@ -141,12 +142,13 @@ def make_loader(
     return TrainLoader(order, batches)
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample], *, colour_order: Literal["rgb", "bgr"] = "rgb") -> Batch:
     """Samples of one size -> one batch."""
     height, width = samples[0].image.shape[:2]
     images = torch.empty((len(samples), 3, height, width), dtype=torch.uint8)
     for planes, sample in zip(images.numpy(), samples, strict=True):
-        for plane, channel in zip(planes, reversed(cv2.split(sample.image)), strict=True):
+        channels = cv2.split(sample.image)
+        for plane, channel in zip(planes, channels if colour_order == "bgr" else channels[::-1], strict=True):
             plane[:] = channel
     targets = [
         np.column_stack([np.full(len(sample.class_ids), i), sample.class_ids, sample.boxes_xyxy]).astype(np.float32)

@@ -117,7 +117,7 @@ class Story:
         self.order = make_order(run, train_data)
         self.loader = make_loader(
             train_data,
-            image_size=run.config.image_size,
+            input_spec=run.spec.input,
             batch=run.config.batch,
             augment=run.config.augment,
             seed=run.config.seed,

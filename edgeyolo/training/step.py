@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from edgeyolo.criteria.criterion import Loss
-from edgeyolo.spec.model import ModelSpec
+from edgeyolo.geometry.network_input import scaling_of
+from edgeyolo.spec.model import InputSpec
 from edgeyolo.training.batch_size import is_out_of_memory
 from edgeyolo.training.faults import (
     is_compiler_error,
@@ -48,7 +49,7 @@ def train_step(run: Run, batch: Batch) -> dict[str, Tensor]:
 def _step(run: Run, batch: Batch) -> dict[str, Tensor]:
     images = batch.images.to(run.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
     targets = batch.targets.to(run.device, non_blocking=True)
-    images = normalise(images, run.spec)
+    images = normalise(images, run.spec.input)
     run.optimizer.zero_grad(set_to_none=True)
     loss = backward(run, images, targets)
     run.scaler.unscale_(run.optimizer)
@@ -150,7 +151,7 @@ def _unshared(forward: nn.Module, alone: bool) -> Iterator[None]:
         yield
 
 
-def normalise(images: Tensor, spec: ModelSpec) -> Tensor:
-    """(B, 3, H, W) uint8 RGB -> float32, (pixel / 255 - mean) / std as `InputSpec` states."""
-    mean, std = (images.new_tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (spec.input.mean, spec.input.std))
-    return (images.float() / 255.0 - mean) / std
+def normalise(images: Tensor, spec: InputSpec) -> Tensor:
+    """(B, 3, H, W) uint8 -> float32 as the network takes it, to the bit as on the board."""
+    factor, offset = (torch.from_numpy(values).to(images.device).view(1, 3, 1, 1) for values in scaling_of(spec))
+    return images.float() * factor - offset

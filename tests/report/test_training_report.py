@@ -25,7 +25,7 @@ from edgeyolo.report.training import first_batches, measure, write_training_repo
 from edgeyolo.report.training_pictures import choose_pictures, draw_batches, draw_truth_and_found, judge
 from edgeyolo.runtime.draw import class_colour
 from edgeyolo.spec.detections import Detections
-from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.model import InputSpec, ModelSpec
 from edgeyolo.spec.training import AugmentConfig, TrainConfig
 from edgeyolo.training.checkpoint import CheckpointRecord, EpochRow
 from edgeyolo.training.loader import make_loader
@@ -159,7 +159,7 @@ def test_the_first_batches_are_those_of_the_run(drawn: tuple[Dataset, Dataset]) 
     record, _ = make_record(train.class_names)
     config = msgspec.structs.replace(record.config, seed=3, batch=3, augment=AugmentConfig(mosaic=0.5))
     record = msgspec.structs.replace(record, config=config)
-    loader = make_loader(train, image_size=64, batch=3, augment=config.augment, seed=3)
+    loader = make_loader(train, input_spec=InputSpec(image_hw=(64, 64)), batch=3, augment=config.augment, seed=3)
     loader.start_epoch(0)
     for mine, theirs in zip(first_batches(record, train, count=6), loader, strict=True):
         assert torch.equal(mine.images, theirs.images) and torch.equal(mine.targets, theirs.targets)

@@ -53,7 +53,7 @@ def gradients_of(scene: str, data: Dataset, out: Path, **change: int) -> dict[st
     finally:
         torch.set_default_dtype(torch.float32)
     order = make_order(run, data)
-    loader = make_loader(data, image_size=64, batch=config.batch, augment=PLAIN, seed=0, order=order)
+    loader = make_loader(data, input_spec=run.spec.input, batch=config.batch, augment=PLAIN, seed=0, order=order)
     run.start_training()
     run.criterion.start_epoch(0)
     if scene == "in parts":  # statistics are of a part, and other pictures make a part of two processes
@@ -61,7 +61,7 @@ def gradients_of(scene: str, data: Dataset, out: Path, **change: int) -> dict[st
     batch = own_share(next(iter(loader)), order.share)
     if scene == "no objects":
         batch = batch._replace(targets=batch.targets[batch.targets[:, 0] >= 2 - 2 * run.world.rank])
-    images = normalise(batch.images, run.spec).double().contiguous(memory_format=torch.channels_last)
+    images = normalise(batch.images, run.spec.input).double().contiguous(memory_format=torch.channels_last)
     loss = backward(run, images, batch.targets)
     found = {f"gradient.{n}": p.grad for n, p in run.model.named_parameters() if p.grad is not None}
     found |= {f"statistic.{n}": b for n, b in run.model.named_buffers() if n.endswith(("mean", "var"))}

@@ -57,7 +57,7 @@ def fresh(data: Path, out: Path, **change: object) -> tuple[Run, Batch]:
     dataset = open_dataset(data, "train")
     state = start_run(msgspec.structs.replace(CONFIG, **change), dataset, out, weights=None, resume=False)
     state.start_training()
-    return state, next(iter(make_loader(dataset, image_size=64, batch=state.config.batch, augment=None)))
+    return state, next(iter(make_loader(dataset, input_spec=state.spec.input, batch=state.config.batch, augment=None)))
 
 
 class Signal:
@@ -158,7 +158,7 @@ def test_no_number_in_a_run_keeps_the_last_checkpoint(data: Path, tmp_path: Path
     with torch.no_grad():
         next(state.model.parameters()).fill_(float("nan"))
     with pytest.raises(TrainingError):
-        train_step(state, next(iter(make_loader(dataset, image_size=64, batch=2, augment=None))))
+        train_step(state, next(iter(make_loader(dataset, input_spec=state.spec.input, batch=2, augment=None))))
     assert (out / "last.safetensors").read_bytes() == kept
 
 
@@ -247,7 +247,7 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(data: Path, tmp_path: 
     for accumulate in (1, 3):
         state, batch = fresh(data, tmp_path, batch=5, accumulate=accumulate)
         state.model.eval()  # batch normalisation sees a part of the batch
-        loss = backward(state, normalise(batch.images, state.spec), batch.targets)
+        loss = backward(state, normalise(batch.images, state.spec.input), batch.targets)
         found.append((loss.total, [p.grad for p in state.model.parameters()]))
     (whole, gradients), (parts, sums) = found
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=0)
@@ -257,7 +257,7 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(data: Path, tmp_path: 
 
 def test_parts_move_the_statistics_once_each(data: Path, tmp_path: Path) -> None:
     state, batch = fresh(data, tmp_path, accumulate=2)
-    backward(state, normalise(batch.images, state.spec), batch.targets)
+    backward(state, normalise(batch.images, state.spec.input), batch.targets)
     counts = {int(b) for n, b in state.model.named_buffers() if n.endswith("num_batches_tracked")}
     assert counts == {2}
 

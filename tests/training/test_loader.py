@@ -16,12 +16,15 @@ from bccd import BCCD, needs_bccd
 from edgeyolo.data.dataset import Dataset, Record, make_report, open_dataset
 from edgeyolo.data.report import ProblemLog
 from edgeyolo.data.sample import Sample
-from edgeyolo.geometry.letterbox import letterbox_image, make_letterbox
+from edgeyolo.geometry.network_input import make_input
 from edgeyolo.spec.errors import DataError, TrainingError, UsageError
+from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.training import AugmentConfig
 from edgeyolo.training.loader import Batch, make_loader
 from edgeyolo.training.order import EpochOrder
+from edgeyolo.training.step import normalise
 
+SQUARE = InputSpec(image_hw=(64, 64))
 FULL = AugmentConfig(degrees=10, shear=5, flip_ud=0.3, mosaic=0.7, mixup=0.5)
 COUNT = 10
 
@@ -43,7 +46,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def batches(dataset: Dataset, *, epoch: int = 0, mosaic: bool = True, **options) -> list[Batch]:
-    options = {"image_size": 64, "batch": 4, "augment": FULL} | options
+    options = {"input_spec": SQUARE, "batch": 4, "augment": FULL} | options
     loader = make_loader(dataset, **options)
     loader.start_epoch(epoch, mosaic=mosaic)
     found = list(loader)
@@ -53,7 +56,7 @@ def batches(dataset: Dataset, *, epoch: int = 0, mosaic: bool = True, **options)
 
 def run_out(dataset: Dataset, workers: int) -> None:
     """Iterate to the expected failure; an exception keeps the workers alive until it is collected, so end them here."""
-    loader = make_loader(dataset, image_size=64, batch=1, augment=None, workers=workers)
+    loader = make_loader(dataset, input_spec=SQUARE, batch=1, augment=None, workers=workers)
     try:
         list(loader)
     finally:
@@ -68,7 +71,7 @@ def assert_same(one: list[Batch], other: list[Batch]) -> None:
 
 
 def test_shapes_types_and_ranges(dataset: Dataset) -> None:
-    found = batches(dataset, image_size=(64, 96))
+    found = batches(dataset, input_spec=InputSpec(image_hw=(64, 96)))
     assert len(found) == 2  # the last two pictures make no batch
     for batch in found:
         assert batch.images.shape == (4, 3, 64, 96) and batch.images.dtype == torch.uint8
@@ -80,13 +83,23 @@ def test_shapes_types_and_ranges(dataset: Dataset) -> None:
     assert len({i for batch in found for i in batch.image_ids}) == 8
 
 
-def test_without_augmentation_it_is_the_letterbox(dataset: Dataset) -> None:
-    for batch in batches(dataset, augment=None):
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SQUARE,
+        InputSpec(image_hw=(96, 64), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        InputSpec(image_hw=(64, 96), colour_order="bgr", letterbox_value=7, letterbox_alignment="top-left"),
+    ],
+    ids=["plain", "normalised", "top-left bgr"],
+)
+def test_training_sees_what_the_board_sees(dataset: Dataset, spec: InputSpec) -> None:
+    """To the bit, and so do the boxes."""
+    for batch in batches(dataset, input_spec=spec, augment=None):
+        found = normalise(batch.images, spec).numpy()
         for i, image_id in enumerate(batch.image_ids):
             sample = next(sample for sample in dataset if sample.image_id == image_id)
-            letterbox = make_letterbox(sample.image.shape[:2], (64, 64))
-            expected = letterbox_image(sample.image, letterbox)[..., ::-1].transpose(2, 0, 1)
-            assert (batch.images[i].numpy() == expected).all()
+            expected, letterbox = make_input(sample.image, spec)
+            np.testing.assert_array_equal(found[i], expected[0])
             rows = batch.targets[batch.targets[:, 0] == i]
             assert rows[:, 1].tolist() == sample.class_ids.tolist()
             np.testing.assert_allclose(rows[:, 2:].numpy(), letterbox.apply(sample.boxes_xyxy), atol=1e-4)
@@ -95,7 +108,7 @@ def test_without_augmentation_it_is_the_letterbox(dataset: Dataset) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_and_cache_do_not_change_anything(dataset: Dataset, workers: int) -> None:
     expected = [batches(dataset, epoch=epoch) for epoch in (0, 1)]
-    loader = make_loader(dataset, image_size=64, batch=4, augment=FULL, workers=workers)
+    loader = make_loader(dataset, input_spec=SQUARE, batch=4, augment=FULL, workers=workers)
     for epoch in (1, 0, 1):
         loader.start_epoch(epoch)
         assert_same(list(loader), expected[epoch])
@@ -112,7 +125,7 @@ def test_epoch_and_seed_decide(dataset: Dataset) -> None:
 
 def test_mosaic_closes_with_living_workers(dataset: Dataset) -> None:
     only_mosaic = AugmentConfig(0, 0, 0, 0, 0, 0, 0, 0, 0, mosaic=1, mixup=0)
-    loader = make_loader(dataset, image_size=64, batch=COUNT, augment=only_mosaic, workers=1)
+    loader = make_loader(dataset, input_spec=SQUARE, batch=COUNT, augment=only_mosaic, workers=1)
     for mosaic in (True, False, True):
         loader.start_epoch(3, mosaic=mosaic)
         (batch,) = loader
@@ -132,7 +145,7 @@ def test_broken_pictures_are_replaced_and_logged_once(
         path = dataset.records[i].image_path
         path.write_bytes(path.read_bytes()[:100])
     with caplog.at_level(logging.WARNING):
-        loader = make_loader(dataset, image_size=64, batch=5, augment=None, workers=workers)
+        loader = make_loader(dataset, input_spec=SQUARE, batch=5, augment=None, workers=workers)
         for epoch in (0, 1):
             loader.start_epoch(epoch)
             ids = [image_id for batch in loader for image_id in batch.image_ids]
@@ -188,15 +201,16 @@ def test_few_pictures_make_one_short_batch(dataset: Dataset) -> None:
 def test_bad_arguments(dataset: Dataset) -> None:
     for field, value in {"mosaic": 1.5, "scale": 1.0, "hsv_h": -0.1, "degrees": float("nan")}.items():
         with pytest.raises(UsageError, match=f"augment.{field}"):
-            make_loader(dataset, image_size=64, batch=4, augment=AugmentConfig(**{field: value}))
+            make_loader(dataset, input_spec=SQUARE, batch=4, augment=AugmentConfig(**{field: value}))
     empty = Dataset("e", "train", ("a",), [], dataset.report)
     with pytest.raises(DataError, match="no pictures"):
-        make_loader(empty, image_size=64, batch=4, augment=None)
+        make_loader(empty, input_spec=SQUARE, batch=4, augment=None)
 
 
 @needs_bccd
 def test_bccd_through_two_workers() -> None:
-    found = batches(open_dataset(BCCD, "val"), image_size=128, batch=16, workers=2, augment=AugmentConfig())
+    spec = InputSpec(image_hw=(128, 128))
+    found = batches(open_dataset(BCCD, "val"), input_spec=spec, batch=16, workers=2, augment=AugmentConfig())
     assert len(found) == 5
     assert all(len(batch.targets) > 16 for batch in found)
 

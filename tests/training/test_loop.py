@@ -13,6 +13,7 @@ import torch
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.spec.errors import CheckpointError, TrainingError, UsageError
+from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.checkpoint import load_checkpoint, read_tensors
 from edgeyolo.training.loop import TrainResult, train
@@ -125,7 +126,7 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_pictures(data: Path, tm
     state = start_run(CONFIG, dataset, tmp_path, weights=None, resume=False)
     with torch.no_grad():
         next(state.model.parameters()).fill_(float("nan"))
-    loader = make_loader(dataset, image_size=64, batch=2, augment=None, seed=0, workers=0)
+    loader = make_loader(dataset, input_spec=InputSpec(image_hw=(64, 64)), batch=2, augment=None, seed=0, workers=0)
     batch = next(iter(loader))
     with pytest.raises(TrainingError, match=batch.image_ids[0]):
         train_step(state, batch)

@@ -160,7 +160,7 @@ def _make_loader(data: Dataset, recipe: QatRecipe, spec: ModelSpec, device: torc
     cores = os.cpu_count() or 1
     return make_loader(
         data,
-        image_size=spec.input.image_hw,
+        input_spec=spec.input,
         batch=recipe.batch,
         augment=augment,
         seed=recipe.seed,
@@ -230,7 +230,7 @@ class _Run:
         Raises:
             TrainingError: the loss is not a finite number; nothing has been changed by this batch then.
         """
-        images = normalise(batch.images.to(self.device, non_blocking=True), self.spec)
+        images = normalise(batch.images.to(self.device, non_blocking=True), self.spec.input)
         images = images.contiguous(memory_format=torch.channels_last)
         parts = self.losses(images, batch.targets.to(self.device, non_blocking=True))
         total = torch.stack(list(parts.values())).sum()
