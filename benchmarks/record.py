@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgeyolo.backends import list_packages
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.machine import describe_machine
 from edgeyolo.spec.provenance import tool_versions
@@ -67,7 +68,7 @@ def describe_run() -> dict[str, Any]:
         "code": code_digest(),
         "command": shlex.join(["python", *map(_shown, sys.argv)]),
         "machine": describe_machine(),
-        "versions": tool_versions() | _peer_versions(),
+        "versions": tool_versions(list_packages()) | _peer_versions(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
 
