@@ -100,8 +100,8 @@ def make_sensitivity(most: int, groups: int = 6) -> Sensitivity:
         for i in range(groups)
     )
     agreement = (
-        Agreement("kl_float", "map_float", most, -0.5, None),
-        Agreement("kl_alone", "map_alone", most, 0.87, 1.0),
+        Agreement("kl_float", "map_float", most, -0.5),
+        Agreement("kl_alone", "map_alone", most, 0.87),
     )
     return Sensitivity(rows, 31.0, 0.7, 55.4 if most else None, 16, agreement if most else ())
 
