@@ -54,21 +54,8 @@ def detect(
         )
     with detector:
         tour = _Tour(detector, options, console)
-        tour.detect_all(_expand(sources))
+        tour.detect_all(sources)
     tour.conclude()
-
-
-def _expand(sources: list[str]) -> list[str]:
-    """Folders and patterns as the pictures in them, so that each can fail for itself; the rest as it is."""
-    from edgeyolo.runtime.stream import PICTURE_SUFFIXES
-
-    expanded: list[str] = []
-    for source in sources:
-        path = Path(source)
-        inside = path.iterdir() if path.is_dir() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-        pictures = sorted(str(found) for found in inside if found.suffix.lower() in PICTURE_SUFFIXES)
-        expanded += pictures or [source]
-    return expanded
 
 
 class _Tour:
@@ -83,13 +70,16 @@ class _Tour:
         self._lines = False
 
     def detect_all(self, sources: list[str]) -> None:
-        """Every source in turn; one that cannot be read is reported, and the next one comes."""
+        """Every source in turn, folders and patterns picture by picture; one that cannot be read is reported."""
         from edgeyolo.runtime.capture import make_source
+        from edgeyolo.runtime.stream import list_pictures
         from edgeyolo.spec.errors import DataError
 
-        captured = [make_source(source) for source in sources]
+        pictures = [(source, list_pictures(Path(source))) for source in sources]
+        single = [str(path) for source, found in pictures for path in found or [source]]
+        captured = [make_source(source) for source in single]
         self._lines = any(captured)
-        for source, stream in zip(sources, captured, strict=True):
+        for source, stream in zip(single, captured, strict=True):
             if self._is_enough():
                 return
             try:

@@ -77,6 +77,6 @@ def _shared_length(better: Float32, boxes: Float32, axis: int) -> Float32:
 
 
 def _area(boxes: Float32) -> Float32:
-    """Of (4, N) sides."""
+    """Boxes given as sides (4, N) -> areas (N,)."""
     area: Float32 = np.maximum(boxes[2] - boxes[0], 0) * np.maximum(boxes[3] - boxes[1], 0)
     return area

@@ -32,7 +32,7 @@ def all_cells_xy(grid_hw: tuple[int, int]) -> Float32:
 
 
 def sigmoid(logits: Float32) -> Float32:
-    """Of any numbers, without overflow."""
+    """The logistic function of any numbers, without overflow."""
     return np.float32(1.0) / (np.float32(1.0) + np.exp(-np.clip(logits, -80.0, 80.0)))
 
 

@@ -42,30 +42,30 @@ class AnchorHead(RawHead):
         self._levels = [np.asarray(level, np.float32) for level in spec.anchors_wh]  # each (anchors, 2)
 
     def list_checks(self) -> Iterator[tuple[str, bool]]:
-        """As `Head.list_checks`."""
+        """See `Head.list_checks`."""
         assert self.anchors_wh is not None
         yield "anchors_wh", len(self.anchors_wh) == len(self.strides) and all(self.anchors_wh)
         sides = [side for level in self.anchors_wh for anchor in level for side in anchor]
         yield "anchors_wh", all(0 < side <= _LARGEST_SIDE for side in sides)
 
     def output_names(self) -> list[str]:
-        """As `Head.output_names`."""
+        """See `Head.output_names`."""
         return output_names(len(self.strides))
 
     def map_shapes(self, num_classes: int, image_hw: tuple[int, int]) -> list[tuple[int, ...]]:
-        """As `Head.map_shapes`."""
+        """See `Head.map_shapes`."""
         grids = zip(self._levels, self.grids_hw(image_hw), strict=True)
         return [(len(anchors) * (_NO_BOX + num_classes), *grid_hw) for anchors, grid_hw in grids]
 
     def decode(self, maps: Sequence[Float32], *, score_threshold: float, multi_label: bool = False) -> Candidates:
-        """As `Head.decode`."""
+        """See `Head.decode`."""
         levels = zip(maps, self._levels, self.strides, strict=True)
         found = [_decode_level(*level, score_threshold, multi_label) for level in levels]
         boxes_xyxy, scores, class_ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return boxes_xyxy, scores, class_ids
 
     def predictions(self, maps: Sequence[Array]) -> list[Predictions]:
-        """As `RawHead.predictions`: anchor by anchor within a level."""
+        """See `RawHead.predictions`: anchor by anchor within a level."""
         levels = []
         for raw, anchors in zip(maps, self._levels, strict=True):
             count, channels = len(anchors), raw.shape[1] // len(anchors)
@@ -84,13 +84,13 @@ class AnchorHead(RawHead):
         return np.concatenate(places)
 
     def boxes_xyxy(self, values: Array, places: Array, maths: Maths) -> Array:
-        """As `RawHead.boxes_xyxy`."""
+        """See `RawHead.boxes_xyxy`."""
         return anchor_boxes(maths.sigmoid(values), places[..., :2], places[..., 2:3], places[..., 3:], maths)
 
     def append_rows(
         self, tail: Tail, maps: Sequence[str], *, num_classes: int, image_hw: tuple[int, int]
     ) -> tuple[str, str, str]:
-        """As `RawHead.append_rows`."""
+        """See `RawHead.append_rows`."""
         levels = []
         for name, anchors, (height, width) in zip(maps, self._levels, self.grids_hw(image_hw), strict=True):
             count, cells = len(anchors), height * width

@@ -25,19 +25,19 @@ class BoxesHead(Head):
         self._candidates = spec.candidates
 
     def list_checks(self) -> Iterator[tuple[str, bool]]:
-        """As `Head.list_checks`."""
+        """See `Head.list_checks`."""
         yield "candidates", 0 < self._candidates <= _MOST_CANDIDATES
 
     def output_names(self) -> list[str]:
-        """As `Head.output_names`."""
+        """See `Head.output_names`."""
         return list(ROW_NAMES)
 
     def map_shapes(self, num_classes: int, image_hw: tuple[int, int]) -> list[tuple[int, ...]]:
-        """As `Head.map_shapes`."""
+        """See `Head.map_shapes`."""
         return [(self._candidates, 4), (self._candidates,), (self._candidates,)]
 
     def decode(self, maps: Sequence[Float32], *, score_threshold: float, multi_label: bool = False) -> Candidates:
-        """As `Head.decode`; each row has its best class already."""
+        """See `Head.decode`; each row has its best class already."""
         boxes_xyxy, scores, class_ids = maps
         check_numbers(scores)
         row = np.flatnonzero(scores >= score_threshold)

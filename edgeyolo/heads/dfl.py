@@ -50,26 +50,26 @@ class DflHead(RawHead):
         self._steps = np.arange(spec.bins, dtype=np.float32)
 
     def list_checks(self) -> Iterator[tuple[str, bool]]:
-        """As `Head.list_checks`."""
+        """See `Head.list_checks`."""
         yield "bins", 0 < self.bins <= _MOST_BINS
 
     def output_names(self) -> list[str]:
-        """As `Head.output_names`."""
+        """See `Head.output_names`."""
         return output_names(2 * len(self.strides))
 
     def map_shapes(self, num_classes: int, image_hw: tuple[int, int]) -> list[tuple[int, ...]]:
-        """As `Head.map_shapes`."""
+        """See `Head.map_shapes`."""
         return [(channels, *hw) for hw in self.grids_hw(image_hw) for channels in (num_classes, 4 * self.bins)]
 
     def decode(self, maps: Sequence[Float32], *, score_threshold: float, multi_label: bool = False) -> Candidates:
-        """As `Head.decode`."""
+        """See `Head.decode`."""
         levels = zip(maps[0::2], maps[1::2], self.strides, strict=True)
         found = [_decode_level(*level, self._steps, score_threshold, multi_label) for level in levels]
         boxes_xyxy, scores, class_ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return boxes_xyxy, scores, class_ids
 
     def predictions(self, maps: Sequence[Array]) -> list[Predictions]:
-        """As `RawHead.predictions`."""
+        """See `RawHead.predictions`."""
         by_cell = [raw.reshape(*raw.shape[:2], -1).swapaxes(1, 2) for raw in maps]
         return [Predictions(None, classes, boxes) for classes, boxes in zip(by_cell[0::2], by_cell[1::2], strict=True)]
 
@@ -80,7 +80,7 @@ class DflHead(RawHead):
         return np.concatenate([np.insert(level, 2, stride, axis=1) for stride, level in cells])
 
     def boxes_xyxy(self, values: Array, places: Array, maths: Maths) -> Array:
-        """As `RawHead.boxes_xyxy`."""
+        """See `RawHead.boxes_xyxy`."""
         logits = values.reshape(*values.shape[:-1], 4, self.bins).swapaxes(-1, -2)
         steps = maths.arange(self.bins, dtype=values.dtype, device=values.device)
         distances = expected_values(logits, steps, maths)
@@ -89,7 +89,7 @@ class DflHead(RawHead):
     def append_rows(
         self, tail: Tail, maps: Sequence[str], *, num_classes: int, image_hw: tuple[int, int]
     ) -> tuple[str, str, str]:
-        """As `RawHead.append_rows`."""
+        """See `RawHead.append_rows`."""
         logits, distances = [], []
         steps = tail.constant(self._steps.reshape(1, 1, -1, 1))
         for classes, boxes, (height, width) in zip(maps[0::2], maps[1::2], self.grids_hw(image_hw), strict=True):

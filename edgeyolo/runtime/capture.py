@@ -83,7 +83,7 @@ class FrameReader:
         wait: waits so many seconds, and says whether to give up.
 
     Attributes:
-        live: a source that is called live but has an end, such as a video behind an address, is not.
+        live: whether it goes on by itself; a source with an end, such as a video behind an address, does not.
         fps: frames per second, 0 where the source does not say.
         reconnects: how often it came back.
 
@@ -122,7 +122,7 @@ class FrameReader:
             self._capture.release()
 
     def name(self, index: int) -> str:
-        """Of a frame."""
+        """The name of a frame, such as "camera0-000012"."""
         return f"{self.source.stem}-{index:06d}"
 
     def _come_back(self) -> bool:

@@ -86,7 +86,7 @@ class StreamRun:
         timing: of `detect` on that frame.
 
     Raises:
-        DataError: the source is none, does not open, or (while iterating) went away.
+        DataError: it is not a source of frames, does not open, or (while iterating) went away.
     """
 
     def __init__(
@@ -269,7 +269,7 @@ class _Queue(Generic[T]):
             self._changed.notify_all()
 
     def ending(self) -> _Ending:
-        """For the writer's `with` block: its end ends the queue, its exception goes to the reader."""
+        """Make the writer's `with` block, whose end ends the queue and whose exception goes to the reader."""
         return _Ending(self._end)
 
     def _end(self, error: BaseException | None) -> None:

@@ -1,7 +1,7 @@
 """Whether this computer's processor can run a bundle, found out before the engine is imported.
 
-Nobody is helped by "Illegal instruction": what the manifest asks for is compared with the processor, and an engine that
-has not run here before is tried once in a process of its own.
+What the manifest asks for is compared with the processor, and an engine that has not run here before is tried once in a
+process of its own, so that a message comes instead of "Illegal instruction".
 """
 
 from __future__ import annotations
@@ -77,16 +77,16 @@ def check_engine(folder: Path, manifest: Manifest) -> None:
     from edgeyolo.backends import load_engine
 
     package = load_engine(manifest.artefact.engine).cpu_package
-    passed = _passed_file(package) if package and package not in sys.modules else None
-    if passed is None or passed.exists():
+    witness = _witness_file(package) if package and package not in sys.modules else None
+    if witness is None or witness.exists():
         return
     import subprocess
 
     try:
-        passed.parent.mkdir(parents=True, exist_ok=True)
+        witness.parent.mkdir(parents=True, exist_ok=True)
         code = _run_child(folder, manifest)
         if code == 0:
-            passed.write_text(f"{package}\n")
+            witness.write_text(f"{package}\n")
     except (OSError, subprocess.SubprocessError) as error:
         logger.debug("%s was not tried beforehand: %s", package, error)
         return
@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _run_child(folder: Path, manifest: Manifest) -> int:
-    """Its exit code."""
+    """Start the child that runs `main`, and give its exit code."""
     import subprocess
 
     if not sys.executable:
@@ -125,7 +125,7 @@ def _run_child(folder: Path, manifest: Manifest) -> int:
     return child.returncode
 
 
-def _passed_file(package: str) -> Path | None:
+def _witness_file(package: str) -> Path | None:
     """A file that exists if this very package has run on this processor; None where the package is not installed."""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
@@ -137,7 +137,7 @@ def _passed_file(package: str) -> Path | None:
 
 
 def _describe_death(code: int) -> str:
-    """Such as "SIGILL, an instruction that its processor does not have"."""
+    """What an exit code says, such as "SIGILL, an instruction that its processor does not have"."""
     if code >= _NTSTATUS_ERROR:
         return f"exception 0x{code:08X}"
     import signal

@@ -58,7 +58,7 @@ def race(holder: Callable[[], object], challenger: Callable[[], object], *, most
 def judge(times_ms: Sequence[tuple[float, float]]) -> Verdict:
     """The verdict on rounds of (holder, challenger) milliseconds.
 
-    The interval is that of the sign test, from order statistics: it asks nothing of how the noise is distributed.
+    The interval is that of the sign test, from order statistics, which holds for noise of any distribution.
 
     Source: Conover, Practical Nonparametric Statistics, 3rd edition, section 3.2.
     """

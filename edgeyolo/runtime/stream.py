@@ -34,13 +34,22 @@ def open_stream(source: str | Path | int) -> Iterator[tuple[str, Image]]:
     if captured is not None:
         return _frames(captured)
     path = Path(str(source))
-    if path.is_dir():
-        return _several_pictures(path, sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES))
     if path.is_file():
         return iter([_picture(path)])
-    if any(_is_pattern(part) for part in path.parts):
-        return _several_pictures(path, sorted(p for p in _expand(path) if p.suffix.lower() in PICTURE_SUFFIXES))
+    if path.is_dir() or _is_pattern(str(path)):
+        return _several_pictures(path, list_pictures(path))
     raise DataError("does not exist", where=path, hint="Give a picture, folder, pattern, video or camera number")
+
+
+def list_pictures(place: Path) -> list[Path]:
+    """The pictures that a folder holds or a pattern matches, sorted by name; none for anything else."""
+    if place.is_dir():
+        found: Iterator[Path] = place.iterdir()
+    elif _is_pattern(str(place)) and not place.is_file():
+        found = _expand(place)
+    else:
+        return []
+    return sorted(path for path in found if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
 def _is_pattern(part: str) -> bool:

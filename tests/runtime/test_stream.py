@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeyolo.runtime.stream import open_stream
+from edgeyolo.runtime.stream import list_pictures, open_stream
 from edgeyolo.spec.errors import DataError, ImageError
 
 
@@ -34,6 +34,15 @@ def test_a_picture_a_folder_and_a_pattern(folder: Path) -> None:
     assert [name for name, _ in open_stream(folder / "**" / "*.png")] == ["b.png", "d.png"]
     frame = next(iter(open_stream(folder / "a.jpg")))[1]
     assert frame.shape == (8, 12, 3) and frame.dtype == np.uint8
+
+
+def test_pictures_of_a_folder_or_a_pattern_are_listed(folder: Path) -> None:
+    assert [path.name for path in list_pictures(folder)] == ["C.PNG", "a.jpg", "b.png"]
+    assert list_pictures(folder / "[ab].*") == [folder / "a.jpg", folder / "b.png"]
+    assert list_pictures(folder / "a.jpg") == list_pictures(folder / "none") == list_pictures(Path("rtsp://a/b*")) == []
+    save_picture(folder / "a[1].jpg", 1)  # the name of a file that is there is not a pattern
+    assert list_pictures(folder / "a[1].jpg") == []
+    assert [name for name, _ in open_stream(folder / "a[1].jpg")] == ["a[1].jpg"]
 
 
 def test_a_pattern_in_the_current_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
