@@ -160,7 +160,7 @@ def row(model: str, place: str, target: str, score: Score, reference: float) -> 
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown."""
+    """The rows as a Markdown table."""
     lines = ["| model | on | target | AP | AP50 | below fake-quant |", "|---|---|---|---|---|---|"]
     for r in rows:
         lines.append(

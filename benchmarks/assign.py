@@ -117,7 +117,7 @@ class PlainTaskAlignment:
     def assign(
         self, score_at: ScoreAt, boxes_xyxy: Tensor, grid: PointGrid, objects: Objects, num_classes: int
     ) -> Assignment:
-        """As `TaskAlignedAssigner.assign`."""
+        """Assign with the arguments of `TaskAlignedAssigner.assign`."""
         scores = torch.cat([level.detach().flatten(2).transpose(1, 2) for level in self.class_maps], dim=1).sigmoid()
         pictures = [
             self._assign_picture(s, b, grid, o.labels[0][o.present[0]], o.boxes_xyxy[0][o.present[0]])
@@ -234,7 +234,7 @@ def measure(assigner: str, image_size: int, pictures: int, objects: int, *, repe
 
 
 def table(rows: list[Row]) -> str:
-    """As Markdown."""
+    """The rows as a Markdown table."""
     lines = [
         "| assigner | pixels | pictures | objects per picture | assign: batched ms | plain ms | ratio "
         "| with loss and gradients: batched ms | plain ms | ratio |",

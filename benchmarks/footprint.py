@@ -151,7 +151,7 @@ def run(python: Path, code: str, *arguments: str) -> str:
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """For a document."""
+    """Print the tables as Markdown."""
     out = sys.stdout.write
     out("| package | MiB |\n|---|---|\n")
     for name, size in result["installed_bytes"].items():

@@ -154,12 +154,12 @@ class Network:
     artefact: Artefact
 
     def layers(self) -> list[Layer]:
-        """With their weights."""
+        """The layers with their weights."""
         layers = parse_param((self.folder / PARAM).read_text(), where=PARAM)
         return read_bin(layers, (self.folder / BIN).read_bytes(), where=BIN)
 
     def open(self, spec: ModelSpec) -> NcnnSession:
-        """With the benchmark's threads."""
+        """A session with the benchmark's number of threads."""
         session = open_artefact(self.folder, self.artefact, spec, threads=THREADS)
         assert isinstance(session, NcnnSession)
         return session
@@ -341,12 +341,12 @@ def race(runs: Mapping[str, Callable[[], Any]], rounds: int, *, reference: str =
 
 
 def rounded(values: Mapping[str, float]) -> dict[str, float]:
-    """To three places."""
+    """The number rounded to three places."""
     return {name: round(value, 3) for name, value in values.items()}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As Markdown."""
+    """The rows as a Markdown table."""
     lines = [f"| row | ms, median | ms, least | ratio to {REFERENCE} |", "|---|---|---|---|"]
     for row in rows:
         lines.append(f"| {row['name']} | {row['median_ms']:.1f} | {row['least_ms']:.1f} | {row['ratio']:.2f} |")

@@ -173,7 +173,7 @@ def time_median_ms(step: Callable[[], object], runs: int) -> float:
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """Parts and steps, for a document."""
+    """Print parts and steps as Markdown."""
     out = sys.stdout.write
     out(f"{result['model']}, {result['detections']} detections, {result['runs']} runs\n\n")
     out("| part | median ms | p90 ms |\n|---|---|---|\n")

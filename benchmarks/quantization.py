@@ -98,7 +98,7 @@ def figures(score: Score) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """As Markdown."""
+    """The report as a Markdown table."""
     lines = [
         "| model | recipe | float | fake-quant | onnxruntime | ncnn | drop | engines apart |",
         "|---|---|" + "---:|" * 6,

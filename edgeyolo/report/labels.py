@@ -23,7 +23,7 @@ Float64: TypeAlias = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LabelStatistics:
-    """Of one split.
+    """What the labels of one split are like.
 
     Attributes:
         pictures, empty: how many, and how many of them without objects.

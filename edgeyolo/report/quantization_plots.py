@@ -86,6 +86,7 @@ def draw_qat(qat: QatHistory) -> bytes:
     if kept is not None:
         axes.plot([kept.epoch], [kept.ap], "o", ms=10, mfc="none", mec=INK, mew=1.5, clip_on=False)
     axes.set(xlabel="epoch", ylabel="AP, percent", xlim=epoch_span(epochs or [1]))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     tidy_axes(axes)
     axes.legend(frameon=False)
     return encode_png(figure)
@@ -111,6 +112,7 @@ def _bars(axes: Any, names: Sequence[str], values: Sequence[float], texts: Seque
     axes.margins(x=0.14)
     axes.axvline(0, color=INK, lw=0.8)
     tidy_axes(axes)
+    axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", labelsize=8)
 
 
