@@ -75,8 +75,9 @@ class _Tour:
         from edgeyolo.runtime.stream import list_pictures
         from edgeyolo.spec.errors import DataError
 
-        pictures = [(source, list_pictures(Path(source))) for source in sources]
-        single = [str(path) for source, found in pictures for path in found or [source]]
+        single: list[str] = []
+        for source in sources:
+            single += [str(path) for path in list_pictures(Path(source))] or [source]
         captured = [make_source(source) for source in single]
         self._lines = any(captured)
         for source, stream in zip(single, captured, strict=True):
