@@ -108,7 +108,7 @@ def open_dataset(path: Path | str, split: str) -> Dataset:
         UnknownNameError: no such split.
     """
     path = local_path(path)
-    dataset = _read(path, split)
+    dataset = read_dataset(path, split)
     if not dataset.report.boxes:
         found = ", ".join(f"{kind} {count}" for kind, count in dataset.report.problems.items()) or "no problems"
         raise DataError(
@@ -136,7 +136,7 @@ def check_dataset(path: Path | str) -> dict[str, Report]:
         DataError: no known format, or an index file so broken that a split cannot be read at all.
     """
     path = local_path(path)
-    datasets = {split: _read(path, split) for split in list_splits(path)}
+    datasets = {split: read_dataset(path, split) for split in list_splits(path)}
     names = next((dataset.class_names for dataset in datasets.values()), ())
     return {split: _check_pictures(dataset, names) for split, dataset in datasets.items()}
 
@@ -187,7 +187,8 @@ def _size_difference(image: Image, record: Record) -> str:
     return "is {1}x{0} and its annotation is for {3}x{2}".format(*image.shape[:2], *record.image_hw)
 
 
-def _read(path: Path, split: str) -> Dataset:
+def read_dataset(path: Path, split: str) -> Dataset:
+    """Open a split whatever is in it, also without any object; errors as of `open_dataset`."""
     reader = _find_reader(path)
     splits = reader.list_splits(path)
     if split not in splits:

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 import yaml  # type: ignore[import-untyped]
 
-from edgeyolo.data import yolo_txt
 from edgeyolo.data.assembly import SPLIT_ALIASES
-from edgeyolo.data.dataset import Dataset
+from edgeyolo.data.dataset import Dataset, read_dataset
 from edgeyolo.data.image_file import SUFFIXES, read_image_hw
 from edgeyolo.geometry.boxes import cxcywh_from_xyxy
 from edgeyolo.spec.atomic import replacing_folder
@@ -73,7 +72,7 @@ def read_split(path: Path, split: str) -> Dataset:
                 raise DataError(f"split '{split}' has no pictures in {len(shards)} shards", where=path)
             index = {"names": names, split: f"images/{split}"}
             (temporary / "data.yaml").write_text(yaml.safe_dump(index), encoding="utf-8")
-    return yolo_txt.read_split(folder, split)
+    return read_dataset(folder, split)
 
 
 def _shards(path: Path) -> dict[str, list[Path]]:
