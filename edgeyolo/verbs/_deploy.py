@@ -82,13 +82,9 @@ def deploy(
         record = msgspec.structs.replace(record, model=deployed_spec(record.model, artefact))
         scores = record.scores
         if data is not None:
-            try:
-                score = _measure_artefact(
-                    Path(work), artefact, record.model, data, split or validation_split(data), progress
-                )
-                scores = (*scores, score)
-            except MissingPackageError as error:
-                logger.warning("the bundle is written and was not measured here: %s", error)
+            with _if_it_opens_here():
+                where = split or validation_split(data)
+                scores += (_measure_artefact(Path(work), artefact, record.model, data, where, progress),)
         manifest = make_manifest(folder, record, qparams, board, target, artefact, scores)
         progress.step("deploy", 2, 3, "writing the bundle")
         manifest = write_bundle(out, manifest, Path(work))
@@ -181,6 +177,15 @@ def make_manifest(
         tools=tool_versions(list_packages()),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+@contextlib.contextmanager
+def _if_it_opens_here() -> Iterator[None]:
+    """Go on with a warning where the board's engine is not installed."""
+    try:
+        yield
+    except MissingPackageError as error:
+        logger.warning("the bundle is written and was not measured here: %s", error)
 
 
 def _measure_artefact(
