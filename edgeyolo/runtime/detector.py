@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ DEFAULT_THRESHOLDS = Thresholds()
 
 
 class Detector:
-    """A detector on any session; a context manager. One thread at a time: it reuses its input memory.
+    """A detector on any session; a context manager. Threads may share it: their calls are done one after the other.
 
     Args:
         session: runs the network; closed together with the detector.
@@ -43,7 +44,7 @@ class Detector:
 
     Attributes:
         spec: input, decode and classes.
-        timing: of the latest call; zeros before the first.
+        timing: of the latest call of any thread; zeros before the first.
 
     Raises:
         UsageError: a threshold out of its range.
@@ -70,6 +71,7 @@ class Detector:
         self._closing = contextlib.ExitStack()
         self._closing.callback(session.close)
         self._closed = False
+        self._lock = threading.Lock()  # of the memory that calls reuse
 
     @classmethod
     def load(
@@ -145,10 +147,12 @@ class Detector:
 
     def detect_batch(self, images: Sequence[Image]) -> list[Detections]:
         """Find the objects of several pictures, of any sizes, in one run of the network; as `detect` otherwise."""
+        with self._lock:
+            return self._detect_batch(images) if images else []
+
+    def _detect_batch(self, images: Sequence[Image]) -> list[Detections]:
         if self._closed:
             raise BackendError("the detector is closed", hint="Load it again")
-        if not images:
-            return []
         if len(self._memory) < len(images):
             self._memory = np.empty((len(images), *self._memory.shape[1:]), np.float32)
         started = time.perf_counter()
@@ -164,8 +168,9 @@ class Detector:
 
     def close(self) -> None:
         """Give back the engine and the bundle's temporary files; closing twice is harmless."""
-        self._closed = True
-        self._closing.close()
+        with self._lock:
+            self._closed = True
+            self._closing.close()
 
     def __enter__(self) -> Detector:
         return self

@@ -85,8 +85,11 @@ class Cuda:
         self.call("cuStreamBeginCapture", stream, self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         try:
             run()
-        finally:  # the stream cannot be used otherwise before the recording has ended
-            graph = self.call("cuStreamEndCapture", stream)
+        except BaseException:  # the stream cannot be used otherwise before the recording has ended
+            with contextlib.suppress(BackendError):
+                self.call("cuGraphDestroy", self.call("cuStreamEndCapture", stream))
+            raise
+        graph = self.call("cuStreamEndCapture", stream)
         try:
             return self.call("cuGraphInstantiate", graph, 0)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class TensorRtSession:
-    """An engine with its buffers. A batch larger than the plan's is run in several goes.
+    """An engine with its buffers. A batch larger than the plan's is run in several goes; threads take turns.
 
     Args:
         engine: deserialized, of TensorRT 8.5 or later.
@@ -41,6 +42,7 @@ class TensorRtSession:
         self._use_graph = options.cuda_graph
         self._graph: Any = None
         self._batch = 0  # that the context, and with it the graph, is set up for
+        self._lock = threading.Lock()
         self._closing = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
             self._engine = engine
@@ -56,23 +58,25 @@ class TensorRtSession:
 
     def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """(B, 3, H, W) float32 -> one array per output, map_0 first; `spec.model.GraphDecode`'s where it is so."""
-        if self._context is None:
-            raise BackendError("the session is closed", hint="Open the artefact again")
         check_images(images, self._image_hw)
         if len(images) == 0 or (self._fixed and len(images) % self._largest):
             raise BackendError(f"{len(images)} pictures given, and the plan takes {self._largest} at a time")
-        self._cuda.use()
-        parts = [self._run_once(images[i : i + self._largest]) for i in range(0, len(images), self._largest)]
+        with self._lock:
+            if self._context is None:
+                raise BackendError("the session is closed", hint="Open the artefact again")
+            self._cuda.use()
+            parts = [self._run_once(images[i : i + self._largest]) for i in range(0, len(images), self._largest)]
         return parts[0] if len(parts) == 1 else [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
     def close(self) -> None:
         """Give the GPU's memory back."""
-        if self._context is None:
-            return
-        self._cuda.use()
-        self._forget_graph()
-        self._context = self._engine = None
-        self._closing.close()
+        with self._lock:
+            if self._context is None:
+                return
+            self._cuda.use()
+            self._forget_graph()
+            self._context = self._engine = None
+            self._closing.close()
 
     def _allocate(self, name: str) -> Any:
         shape = tuple(self._engine.get_tensor_shape(name))
@@ -82,7 +86,8 @@ class TensorRtSession:
     def _run_once(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         batch = len(images)
         np.copyto(self._buffers[INPUT_NAME].part(batch), images)
-        if batch != self._batch:
+        is_repeated = batch == self._batch
+        if not is_repeated:
             self._forget_graph()  # it holds only as long as its context stays as it was
             self._context.set_input_shape(INPUT_NAME, images.shape)
             self._batch = batch
@@ -92,7 +97,7 @@ class TensorRtSession:
             self._enqueue(batch)
         self._cuda.call("cuStreamSynchronize", self._stream)
         results = [self._buffers[name].part(batch).copy() for name in self._outputs]
-        if self._use_graph and self._graph is None:  # after a first run, which may allocate
+        if self._use_graph and self._graph is None and is_repeated:  # sizes that alternate would record it for nothing
             self._record(batch)
         return results
 

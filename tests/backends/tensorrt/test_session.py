@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ import msgspec
 import numpy as np
 import pytest
 from any_spec import any_spec
+from threads import quickly_switching
 
 from edgeyolo.backends import build, open_artefact, tensorrt
 from edgeyolo.backends.tensorrt import cuda as tensorrt_cuda
@@ -46,7 +48,7 @@ class Driver:
         self.alive: dict[int, Any] = {}  # memory, streams and graphs that were not given back
         self.recording: list[Call] | None = None
         self.can_record = True
-        self.launches = 0
+        self.launches = self.recordings = self.graphs = 0
 
     def put(self, call: Call) -> None:
         call() if self.recording is None else self.recording.append(call)
@@ -106,16 +108,19 @@ class Driver:
         if not self.can_record:
             return (900,)
         self.recording = []
+        self.recordings += 1
         return (0,)
 
     def cuStreamEndCapture(self, _: int) -> tuple[int, Any]:
         graph, self.recording = self.recording, None
+        self.graphs += 1
         return 0, graph
 
     def cuGraphInstantiate(self, graph: list[Call], _: int) -> tuple[int, int]:
         return self.keep(list(graph))
 
     def cuGraphDestroy(self, _: list[Call]) -> tuple[int]:
+        self.graphs -= 1
         return (0,)
 
     def cuGraphLaunch(self, graph: int, _: int) -> tuple[int]:
@@ -238,7 +243,7 @@ def test_batches_of_any_size_with_and_without_a_graph(driver: Driver) -> None:
     for cuda_graph in (True, False):
         driver.launches = 0
         session = make_session(driver, Engine(driver), max_batch=4, cuda_graph=cuda_graph)
-        for seed, count in enumerate((1, 1, 1, 4, 4, 2, 1, 9, 8, 1)):
+        for seed, count in enumerate((1, 1, 1, 1, 4, 4, 4, 2, 1, 9, 16, 1)):
             assert_right(session, pictures(count, seed))
         assert (driver.launches > 3) == cuda_graph
         session.close()
@@ -246,6 +251,38 @@ def test_batches_of_any_size_with_and_without_a_graph(driver: Driver) -> None:
         assert not driver.alive
         with pytest.raises(BackendError, match="closed"):
             session.run(pictures(1))
+
+
+def test_nothing_is_recorded_for_sizes_that_alternate(driver: Driver) -> None:
+    session = make_session(driver, Engine(driver), max_batch=4)
+    for seed in range(6):
+        assert_right(session, pictures(5, seed))
+    assert (driver.recordings, driver.launches) == (0, 0)
+    for seed in range(4):
+        assert_right(session, pictures(4, seed))
+    assert (driver.recordings, driver.launches) == (1, 2)
+
+
+def test_what_fails_while_it_is_recorded_leaves_no_graph(driver: Driver) -> None:
+    def fail() -> None:
+        raise BackendError("stopped")
+
+    with pytest.raises(BackendError, match="stopped"):
+        tensorrt_cuda.Cuda().capture(0, fail)
+    assert driver.graphs == 0
+    assert driver.recording is None
+
+
+def test_eight_threads_share_a_session(driver: Driver) -> None:
+    session = make_session(driver, Engine(driver), max_batch=4)
+    batches = [pictures(count, seed) for seed, count in enumerate((1, 4, 2, 5, 1, 3, 4, 1))]
+
+    def run(images: np.ndarray) -> None:
+        for _ in range(20):
+            assert_right(session, images)
+
+    with quickly_switching(), ThreadPoolExecutor(len(batches)) as pool:
+        list(pool.map(run, batches))
 
 
 def test_a_fixed_batch_takes_its_multiples_only(driver: Driver) -> None:
