@@ -108,7 +108,7 @@ def _match_picture(
 class PlainTaskAlignment:
     """`TaskAlignedAssigner` likewise, with the scores of every class at every point."""
 
-    top_k, alpha, beta = 13, 1.0, 6.0
+    top_k, alpha, beta, epsilon = 13, 1.0, 6.0, 1e-9
 
     def __init__(self, class_maps: Sequence[Tensor]) -> None:
         self.class_maps = class_maps
@@ -139,10 +139,12 @@ class PlainTaskAlignment:
         alignment = scores[:, labels].T ** self.alpha * overlap**self.beta * inside
         best = alignment.topk(self.top_k, dim=1)
         taken = torch.zeros_like(inside).scatter_(1, best.indices, best.values > 0)
-        winner = overlap.masked_fill(~taken, -1).argmax(dim=0)  # (A,)
+        contested = taken.sum(dim=0) > 1
+        winner = torch.where(contested, overlap.argmax(dim=0), taken.int().argmax(dim=0))  # (A,)
         positive = taken.any(dim=0)
-        taken &= F.one_hot(winner, len(labels)).T.bool()
-        most_aligned = (alignment * taken).amax(dim=1).clamp(min=torch.finfo(alignment.dtype).tiny)
+        taken = F.one_hot(winner, len(labels)).T.bool() & positive
+        alignment = scores[:, labels].T ** self.alpha * overlap**self.beta
+        most_aligned = (alignment * taken).amax(dim=1) + self.epsilon
         quality = alignment / most_aligned[:, None] * (overlap * taken).amax(dim=1, keepdim=True) * taken
         asked = quality[winner, everything]
         found_labels = torch.where(positive, labels[winner], classes)

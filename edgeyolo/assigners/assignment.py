@@ -215,10 +215,10 @@ def make_assignment(objects: Objects, claims: Claims, owner: Tensor, quality: Te
     return Assignment(labels, boxes_xyxy, asked, positive, num_classes)
 
 
-def join_claims(parts: Sequence[Claims]) -> Claims:
-    """Claims of chunks of objects after each other."""
+def join_claims(parts: Sequence[Claims], dim: int = 1) -> Claims:
+    """Claims of some objects after those of others (`dim` 1), or more claims of the same objects (`dim` 2)."""
     return Claims(
-        torch.cat([part.points for part in parts], dim=1),
-        torch.cat([part.made for part in parts], dim=1),
-        torch.cat([part.iou for part in parts], dim=1),
+        torch.cat([part.points for part in parts], dim=dim),
+        torch.cat([part.made for part in parts], dim=dim),
+        torch.cat([part.iou for part in parts], dim=dim),
     )

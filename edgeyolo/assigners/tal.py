@@ -13,6 +13,8 @@ from edgeyolo.assigners.assignment import (
     Claims,
     Objects,
     PointGrid,
+    best_points,
+    join_claims,
     make_assignment,
     paired_iou,
     settle_claims,
@@ -28,23 +30,26 @@ _CHUNK_PAIRS = 1 << 22  # of object and point at most at once: 16 MiB in float32
 class TaskAlignedAssigner:
     """Alignment t = score^alpha x IoU^beta; each object claims its `top_k` best points that lie inside of it.
 
-    A point claimed by several objects goes to the one of highest IoU. The quality asked of a positive is its t, scaled
-    so that the best of each object equals that object's best IoU.
+    A point claimed by several objects goes to the object of the picture that has the highest IoU with it, be it one of
+    them or not. The quality asked of a positive is t / (max t + `epsilon`) x max IoU, the maxima over the points that
+    its object has: while all t are tiny, as they are in a network that has learnt nothing, hardly anything is asked.
 
     Only the pairs of an object and a point inside of it are computed, which are few of all pairs.
 
     Attributes:
         top_k: points an object may claim.
         alpha, beta: exponents of the class score and of the IoU.
+        epsilon: beside the largest t.
 
-    Source: TOOD, arXiv 2108.07755, section 3.2, eq. 8 and the normalised t below it; PP-YOLOE, arXiv 2203.16250
-    (top_k 13, alpha 1, beta 6).
-    Differs: a prediction of zero alignment is never positive (it would carry zero weight).
+    Source: TOOD, arXiv 2108.07755, section 3.2, eq. 8 and the normalised t below it; PP-YOLOE, arXiv 2203.16250, and
+    its published code (top_k 13, alpha 1, beta 6, epsilon 1e-9).
+    Differs: a prediction of zero alignment is not claimed (its box would carry no weight).
     """
 
     top_k: int = 13
     alpha: float = 1.0
     beta: float = 6.0
+    epsilon: float = 1e-9
 
     @torch.no_grad()
     def assign(
@@ -56,10 +61,27 @@ class TaskAlignedAssigner:
             score_at: (N,) pictures, points and classes -> (N,) predicted class scores, 0-1. Few of all are asked for.
             boxes_xyxy: (B, A, 4) predicted boxes, input pixels.
         """
-        claims, alignment = self._claim(score_at, boxes_xyxy.float(), grid, objects)
+        boxes_xyxy = boxes_xyxy.float()
+        claims, alignment = self._claim(score_at, boxes_xyxy, grid, objects)
         owner = settle_claims(claims, len(grid.points_xy), claims.iou, largest=True)
-        quality = _normalise(alignment, claims.iou, won_claims(claims, owner))
+        pairs = _best_of_all(claims, owner, objects, boxes_xyxy)
+        if len(pairs.picture):
+            owner[pairs.picture, pairs.point] = pairs.object
+            label = objects.labels[pairs.picture, pairs.object]
+            t = self._alignment(score_at(pairs.picture, pairs.point, label), pairs.iou)
+            claims, alignment = _add_claims(claims, alignment, pairs, t)
+        quality = self._normalise(alignment, claims.iou, won_claims(claims, owner))
         return make_assignment(objects, claims, owner, quality, num_classes)
+
+    def _alignment(self, score: Tensor, iou: Tensor) -> Tensor:
+        t: Tensor = score.float() ** self.alpha * iou**self.beta
+        return t
+
+    def _normalise(self, alignment: Tensor, iou: Tensor, won: Tensor) -> Tensor:
+        """The quality of claims, the maxima over the points each object won; all (B, M, C)."""
+        alignment, iou = alignment * won, iou * won
+        best_alignment = alignment.amax(dim=-1, keepdim=True)
+        return alignment / (best_alignment + self.epsilon) * iou.amax(dim=-1, keepdim=True)
 
     def _claim(self, score_at: ScoreAt, boxes_xyxy: Tensor, grid: PointGrid, objects: Objects) -> tuple[Claims, Tensor]:
         """Claims and their alignments (B, M, C)."""
@@ -73,7 +95,7 @@ class TaskAlignedAssigner:
             row = row + first
             picture = row // shape[1]
             overlap = paired_iou(wanted_xyxy[row], boxes_xyxy[picture, point])
-            aligned = score_at(picture, point, labels[row]).float() ** self.alpha * overlap**self.beta
+            aligned = self._alignment(score_at(picture, point, labels[row]), overlap)
             pair, rank = _best_of_rows(row, aligned, self.top_k)
             place = row[pair] * self.top_k + rank
             points.view(-1)[place] = point[pair]
@@ -105,15 +127,53 @@ def _best_of_rows(row: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tens
     bits = values[pair].view(torch.int32).long()
     order = ((row[pair] << 32) - bits).argsort(stable=True)
     pair = pair[order]
-    row = row[pair]
-    found = torch.bincount(row)
-    rank = torch.arange(len(row), device=row.device) - (found.cumsum(0) - found)[row]
+    rank = _rank_in_row(row[pair])
     best = rank < count
     return pair[best], rank[best]
 
 
-def _normalise(alignment: Tensor, iou: Tensor, won: Tensor) -> Tensor:
-    """t / max t x max IoU, the maxima over the points each object won; all (B, M, C)."""
-    alignment, iou = alignment * won, iou * won
-    best_alignment = alignment.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(alignment.dtype).tiny)
-    return alignment / best_alignment * iou.amax(dim=-1, keepdim=True)
+def _rank_in_row(row: Tensor) -> Tensor:
+    """Places 0, 1 ... of pairs (P,) among those of their row; rows in ascending order."""
+    found = torch.bincount(row)
+    return torch.arange(len(row), device=row.device) - (found.cumsum(0) - found)[row]
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Objects and points, each attribute (P,): picture in the batch, object in the picture, point, and their IoU."""
+
+    picture: Tensor
+    object: Tensor
+    point: Tensor
+    iou: Tensor
+
+
+def _best_of_all(claims: Claims, owner: Tensor, objects: Objects, boxes_xyxy: Tensor) -> _Pairs:
+    """Points that several objects claim and another one overlaps most; `owner` (B, A) is the best of the claimants."""
+    times = torch.zeros_like(owner).scatter_add_(1, claims.points.flatten(1), claims.made.flatten(1).long())
+    picture, point = (times > 1).nonzero().unbind(dim=1)
+    ious, best = [], []
+    for part in torch.split(torch.arange(len(picture), device=picture.device), _CHUNK_PAIRS // objects.labels.shape[1]):
+        iou = paired_iou(objects.boxes_xyxy[picture[part]], boxes_xyxy[picture[part], point[part], None])  # (P, M)
+        best.append(best_points(iou, 1, largest=True))
+        ious.append(iou.gather(1, best[-1]))
+    if not best:
+        return _Pairs(picture, picture, point, boxes_xyxy.new_zeros(0))
+    winner, iou = torch.cat(best)[:, 0], torch.cat(ious)[:, 0]
+    other = winner != owner[picture, point]
+    return _Pairs(picture[other], winner[other], point[other], iou[other])
+
+
+def _add_claims(claims: Claims, alignment: Tensor, pairs: _Pairs, t: Tensor) -> tuple[Claims, Tensor]:
+    """Claims and alignments with those of some pairs after them."""
+    row = pairs.picture * claims.points.shape[1] + pairs.object
+    order = row.argsort(stable=True)
+    rank = torch.empty_like(row)
+    rank[order] = _rank_in_row(row[order])
+    place = (pairs.picture, pairs.object, rank)
+    shape = (*claims.points.shape[:2], int(rank.max()) + 1)
+    points, made = claims.points.new_zeros(shape), claims.made.new_zeros(shape)
+    iou, more = claims.iou.new_zeros(shape), alignment.new_zeros(shape)
+    points[place], iou[place], more[place] = pairs.point, pairs.iou, t
+    made[place] = True
+    return join_claims((claims, Claims(points, made, iou)), dim=2), torch.cat((alignment, more), dim=2)

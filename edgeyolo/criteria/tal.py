@@ -33,14 +33,16 @@ class TalCriterion(Criterion):
     That sum is taken over all processes when training is distributed, and is at least 1.
 
     Args:
-        num_classes: K.
         decode: strides and bins of the maps.
+        num_classes: K.
         static_assigner_epochs: epochs of ATSS before task alignment.
 
     Source: PP-YOLOE, arXiv 2203.16250, section 2.2.
     """
 
-    def __init__(self, num_classes: int, decode: DflDecode, weights: TalWeights, static_assigner_epochs: int) -> None:
+    def __init__(
+        self, decode: DflDecode, num_classes: int, weights: TalWeights, *, static_assigner_epochs: int = 0
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.decode = decode

@@ -233,7 +233,7 @@ class Network(DetectorNetwork):
         weights = TalWeights(config.class_weight, config.iou_weight, config.dfl_weight)
         if epochs is not None:
             static = round(static * epochs / config.schedule_epochs)
-        return TalCriterion(config.num_classes, self.decode, weights, static)
+        return TalCriterion(self.decode, config.num_classes, weights, static_assigner_epochs=static)
 
 
 def _bias_of(conv: nn.Conv2d) -> Tensor:

@@ -1,4 +1,4 @@
-"""The batched task-aligned assigner against a plain loop written from the paper."""
+"""The batched task-aligned assigner against a plain loop written from the published definition."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgeyolo.assigners import tal as tal_module
 from edgeyolo.assigners.assignment import PointGrid, make_point_grid, pad_objects
 from edgeyolo.assigners.tal import ScoreAt, TaskAlignedAssigner
 
-TOP_K, ALPHA, BETA = 13, 1.0, 6.0
+TOP_K, ALPHA, BETA, EPSILON = 13, 1.0, 6.0, 1e-9
 
 
 def iou_of(a: list[float], b: list[float]) -> float:
@@ -28,23 +28,27 @@ def reference(scene: Any, picture: int) -> dict[int, tuple[int, list[float], flo
     """Point -> (class, box, quality) of the positives of one picture."""
     points = scene.grid.points_xy.tolist()
     boxes, scores = scene.boxes_xyxy[picture].double().tolist(), scene.scores[picture].double().tolist()
-    claims: dict[int, list[tuple[float, int, float]]] = {}
     objects = scene.objects_of(picture)
-    for m, (label, box) in enumerate(objects):
-        ranked = []
-        for a, (x, y) in enumerate(points):
-            if box[0] < x < box[2] and box[1] < y < box[3]:
-                iou = iou_of(box, boxes[a])
-                ranked.append((-(scores[a][label] ** ALPHA * iou**BETA), a, iou))
-        for negative, a, iou in sorted(ranked)[:TOP_K]:
-            if np.float32(negative) < 0:  # what underflows in float32 is no alignment
-                claims.setdefault(a, []).append((-iou, m, -negative))
-    won = {a: min(claimants) for a, claimants in claims.items()}
+    overlap = [[iou_of(wanted, box) for box in boxes] for _, wanted in objects]
+    aligned = [
+        [score[label] ** ALPHA * iou**BETA for score, iou in zip(scores, row, strict=True)]
+        for (label, _), row in zip(objects, overlap, strict=True)
+    ]
+    claims: dict[int, list[int]] = {}
+    for m, (_, box) in enumerate(objects):
+        inside = [a for a, (x, y) in enumerate(points) if box[0] < x < box[2] and box[1] < y < box[3]]
+        for a in sorted(inside, key=lambda a, m=m: (-aligned[m][a], a))[:TOP_K]:
+            if np.float32(aligned[m][a]) > 0:  # what underflows in float32 is no alignment
+                claims.setdefault(a, []).append(m)
+    won = {
+        a: max(range(len(objects)), key=lambda m, a=a: overlap[m][a]) if len(by) > 1 else by[0]
+        for a, by in claims.items()
+    }
     result = {}
-    for a, (negative_iou, m, t) in won.items():
-        mine = [(other_t, -other_iou) for other_iou, other_m, other_t in won.values() if other_m == m]
-        quality = t / max(t for t, _ in mine) * max(iou for _, iou in mine)
-        assert negative_iou <= 0
+    for a, m in won.items():
+        mine = [point for point, owner in won.items() if owner == m]
+        most = max(aligned[m][point] for point in mine) + EPSILON
+        quality = aligned[m][a] / most * max(overlap[m][point] for point in mine)
         result[a] = (objects[m][0], objects[m][1], quality)
     return result
 
@@ -88,8 +92,37 @@ def test_the_best_point_of_an_object_is_asked_for_its_best_iou() -> None:
     targets = torch.tensor([[0.0, 1, 4, 4, 28, 28]])
     scores = torch.full((1, 16, 2), 0.5)
     found = TaskAlignedAssigner().assign(score_of(scores), boxes, grid, pad_objects(targets, 1), 2)
-    assert found.scores.max().item() == pytest.approx(144 / 576)
+    assert found.scores.max().item() == pytest.approx(144 / 576, rel=1e-4)
     assert int(found.positive.sum()) == 4  # centres 4 and 28 lie on the edge: 12 and 20 remain in each direction
+
+
+def one_point(side: float, score: float, *objects: list[float]) -> tuple[list[float], float]:
+    """The object that the only point, whose box is a square around it, is given, and the quality asked of it."""
+    grid = make_point_grid([(1, 1)], [8], torch.device("cpu"))  # at 4, 4
+    boxes = torch.cat((grid.points_xy - side / 2, grid.points_xy + side / 2), dim=1)[None]
+    targets = torch.tensor([[0.0, 0, *box] for box in objects])
+    found = TaskAlignedAssigner().assign(
+        score_of(torch.full((1, 1, 1), score)), boxes, grid, pad_objects(targets, 1), 1
+    )
+    return found.boxes_xyxy[0, 0].tolist(), found.quality.item()
+
+
+def test_a_contested_point_goes_to_the_object_that_overlaps_most_of_all() -> None:
+    """Be it one that the point is not in; a point that one object claims is not contested."""
+    small, shifted, outside = [2.0, 2, 6, 6], [3.0, 3, 7, 7], [4.0, -6, 14, 14]
+    owner, quality = one_point(20, 0.5, small, shifted, outside)
+    assert owner == outside
+    assert quality == pytest.approx(0.5, rel=1e-4)  # IoU of half of the box
+    assert one_point(20, 0.5, small, outside)[0] == small
+
+
+def test_hardly_anything_is_asked_while_alignments_are_tiny() -> None:
+    """t / (max t + 1e-9): a network that has learnt nothing is not asked for the IoU that it happens to have."""
+    iou = 8**2 / 128**2
+    t = 0.01 * iou**6
+    _, quality = one_point(128, 0.01, [0.0, 0, 8, 8])
+    assert quality == pytest.approx(t / (t + 1e-9) * iou, rel=1e-4)
+    assert 0 < quality < 1e-6 * iou
 
 
 def test_three_hundred_objects_on_a_full_grid_keep_memory_small() -> None:

@@ -13,10 +13,10 @@ BINS = 17
 
 
 def reference(logits: list[float], distance: float) -> float:
-    distance = min(max(distance, 0.0), len(logits) - 1.0)
+    distance = min(max(distance, 0.0), len(logits) - 1.01)
     total = math.log(sum(math.exp(x) for x in logits))
     probabilities = [x - total for x in logits]
-    lower = min(int(distance), len(logits) - 2)
+    lower = int(distance)
     return -((lower + 1 - distance) * probabilities[lower] + (distance - lower) * probabilities[lower + 1])
 
 

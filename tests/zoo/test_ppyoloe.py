@@ -211,7 +211,8 @@ def test_every_parameter_has_a_finite_gradient(epoch: int, with_objects: bool) -
 
 
 def make_criterion(model: Network, static_assigner_epochs: int) -> TalCriterion:
-    return TalCriterion(model.config.num_classes, model.decode, TalWeights(), static_assigner_epochs)
+    decode, classes = model.decode, model.config.num_classes
+    return TalCriterion(decode, classes, TalWeights(), static_assigner_epochs=static_assigner_epochs)
 
 
 def test_the_assigner_changes_after_the_static_epochs() -> None:

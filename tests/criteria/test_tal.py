@@ -1,0 +1,111 @@
+"""The whole PP-YOLOE loss against its published definition, dense and in double precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edgeyolo.criteria.tal import TalCriterion, TalWeights
+from edgeyolo.spec.model import DflDecode
+
+STRIDES, BINS, CLASSES, IMAGE_HW = (8, 16, 32), 17, 3, (96, 128)
+TOP_K, ALPHA, BETA, EPSILON = 13, 1.0, 6.0, 1e-9
+
+
+def make_maps(generator: torch.Generator, pictures: int, sharpness: float) -> list[torch.Tensor]:
+    """Maps as a new network gives them (`sharpness` 0: hardly more than the priors of the head), or sharper."""
+    maps = []
+    for stride in STRIDES:
+        hw = (IMAGE_HW[0] // stride, IMAGE_HW[1] // stride)
+        noise = 0.05 + sharpness
+        maps.append(torch.randn(pictures, CLASSES, *hw, generator=generator) * noise - 4.6 + 2 * sharpness)
+        box_logits = torch.randn(pictures, 4 * BINS, *hw, generator=generator) * noise + 1
+        near = -0.5 * sharpness * torch.arange(BINS).repeat(4)[:, None, None]
+        maps.append(box_logits + near)
+    return maps
+
+
+def make_targets(generator: torch.Generator, counts: list[int]) -> torch.Tensor:
+    rows = []
+    for picture, count in enumerate(counts):
+        centre = torch.rand(count, 2, generator=generator) * torch.tensor([128.0, 96.0])
+        half = torch.rand(count, 2, generator=generator) * 30 + 4
+        label = torch.randint(CLASSES, (count, 1), generator=generator)
+        rows.append(torch.cat((torch.full((count, 1), picture), label, centre - half, centre + half), dim=1))
+    return torch.cat(rows)
+
+
+def overlap_of(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """IoU and GIoU of (..., 4) boxes, broadcast."""
+    wh = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
+    inter = wh.prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inter
+    hull = (np.maximum(a[..., 2:], b[..., 2:]) - np.minimum(a[..., :2], b[..., :2])).prod(-1)
+    return inter / union, inter / union - (hull - union) / hull
+
+
+def align(scores: np.ndarray, boxes: np.ndarray, points: np.ndarray, objects: np.ndarray) -> np.ndarray:
+    """(M, A) alignment of each positive with its object, scaled; 0 for all others."""
+    labels, wanted = objects[:, 1].astype(int), objects[:, 2:]
+    iou = overlap_of(wanted[:, None], boxes[None])[0]
+    alignment = scores[:, labels].T ** ALPHA * iou**BETA
+    inside = (np.minimum(points - wanted[:, None, :2], wanted[:, None, 2:] - points).min(-1) > EPSILON).astype(float)
+    positive = np.zeros_like(iou)
+    np.put_along_axis(positive, np.argsort(-alignment * inside, axis=1, kind="stable")[:, :TOP_K], 1.0, axis=1)
+    positive *= inside
+    best_of_all = np.eye(len(wanted))[iou.argmax(axis=0)].T
+    positive = np.where(positive.sum(axis=0) > 1, best_of_all, positive)
+    alignment = alignment * positive
+    largest = alignment.max(axis=1, keepdims=True) + EPSILON
+    return alignment / largest * (iou * positive).max(axis=1, keepdims=True)
+
+
+def published_loss(maps: list[torch.Tensor], targets: torch.Tensor) -> dict[str, float]:
+    points = np.concatenate(
+        [
+            (np.stack(np.meshgrid(np.arange(m.shape[3]), np.arange(m.shape[2])), -1).reshape(-1, 2) + 0.5) * stride
+            for m, stride in zip(maps[0::2], STRIDES, strict=True)
+        ]
+    )
+    stride = np.concatenate([np.full(m[0, 0].numel(), s) for m, s in zip(maps[0::2], STRIDES, strict=True)])[:, None]
+    totals = dict.fromkeys(("class", "iou", "dfl", "scores"), 0.0)
+    for picture in range(len(maps[0])):
+        logits = np.concatenate([m[picture].double().flatten(1).T.numpy() for m in maps[0::2]])
+        box_logits = np.concatenate([m[picture].double().flatten(1).T.numpy() for m in maps[1::2]]).reshape(-1, 4, BINS)
+        p = 1 / (1 + np.exp(-logits))
+        log_bins = box_logits - np.log(np.exp(box_logits).sum(-1, keepdims=True))
+        distances = (np.exp(log_bins) @ np.arange(BINS)) * stride
+        boxes = np.concatenate((points - distances[:, :2], points + distances[:, 2:]), axis=1)
+        objects = targets[targets[:, 0] == picture].double().numpy()
+        asked = np.zeros_like(p)
+        if len(objects):
+            quality = align(p, boxes, points, objects)
+            owner, q = quality.argmax(axis=0), quality.max(axis=0)
+            label = objects[owner, 1].astype(int)
+            asked[np.arange(len(q)), label] = q
+            wanted = objects[owner, 2:]
+            totals["iou"] += (q * (1 - overlap_of(boxes, wanted)[1])).sum()
+            sides = np.concatenate((points - wanted[:, :2], wanted[:, 2:] - points), axis=1) / stride
+            sides = np.clip(sides, 0, BINS - 1 - 0.01)
+            low = sides.astype(int)
+            at = [np.take_along_axis(-log_bins, (low + step)[..., None], -1)[..., 0] for step in (0, 1)]
+            totals["dfl"] += (q * (at[0] * (low + 1 - sides) + at[1] * (sides - low)).mean(-1)).sum()
+        entropy = -(asked * np.log(p) + (1 - asked) * np.log(1 - p))
+        totals["class"] += (np.where(asked > 0, asked, 0.75 * p**2) * entropy).sum()
+        totals["scores"] += asked.sum()
+    divisor = max(totals.pop("scores"), 1.0)
+    return {name: weight * totals[name] / divisor for name, weight in (("class", 1.0), ("iou", 2.5), ("dfl", 0.5))}
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 0.5, 1.5])
+@pytest.mark.parametrize("counts", [[1], [6, 0, 3], [40]])
+def test_the_loss_is_the_published_one(counts: list[int], sharpness: float) -> None:
+    generator = torch.Generator().manual_seed(len(counts))
+    maps = make_maps(generator, len(counts), sharpness)
+    targets = make_targets(generator, counts)
+    criterion = TalCriterion(DflDecode(strides=STRIDES, bins=BINS), CLASSES, TalWeights(), static_assigner_epochs=0)
+    found = criterion(maps, targets, IMAGE_HW)
+    wanted = published_loss(maps, targets)
+    assert {name: part.item() for name, part in found.parts.items()} == pytest.approx(wanted, rel=1e-4, abs=1e-12)
+    assert found.total.item() == pytest.approx(sum(wanted.values()), rel=1e-4)
