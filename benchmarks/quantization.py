@@ -26,11 +26,11 @@ from edgeyolo.evaluation.measure import measure_session
 from edgeyolo.export import export_model
 from edgeyolo.quantization import Quantized, quantize
 from edgeyolo.quantization.calibrate.pictures import calibration_pictures
-from edgeyolo.quantization.recover.qat import train_quantized
-from edgeyolo.quantization.recover.qat_state import FILE_NAME
+from edgeyolo.quantization.recover.qat import QatStart, train_quantized
 from edgeyolo.spec.model import Score
 from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.training.checkpoint import Checkpoint, load_checkpoint
+from edgeyolo.training.run import LAST
 from edgeyolo.training.torch_session import TorchSession
 from edgeyolo.verbs import measure_built
 
@@ -64,14 +64,10 @@ def quantize_run(source: Checkpoint, data: Path, recipe_name: str, work: Path) -
     if recipe_name == "int8-qat":
         started = time.perf_counter()
         result = train_quantized(
-            quantized,
-            source.model,
+            QatStart(quantized, source.model, spec, train_data, open_dataset(data, "val")),
             recipe.qat,
-            train_data=train_data,
-            val_data=open_dataset(data, "val"),
-            spec=spec,
-            out=work,
-            resume=(work / FILE_NAME).is_file(),
+            work,
+            resume=(work / LAST).is_file(),
             progress=StageProgress(),
         )
         quantized = result.quantized

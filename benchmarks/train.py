@@ -28,8 +28,12 @@ from record import RESULTS, save_result
 from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.training import TrainConfig
+from edgeyolo.training.config import resolve
+from edgeyolo.training.detector import make_detector_job
 from edgeyolo.training.loader import TrainLoader, make_loader
-from edgeyolo.training.loop import Run, normalise, start_run, train_step
+from edgeyolo.training.order import EpochOrder
+from edgeyolo.training.run import Run, start_run
+from edgeyolo.training.step import normalise, train_step
 
 STEPS = {320: 12, 640: 4}
 
@@ -99,7 +103,7 @@ def measure_size(args: argparse.Namespace, size: int) -> list[dict[str, object]]
 
 def _ours(config: TrainConfig, data: Dataset, out: Path, precision: str) -> Contestant:
     config = msgspec.structs.replace(config, precision=precision)
-    run = start_run(config, data, out, weights=None, resume=False)
+    run = _start(config, data, out)
     loader = _make_loader(config, data, workers=config.workers, cache_mib=config.cache_mib)
 
     def turn(epoch: int) -> None:
@@ -123,7 +127,7 @@ def _loader_alone(config: TrainConfig, data: Dataset) -> Contestant:
 
 
 def _plain(config: TrainConfig, data: Dataset, out: Path) -> Contestant:
-    run = start_run(msgspec.structs.replace(config, precision="fp32"), data, out, weights=None, resume=False)
+    run = _start(msgspec.structs.replace(config, precision="fp32"), data, out)
     for parameter in run.model.parameters():
         parameter.data = parameter.data.contiguous()
     loader = _make_loader(config, data, workers=0, cache_mib=0)
@@ -140,8 +144,8 @@ def _plain(config: TrainConfig, data: Dataset, out: Path) -> Contestant:
 
 
 def _plain_step(run: Run, optimizer: torch.optim.Optimizer, images: torch.Tensor, targets: torch.Tensor) -> None:
-    maps = run.model(normalise(images, run.spec.input))
-    loss = run.criterion(maps, targets, (images.shape[2], images.shape[3]))
+    maps = run.model(normalise(images, run.job.spec.input))
+    loss = run.job.loss(maps, targets, images)
     optimizer.zero_grad()
     loss.total.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.config.clip_norm, foreach=False)
@@ -152,13 +156,16 @@ def _plain_step(run: Run, optimizer: torch.optim.Optimizer, images: torch.Tensor
                 mine.mul_(0.999).add_(theirs, alpha=0.001)
 
 
+def _start(config: TrainConfig, data: Dataset, out: Path) -> Run:
+    return start_run(make_detector_job(config, data, torch.device("cpu")), resolve(config), data, out)
+
+
 def _make_loader(config: TrainConfig, data: Dataset, *, workers: int, cache_mib: int) -> TrainLoader:
     return make_loader(
         data,
+        EpochOrder(len(data), config.batch, config.seed),
         input_spec=InputSpec(image_hw=(config.image_size, config.image_size)),
-        batch=config.batch,
         augment=config.augment,
-        seed=config.seed,
         workers=workers,
         cache_mib=cache_mib,
     )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from torch import Tensor, distributed, nn
 
 from edgeyolo.spec.errors import UsageError
+
+_ALONE = ContextVar("alone", default=False)
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,30 @@ def mean_over_processes(value: Tensor, *, least: float = 0.0) -> Tensor:
         value: not negative.
         least: what the whole, over all processes, counts as at least.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if world_size() == 1:
         return value.clamp(min=least) if least else value
+    return sum_over_processes(value).clamp(min=least) / world_size()
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """The sum of what every process has, detached; the value itself where there is one."""
     total = value.detach().clone()
-    distributed.all_reduce(total)
-    return total.clamp(min=least) / distributed.get_world_size()
+    if world_size() > 1:
+        distributed.all_reduce(total)
+    return total
+
+
+def world_size() -> int:
+    """Processes that compute a loss together: those of a distributed run, unless this one computes `alone`."""
+    is_shared = distributed.is_available() and distributed.is_initialized() and not _ALONE.get()
+    return distributed.get_world_size() if is_shared else 1
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Inside, a loss is of this process only, and waits for no other."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)

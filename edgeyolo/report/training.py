@@ -137,22 +137,11 @@ def first_batches(record: CheckpointRecord, data: Dataset, count: int = _MOST_TI
         DataError: no picture can be read.
     """
     from edgeyolo.training.loader import make_loader
-    from edgeyolo.training.order import EpochOrder, input_sizes, repeat_factors
+    from edgeyolo.training.order import make_order
 
     config = record.config
-    balance = config.class_balance
-    repeats = repeat_factors([r.class_ids for r in data.records], balance) if balance else None
-    sizes = input_sizes(config.image_size, config.multi_scale, max(record.model.decode.strides))
-    order = EpochOrder(len(data), max(1, config.batch), config.seed, repeats=repeats, sizes=sizes)
-    loader = make_loader(
-        data,
-        input_spec=record.model.input,
-        batch=max(1, config.batch),
-        augment=config.augment,
-        seed=config.seed,
-        cache_mib=0,
-        order=order,
-    )
+    order = make_order(config, record.model, data)
+    loader = make_loader(data, order, input_spec=record.model.input, augment=config.augment, cache_mib=0)
     loader.start_epoch(0, mosaic=config.last_mosaic_epoch > 0)
     batches: list[Batch] = []
     for batch in loader:

@@ -32,6 +32,10 @@ class EdgeYoloError(Exception):
         self.hint = hint
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Whatever its class asks for when it is raised, it is handed on between processes as it is."""
+        return _remake, (type(self), self.__dict__)
+
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text}. {self.hint}" if self.hint else text
@@ -119,6 +123,12 @@ class GateError(EdgeYoloError):
     """An accuracy or latency budget that was not met."""
 
     exit_code = 4
+
+
+def _remake(kind: type[EdgeYoloError], fields: dict[str, object]) -> EdgeYoloError:
+    error = kind.__new__(kind)
+    error.__dict__.update(fields)
+    return error
 
 
 def nearest_name(name: str, choices: Iterable[str]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -21,10 +21,10 @@ class QatRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     Attributes:
         epochs: passes over the training split, each followed by an evaluation.
         batch: pictures per step.
-        optimizer: "adam" or "sgd".
+        optimizer: "adamw" or "sgd".
         learning_rate: at the peak; short linear warm-up, then cosine. 1e-5 suits weights of 8 bits, whose steps are
             small; 1e-4 those of 4.
-        final_lr_factor: learning rate of the last step, as a part of the peak.
+        final_learning_rate_factor: learning rate of the last step, as a part of the peak.
         weight_decay: of convolution and linear weights.
         ema_decay: of the averaged weights, which are the result; 0 keeps the last step's.
         feature_weight: of the mean squared error between the outputs of each stage and the frozen float copy's,
@@ -36,11 +36,13 @@ class QatRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         seed: of order and augmentation.
     """
 
+    OLDER_WORDS: ClassVar = {"final_lr_factor": "final_learning_rate_factor", ("optimizer", "adam"): "adamw"}  # in 0.1
+
     epochs: Count = 10
     batch: Count = 8
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-5
-    final_lr_factor: Share = 0.1
+    final_learning_rate_factor: Share = 0.1
     weight_decay: NotNegative = 0.0
     ema_decay: PartBelowOne = 0.99
     feature_weight: NotNegative = 1.0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -22,7 +23,7 @@ def decode_json(raw: bytes, kind: type[S], *, where: object) -> S:
         FormatError: not JSON, a missing or unknown key, or a value of another type; names `where`.
     """
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return _as(kind, raw, msgspec.json.decode)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _format_error(error, kind, where) from None
 
@@ -30,7 +31,7 @@ def decode_json(raw: bytes, kind: type[S], *, where: object) -> S:
 def decode_toml(raw: bytes, kind: type[S], *, where: object) -> S:
     """Parse TOML bytes as `kind`; errors as in `decode_json`."""
     try:
-        return msgspec.toml.decode(raw, type=kind)
+        return _as(kind, raw, msgspec.toml.decode)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise _format_error(error, kind, where) from None
 
@@ -62,6 +63,29 @@ def _read(path: Path) -> bytes:
         raise FormatError(f"cannot be read ({error.strerror})", where=path) from None
 
 
+def _as(kind: type[S], raw: bytes, decode: Callable[..., Any]) -> S:
+    """Decoded as `kind`; if that fails, once more with the words of older versions replaced."""
+    try:
+        return cast(S, decode(raw, type=kind))
+    except msgspec.ValidationError:
+        older: dict[Any, str] = {}
+        for struct in _structs_in(kind):
+            older |= getattr(struct, "OLDER_WORDS", {})
+        if not older:
+            raise
+        return msgspec.convert(_replaced(decode(raw), older), kind)
+
+
+def _replaced(value: Any, older: dict[Any, str]) -> Any:
+    """With other keys, and other values of (key, value) pairs, at any depth."""
+    if isinstance(value, list):
+        return [_replaced(item, older) for item in value]
+    if not isinstance(value, dict):
+        return value
+    pairs = ((key, older.get((key, item), item) if isinstance(item, str) else item) for key, item in value.items())
+    return {older.get(key, key): _replaced(item, older) for key, item in pairs}
+
+
 def _format_error(error: Exception, kind: type, where: object) -> FormatError:
     found = _UNKNOWN_FIELD.search(str(error))
     hint = ""
@@ -73,7 +97,11 @@ def _format_error(error: Exception, kind: type, where: object) -> FormatError:
 
 def _field_names(kind: Any) -> set[str]:
     """All key names in a struct type and the struct types inside it."""
-    names: set[str] = set()
+    return {name for struct in _structs_in(kind) for name in struct.__struct_encode_fields__}
+
+
+def _structs_in(kind: Any) -> set[Any]:
+    """A struct type and the struct types inside it."""
     pending, seen = [kind], set()
     while pending:
         current = pending.pop()
@@ -81,6 +109,5 @@ def _field_names(kind: Any) -> set[str]:
             pending.extend(get_args(current))
         elif isinstance(current, type) and issubclass(current, msgspec.Struct) and current not in seen:
             seen.add(current)
-            names.update(current.__struct_encode_fields__)
             pending.extend(get_type_hints(current).values())
-    return names
+    return seen

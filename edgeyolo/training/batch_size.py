@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from edgeyolo.criteria.criterion import Criterion
+from edgeyolo.criteria.criterion import alone
 from edgeyolo.spec.errors import UsageError
-from edgeyolo.spec.model import ModelSpec
 from edgeyolo.training.distributed import World
+from edgeyolo.training.job import Job
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,9 +36,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
-def find_batch(
-    model: nn.Module, criterion: Criterion, spec: ModelSpec, autocast: torch.dtype | None, count: int, world: World
-) -> int:
+def find_batch(job: Job, count: int, world: World) -> int:
     """Pictures of a step over all processes: a power of two each, as memory allows, and few enough for many steps.
 
     Args:
@@ -47,8 +45,7 @@ def find_batch(
     Raises:
         UsageError: not one picture fits.
     """
-    fitting = largest_fitting(model, criterion, spec, autocast) if world.is_first else 0
-    fitting = world.tell(fitting)
+    fitting = world.by_first(lambda: largest_fitting(job, job.model))
     if fitting < 1:
         raise UsageError(
             "not even one picture fits into memory", where="batch auto", hint="Take a smaller model or image_size"
@@ -59,20 +56,19 @@ def find_batch(
     return batch
 
 
-def largest_fitting(
-    model: nn.Module, criterion: Criterion, spec: ModelSpec, autocast: torch.dtype | None, *, states: int = _STATES
-) -> int:
+def largest_fitting(job: Job, model: nn.Module, *, states: int = _STATES) -> int:
     """The largest batch of a process whose step fits into the memory that is free now; 0 if none does.
 
     Args:
-        model: not changed; may be in any mode.
+        model: the job's, or a copy of it; not changed, in any mode.
         states: copies of its weights that training will still need.
     """
-    trial = copy.deepcopy(model).requires_grad_(True).train()
-    device = next(trial.parameters()).device
+    trial = copy.deepcopy(model).requires_grad_(True).train(job.trains_statistics)
+    network, device = job.trained_network(trial), job.device
     free = _SHARE * free_bytes(device) - states * sum(p.numel() * p.element_size() for p in trial.parameters())
     try:
-        small, large = (_measure_step(trial, criterion, spec, autocast, batch) for batch in (2, 6))
+        with alone():
+            small, large = (_measure_step(job, network, batch) for batch in (2, 6))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -95,12 +91,10 @@ class _Need:
     saved: float
 
 
-def _measure_step(
-    model: nn.Module, criterion: Criterion, spec: ModelSpec, autocast: torch.dtype | None, batch: int
-) -> _Need:
+def _measure_step(job: Job, network: nn.Module, batch: int) -> _Need:
     """Take a step on a batch of noise."""
-    device = next(model.parameters()).device
-    height, width = spec.input.image_hw
+    device = job.device
+    height, width = job.spec.input.image_hw
     before = _reset_peak(device)
     images = torch.rand(batch, 3, height, width, device=device).contiguous(memory_format=torch.channels_last)
     corner = torch.rand(batch * _OBJECTS, 2) * 0.6
@@ -116,11 +110,11 @@ def _measure_step(
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            maps = model(images)
-        loss = criterion([map_.float() for map_ in maps], targets.to(device), (height, width))
-    loss.total.backward()
-    model.zero_grad(set_to_none=True)
+        with job.autocast():
+            outputs = network(images)
+        loss = job.loss([output.float() for output in outputs], targets.to(device), images)
+    torch.autograd.backward(loss.total)
+    network.zero_grad(set_to_none=True)
     return _Need(max(0.0, _peak(device) - before), float(sum(saved.values())))
 
 

@@ -6,10 +6,13 @@ holds `trained.*` and `optimizer.*`, so that a run can go on where it stopped. N
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -45,11 +48,13 @@ class CheckpointRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     Attributes:
         epoch: epochs finished.
         score: of these weights on the validation split, None if not evaluated.
-        best_ap: best AP of the run so far, percent.
+        start: score before training, where that counts.
+        best: the highest score of the run so far, of epoch `best_epoch`; its AP is `best_ap`, percent.
         history: one row per finished epoch.
         ema_steps: steps averaged.
         step: steps done of the next epoch, when the run was stopped in it.
         sums: their losses, summed.
+        identity: of the job that was trained, empty for a detector.
     """
 
     format_version: int = FORMAT_VERSION
@@ -58,12 +63,15 @@ class CheckpointRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     data: str
     epoch: int
     score: Score | None = None
+    start: Score | None = None
+    best: Score | None = None
     best_ap: float = -1.0
     best_epoch: int = 0
     history: tuple[EpochRow, ...] = ()
     ema_steps: int = 0
     step: int = 0
     sums: dict[str, float] = {}
+    identity: str = ""
     tools: dict[str, str] = {}
 
 
@@ -118,14 +126,29 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
     Raises:
         CheckpointError: broken, not written by edgeyolo, or of a newer version.
     """
+    with _opened(path) as reader:
+        return {name: reader.get_tensor(name) for name in reader.keys()}, _record_in(reader, path)  # noqa: SIM118
+
+
+def read_record(path: Path) -> CheckpointRecord:
+    """The record of a checkpoint, without its tensors; errors as `read_tensors`."""
+    with _opened(path) as reader:
+        return _record_in(reader, path)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as reader:
-            header = (reader.metadata() or {}).get(_HEADER_KEY)
-            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+            yield reader
     except (SafetensorError, OSError, ValueError, json.JSONDecodeError, struct.error) as error:
         raise CheckpointError(f"cannot be read ({error})", where=path, hint="The file is broken; train again") from None
+
+
+def _record_in(reader: Any, path: Path) -> CheckpointRecord:
+    header = (reader.metadata() or {}).get(_HEADER_KEY)
     if header is None:
         raise CheckpointError(
             "has no edgeyolo record in its header", where=path, hint="It was written by something else"
@@ -133,7 +156,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
     record = decode_json(header.encode(), CheckpointRecord, where=path)
     if record.format_version > FORMAT_VERSION:
         raise CheckpointError(f"format version {record.format_version} is too new", where=path, hint="Update edgeyolo")
-    return tensors, record
+    return record
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -1,8 +1,9 @@
-"""Which processor trains, and in which precision its forward pass runs."""
+"""Which processor trains, in which precision its forward pass runs, and how weights lie in its memory."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from edgeyolo.spec.errors import UsageError
 
@@ -40,6 +41,13 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "bf16" or (precision == "auto" and _has_fast_bf16(device)):
         return torch.bfloat16
     return None
+
+
+def use_channels_last(module: nn.Module) -> None:
+    """Lay out every four-dimensional parameter with channels last, in place, as convolutions like it best."""
+    for parameter in module.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
-from edgeyolo.criteria.criterion import Loss
+from edgeyolo.criteria.criterion import Loss, mean_over_processes
 from edgeyolo.geometry.network_input import scaling_of
 from edgeyolo.models import DetectorNetwork
 from edgeyolo.spec.errors import UsageError
@@ -71,7 +72,6 @@ class Distiller(nn.Module):
         if settings.head and same_classes and student.decode == teacher.decode:
             self._head_loss = make_head_loss(student.decode)
         mine, theirs = (_level_shapes(network, image_hw) for network in self._networks)
-        self._feature_count = len(mine)
         common = [shape_hw for shape_hw in mine if shape_hw in theirs]
         if not common:
             raise UsageError("teacher and student have no stride in common", where=teacher.config.name)
@@ -81,8 +81,8 @@ class Distiller(nn.Module):
 
     @property
     def feature_count(self) -> int:
-        """How many maps `watch` gives each time the student runs."""
-        return self._feature_count
+        """How many maps `adapted` gives: one per level that both networks have."""
+        return len(self._levels)
 
     def describe(self) -> str:
         """What is taught, in words."""
@@ -90,66 +90,98 @@ class Distiller(nn.Module):
         heads = "its heads" if self._head_loss is not None else "not its heads, which are not of one kind"
         return f"{teacher} teaches {len(self._levels)} levels of features and {heads}"
 
-    @contextlib.contextmanager
-    def watch(self) -> Iterator[list[Tensor]]:
-        """Inside, the list is filled with the neck's maps each time the student runs; nothing stays on it after."""
-        with watch_neck(self._networks[0]) as features:
-            yield features
+    def adapted(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The student's neck maps, all of them -> those of the levels taught, float32, with the teacher's channels."""
+        pairs = zip(self.adapters, self._levels, strict=True)
+        with torch.autocast(features[0].device.type, enabled=False):
+            return [adapter(features[mine].float()) for adapter, (mine, _) in pairs]
 
-    def forward(self, features: Sequence[Tensor], maps: Sequence[Tensor], images: Tensor) -> Loss:
+    def loss(self, features: Sequence[Tensor], maps: Sequence[Tensor], images: Tensor) -> Loss:
         """What the student has to learn of the teacher on one batch; parts `distill_feature`, `distill_score` ...
 
         Args:
-            features: the student's, from `watch`.
+            features: the student's, as `adapted` gives them.
             maps: the student's raw maps; auxiliary ones after them are ignored.
-            images: (B, 3, H, W), normalised for the student.
+            images: (B, 3, H, W), normalised for the student; B may be 0 on a process of several.
         """
         student, teacher = self._networks
         with torch.no_grad(), watch_neck(teacher) as shown:
             said = teacher(renormalise(images, *self._inputs))
-        parts: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}  # per picture
         with torch.autocast(images.device.type, enabled=False):
             if self.settings.feature:
-                parts["distill_feature"] = self._unit * self.settings.feature * self._feature_loss(features, shown)
+                terms["feature"] = self.settings.feature * self._feature_terms(features, shown)
             if self._head_loss is not None:
                 count = student.decode.output_count
                 heads = self._head_loss([m.float() for m in maps[:count]], [m.float() for m in said[:count]])
-                parts |= {f"distill_{name}": self._unit * self.settings.head * part for name, part in heads.items()}
+                terms |= {name: self.settings.head * term for name, term in heads.items()}
+            pictures = mean_over_processes(images.new_tensor(float(len(images))), least=1.0)
+            parts = {f"distill_{name}": self._unit * term.sum() / pictures for name, term in terms.items()}
         total = torch.stack(list(parts.values())).sum() if parts else images.new_zeros(())
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
-    def _feature_loss(self, features: Sequence[Tensor], shown: Sequence[Tensor]) -> Tensor:
+    def _feature_terms(self, features: Sequence[Tensor], shown: Sequence[Tensor]) -> Tensor:
+        """(B,)."""
+        pairs = zip(features, self._levels, strict=True)
         terms = [
-            channel_divergence(adapter(features[mine].float()), shown[theirs].float(), self.settings.temperature)
-            for adapter, (mine, theirs) in zip(self.adapters, self._levels, strict=True)
+            channel_divergence(mine, shown[theirs].float(), self.settings.temperature) for mine, (_, theirs) in pairs
         ]
-        return torch.stack(terms).mean()
+        return torch.stack(terms).mean(0)
+
+
+class Student(nn.Module):
+    """A student as it is called while it is taught: (B, 3, H, W) -> its raw maps, and after them adapted features.
+
+    Args:
+        network: keeps a hook, which tells its neck's maps each time it runs.
+    """
+
+    def __init__(self, network: DetectorNetwork, distiller: Distiller) -> None:
+        super().__init__()
+        self.network = network
+        self.distiller = distiller
+        self._features, _ = keep_neck_maps(network)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> raw maps, then one (B, C, h, w) per level taught."""
+        maps = self.network(images)
+        adapted = self.distiller.adapted(self._features)
+        self._features.clear()
+        return [*maps, *adapted]
 
 
 def channel_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Mean over pictures and channels of how far the student's softmax over cells is from the teacher's.
+    """How far the student's softmax over the cells of a channel is from the teacher's, as a mean over channels.
 
     Args:
         student, teacher: (B, C, h, w).
+
+    Returns:
+        (B,).
     """
     mine, theirs = ((x.flatten(2) / temperature).log_softmax(-1) for x in (student, teacher))
     divergence = F.kl_div(mine, theirs, reduction="none", log_target=True).sum(-1)
-    return temperature**2 * divergence.mean()
+    return temperature**2 * divergence.mean(1)
 
 
 @contextlib.contextmanager
 def watch_neck(network: DetectorNetwork) -> Iterator[list[Tensor]]:
     """Inside, the list is filled with the maps that feed the heads, finest first, each time the network runs."""
+    maps, handle = keep_neck_maps(network)
+    try:
+        yield maps
+    finally:
+        handle.remove()
+
+
+def keep_neck_maps(network: DetectorNetwork) -> tuple[list[Tensor], RemovableHandle]:
+    """As `watch_neck`, until the handle is removed."""
     maps: list[Tensor] = []
 
     def keep(_neck: nn.Module, _inputs: object, output: Sequence[Any]) -> None:
         maps[:] = output if isinstance(output[0], Tensor) else output[0]  # beside them, maps for auxiliary heads
 
-    handle = network.neck.register_forward_hook(keep)
-    try:
-        yield maps
-    finally:
-        handle.remove()
+    return maps, network.neck.register_forward_hook(keep)
 
 
 def renormalise(images: Tensor, made_for: InputSpec, wanted: InputSpec) -> Tensor:

@@ -12,17 +12,17 @@ import contextlib
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from edgeyolo.spec.errors import StoppedError, UsageError
+from edgeyolo.spec.errors import EdgeYoloError, StoppedError, TrainingError, UsageError
 from edgeyolo.training.sync_batch_norm import use_sync_batch_norm
 
 T = TypeVar("T")
@@ -74,21 +74,36 @@ class World:
         distributed.all_reduce(total)
         return total / self.size
 
-    def collect(self, value: T) -> list[T]:
-        """What every process gave, on the first one; an empty list on the others."""
+    def collect(self, work: Callable[[], T]) -> list[T]:
+        """What the work of each process gives, on the first one; an empty list on the others.
+
+        Raises:
+            TrainingError: the work of another process has failed. Any error of this one's own.
+        """
         if not self.is_shared:
-            return [value]
+            return [work()]
+        value, error = _try(work)
+        errors: list[Any] = [None] * self.size
+        distributed.all_gather_object(errors, None if error is None else str(error))
+        if error is not None:
+            raise error
+        for rank, text in enumerate(errors):
+            if text is not None:
+                raise TrainingError(f"process {rank} of {self.size} has failed: {text}", where=f"process {self.rank}")
         found: list[Any] | None = [None] * self.size if self.is_first else None
         distributed.gather_object(value, found)
         return found or []
 
-    def tell(self, value: T) -> T:
-        """What the first process gave, on all of them."""
+    def by_first(self, work: Callable[[], T]) -> T:
+        """What the work of the first process gives, on all of them; what it raises is raised by all."""
         if not self.is_shared:
-            return value
-        told = [value]
+            return work()
+        told: list[Any] = [*_try(work)] if self.is_first else [None, None]
         distributed.broadcast_object_list(told)
-        return told[0]
+        value, error = told
+        if error is not None:
+            raise error
+        return cast(T, value)
 
     def copy_from_first(self, tensors: Iterator[Tensor]) -> None:
         """Overwrite tensors by those of the first process."""
@@ -136,14 +151,14 @@ def own_device(name: str, world: World) -> str:
     return name
 
 
-def synchronised(model: nn.Module, world: World, device: torch.device, *, batch_norm: bool) -> nn.Module:
-    """The model with batch normalisation over the pictures of all processes, if there are others; edited in place."""
+def synchronise(model: nn.Module, world: World, device: torch.device, *, batch_norm: bool) -> None:
+    """Let batch normalisation go by the pictures of all processes, if there are others; edits the model in place."""
     if not (world.is_shared and batch_norm):
-        return model
+        return
     if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        return converted
-    return use_sync_batch_norm(model)
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    else:
+        use_sync_batch_norm(model)
 
 
 def shared(model: nn.Module, world: World, device: torch.device) -> nn.Module:
@@ -191,3 +206,11 @@ def _missing_ranks(world: World) -> list[int]:
     except (RuntimeError, ValueError):  # the store went with the process that kept it
         return []
     return others
+
+
+def _try(work: Callable[[], T]) -> tuple[T | None, EdgeYoloError | None]:
+    """What it gives, or the error that it raises."""
+    try:
+        return work(), None
+    except EdgeYoloError as error:
+        return None, error

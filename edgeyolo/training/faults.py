@@ -1,76 +1,15 @@
-"""What can go wrong in a run, and what is said then: a request to stop, a number that is none, no memory left."""
+"""What is said when a step fails: a number that is not finite, no memory left, too small a batch, no compiler."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from edgeyolo.spec.errors import TrainingError, UsageError
-from edgeyolo.spec.progress import Progress
 from edgeyolo.training.batch_size import largest_fitting
 from edgeyolo.training.run import Run
-
-_LOG = logging.getLogger(__name__)
-
-
-class StopRequest:
-    """Set by SIGTERM, as machines send it that are taken back, and by the first Ctrl-C.
-
-    Attributes:
-        name: of the signal; empty while none has come.
-    """
-
-    def __init__(self) -> None:
-        self.name = ""
-
-    def __bool__(self) -> bool:
-        return bool(self.name)
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """Remember a signal; the second Ctrl-C ends at once, unsaved."""
-        if self.name and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
-
-
-class StopNow(Exception):
-    """Leaves an evaluation that nobody waits for any more."""
-
-
-class StoppingProgress:
-    """A `Progress` that raises StopNow when a stop was asked for."""
-
-    def __init__(self, progress: Progress, stop: StopRequest) -> None:
-        self._progress = progress
-        self._stop = stop
-
-    def step(self, stage: str, done: int, total: int, text: str = "") -> None:
-        """Pass on, or leave."""
-        if self._stop:
-            raise StopNow
-        self._progress.step(stage, done, total, text)
-
-
-@contextlib.contextmanager
-def heeding_signals() -> Iterator[StopRequest]:
-    """Turn SIGTERM and SIGINT into a request, within the block; other threads than the main one cannot."""
-    stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, stop.note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def no_number_error(run: Run, images: Tensor, image_ids: Sequence[str], loss: Tensor, norm: Tensor) -> TrainingError:
@@ -112,9 +51,9 @@ def find_broken_layer(run: Run, images: Tensor) -> str:
 
     layers = [(name, module) for name, module in run.model.named_modules() if not list(module.children())]
     hooks = [module.register_forward_hook(watch(name)) for name, module in layers]
-    run.model.train(not run.world.is_shared)
+    run.model.train(run.job.trains_statistics and not run.world.is_shared)
     try:
-        with torch.autocast(run.device.type, dtype=run.autocast, enabled=run.autocast is not None):
+        with run.job.autocast():
             run.model(images)
     finally:
         for handle in hooks:
@@ -136,7 +75,7 @@ def no_memory_error(run: Run, images: int, error: BaseException) -> TrainingErro
     run.optimizer.zero_grad(set_to_none=True)
     if run.device.type == "cuda":
         torch.cuda.empty_cache()
-    fitting = min(images - 1, largest_fitting(run.ema.average, run.criterion, run.spec, run.autocast, states=1))
+    fitting = min(images - 1, largest_fitting(run.job, run.ema.average, states=1))
     total = fitting * run.world.size
     if fitting >= 1:
         hint = f"A batch of {total} would fit: --batch {total}, or --set accumulate={-(-images // fitting)}"
@@ -144,7 +83,7 @@ def no_memory_error(run: Run, images: int, error: BaseException) -> TrainingErro
         hint = "Not one picture would fit: take a smaller model or image_size"
     return TrainingError(
         f"out of memory at batch {run.config.batch} ({str(error).splitlines()[0] if str(error) else 'MemoryError'})",
-        where=f"{run.spec.name} at {run.config.image_size} on {run.device}",
+        where=f"{run.job.spec.name} at {run.config.image_size} on {run.device}",
         hint=f"{hint}. The last checkpoint is good",
     )
 
@@ -154,7 +93,7 @@ def too_few_values_error(run: Run, images: Tensor) -> UsageError:
     return UsageError(
         f"a batch of {len(images)} at {images.shape[2]} x {images.shape[3]} pixels leaves one value per"
         " channel at the coarsest level, and batch normalisation needs more",
-        where=run.spec.name,
+        where=run.job.spec.name,
         hint="Take a larger image_size or batch",
     )
 

@@ -1,8 +1,8 @@
 """Distillation of what two heads say, point by point: how sure they are, which class, and where the box is.
 
-Every part is a mean over pictures of a sum over points, divided by the sum of the teacher's squared confidences, at
-least 1: about the number of predictions that it stands by, without the many that it all but rules out. So it does not
-matter how a batch is spread over processes. Classes and boxes are learned where the teacher is most sure, each point
+Every part is given per picture: a sum over points, divided by the sum of the teacher's squared confidences, at least
+1: about the number of predictions that it stands by, without the many that it all but rules out. So it does not matter
+how a batch is spread over processes. Classes and boxes are learned where the teacher is most sure, each point
 weighted by its confidence.
 
 Source: soft targets, arXiv 1503.02531; weights by the teacher's confidence, arXiv 1805.06361, section 3.2.
@@ -26,13 +26,13 @@ _MOST_POINTS = 300  # of a picture, for classes and boxes
 
 
 def make_head_loss(decode: RawDecode) -> HeadLoss:
-    """The loss for two heads that share one decode and their classes: (student's maps, teacher's maps) -> parts."""
+    """The loss for two heads that share one decode and their classes: (student's maps, teacher's) -> parts (B,)."""
     head = raw_head_of(decode)
     return lambda mine, theirs: head_parts(mine, theirs, head)
 
 
 def head_parts(mine: Sequence[Tensor], theirs: Sequence[Tensor], head: RawHead) -> dict[str, Tensor]:
-    """Parts `score`, `box`, and `class` of a head with an objectness, which is then what `score` is about.
+    """Parts (B,): `score`, `box`, and `class` of a head with an objectness, which is then what `score` is about.
 
     Args:
         mine, theirs: raw maps (B, C, h, w) of student and teacher.
@@ -54,7 +54,7 @@ def head_parts(mine: Sequence[Tensor], theirs: Sequence[Tensor], head: RawHead) 
     if teacher.objectness is not None:
         classes = bernoulli_divergence(_take(student.classes, points), _take(teacher.classes, points)).sum(-1)
         parts["class"] = (weights * classes).sum(1) / total
-    return {name: part.mean() for name, part in parts.items()}
+    return parts
 
 
 def _box_divergence(student: Tensor, teacher: Tensor, places: Tensor, head: RawHead) -> Tensor:

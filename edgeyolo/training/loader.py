@@ -93,30 +93,26 @@ class TrainLoader:
 
 def make_loader(
     dataset: Dataset,
+    order: EpochOrder,
     *,
     input_spec: InputSpec,
-    batch: int,
     augment: AugmentConfig | None,
-    seed: int = 0,
     workers: int = 0,
     cache_mib: int = 2048,
     cache_folder: Path | None = None,
-    order: EpochOrder | None = None,
 ) -> TrainLoader:
-    """Make a loader that shuffles; an incomplete last batch is left out, unless it is the only one.
+    """Make a loader that gives the batches of an order.
 
     What it gives does not depend on the number of workers, on what came before, or on the cache. A picture that
     turns out to be unreadable is logged once and replaced by the next one.
 
     Args:
+        order: which pictures make which batch; its seed is that of the augmentations too.
         input_spec: how pictures are letterboxed, and the order of their colours.
-        batch: pictures per batch.
         augment: None for plain letterboxed pictures.
-        seed: of order and augmentations, at least 0.
         workers: processes; 0 loads in this one.
         cache_mib: memory for decoded pictures, shared by all workers.
         cache_folder: keep them on disk there instead.
-        order: which pictures make which batch; None for all of them, shuffled by `seed`, `batch` at a time.
 
     Raises:
         DataError: the data set is empty. UsageError: an augmentation value out of its range.
@@ -128,9 +124,8 @@ def make_loader(
     forks = sys.platform == "linux"  # elsewhere, forking beside system libraries is not safe
     sizes_hw = [letterbox_for(record.image_hw, input_spec).resized_hw for record in dataset.records]
     cache = PictureCache(sizes_hw, cache_mib if forks else cache_mib // max(1, workers), cache_folder)
-    order = order or EpochOrder(len(dataset), batch, seed)
     batches: DataLoader[Sample] = DataLoader(
-        AugmentedPictures(dataset, input_spec, augment, seed, cache),
+        AugmentedPictures(dataset, input_spec, augment, order.seed, cache),
         batch_sampler=order,
         num_workers=workers,
         collate_fn=functools.partial(collate, colour_order=input_spec.colour_order),
@@ -140,6 +135,13 @@ def make_loader(
         persistent_workers=workers > 0,
     )
     return TrainLoader(order, batches)
+
+
+def own_share(batch: Batch, share: int) -> Batch:
+    """The batch without the picture that stands in where a process has none."""
+    if len(batch.images) <= share:
+        return batch
+    return Batch(batch.images[:share], batch.targets[batch.targets[:, 0] < share], batch.image_ids[:share])
 
 
 def collate(samples: Sequence[Sample], *, colour_order: Literal["rgb", "bgr"] = "rgb") -> Batch:

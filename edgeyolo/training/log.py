@@ -1,4 +1,4 @@
-"""What a run tells: a line while it goes on, `log.csv`, a picture of its curves, and TensorBoard where asked for."""
+"""What a run tells: a line while it goes on, `log.csv`, and TensorBoard where asked for."""
 
 from __future__ import annotations
 
@@ -8,19 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from edgeyolo.spec.atomic import replacing_file, write_file
 from edgeyolo.spec.errors import MissingPackageError, OutputError
 from edgeyolo.training.checkpoint import EpochRow
-
-
-def write_log(folder: Path, history: Sequence[EpochRow]) -> None:
-    """Write both files from the whole history, so that a resumed run has no gap.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    write_file(folder / "log.csv", csv_text(history).encode())
-    draw_curves(folder / "curves.png", history)
 
 
 def progress_text(
@@ -66,8 +55,9 @@ class TensorBoardLog:
         except OSError as error:
             raise OutputError(f"cannot be written ({error.strerror})", where=folder) from None
 
-    def add(self, row: EpochRow) -> None:
-        """Write one epoch."""
+    def add(self, history: Sequence[EpochRow]) -> None:
+        """Write the last epoch."""
+        row = history[-1]
         values = {f"loss/{part}": value for part, value in row.losses.items()}
         values |= {"learning_rate": row.learning_rate, "seconds": row.seconds}
         values |= {f"val/{name}": value for name in ("ap", "ap50") if (value := getattr(row, name)) is not None}
@@ -95,27 +85,3 @@ def csv_text(history: Sequence[EpochRow]) -> str:
         losses = [f"{row.losses[part]:.6g}" for part in parts]
         writer.writerow([row.epoch, *losses, f"{row.learning_rate:.6g}", *scores, row.seconds])
     return text.getvalue()
-
-
-def draw_curves(path: Path, history: Sequence[EpochRow]) -> None:
-    """Loss parts on the left, AP and AP50 on the right; nothing where matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    loss_axes, ap_axes = figure.subplots(1, 2)
-    epochs = [row.epoch for row in history]
-    for part in history[-1].losses:
-        loss_axes.plot(epochs, [row.losses[part] for row in history], label=part)
-    loss_axes.set(xlabel="epoch", ylabel="loss", yscale="log")
-    measured = [row for row in history if row.ap is not None]
-    for name in ("ap", "ap50"):
-        ap_axes.plot([row.epoch for row in measured], [getattr(row, name) for row in measured], label=name.upper())
-    ap_axes.set(xlabel="epoch", ylabel="percent", ylim=(0, 100))
-    for axes in (loss_axes, ap_axes):
-        axes.grid(alpha=0.3)
-        if axes.has_data():
-            axes.legend()
-    with replacing_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)

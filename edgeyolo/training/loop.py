@@ -9,31 +9,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
 from edgeyolo.data.dataset import Dataset
-from edgeyolo.nn.channels_last import use_channels_last
-from edgeyolo.nn.fold import fold_model
+from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.cache import cache_folder
 from edgeyolo.spec.errors import StoppedError
 from edgeyolo.spec.model import Score
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.training import TrainConfig
-from edgeyolo.training.checkpoint import EpochRow, read_tensors
-from edgeyolo.training.config import check_config
+from edgeyolo.training.checkpoint import CheckpointRecord, EpochRow
+from edgeyolo.training.config import check_config, resolve
+from edgeyolo.training.detector import make_detector_job
 from edgeyolo.training.device import choose_device
 from edgeyolo.training.distributed import find_world, joined, noticing_loss, own_device
-from edgeyolo.training.faults import StopNow, StoppingProgress, StopRequest, heeding_signals
-from edgeyolo.training.loader import Batch, make_loader
-from edgeyolo.training.log import TensorBoardLog, progress_text, write_log
+from edgeyolo.training.job import Job
+from edgeyolo.training.loader import make_loader, own_share
+from edgeyolo.training.log import TensorBoardLog, csv_text, progress_text
 from edgeyolo.training.optim import learning_rate_at, set_schedule
-from edgeyolo.training.order import EpochOrder, input_sizes, repeat_factors
-from edgeyolo.training.run import Run as Run
-from edgeyolo.training.run import start_run as start_run
-from edgeyolo.training.step import normalise as normalise
-from edgeyolo.training.step import train_step as train_step
+from edgeyolo.training.order import make_order
+from edgeyolo.training.run import BEST, LAST, Run, read_saved, start_run
+from edgeyolo.training.step import train_step
+from edgeyolo.training.stop import StopNow, StoppingProgress, StopRequest, heeding_signals
+
+Listener = Callable[[Sequence[EpochRow]], None]
 
 _READ_EVERY = 10  # steps between looks at a GPU's losses: each look waits for it
 
@@ -47,12 +49,18 @@ class TrainResult:
         last: checkpoint of the last epoch, which also serves `resume`.
         epochs: epochs trained, of this run and the ones it resumed.
         score: of the best epoch.
+        best_epoch: counted from 1; 0 where a job counts its start, and no epoch was better.
+        start: score before training, of a job that counts it.
+        history: one row per epoch.
     """
 
     best: Path
     last: Path
     epochs: int
     score: Score | None
+    best_epoch: int
+    start: Score | None
+    history: tuple[EpochRow, ...]
 
 
 def train(
@@ -64,9 +72,9 @@ def train(
     weights: Path | None = None,
     resume: bool = False,
     progress: Progress = SILENT,
-    on_epoch: Callable[[EpochRow], None] | None = None,
+    on_epoch: Listener | None = None,
 ) -> TrainResult:
-    """Train a detector and write `best` and `last` checkpoints, a log and a picture of its curves to `out`.
+    """Train a detector and write `best` and `last` checkpoints and a log to `out`.
 
     On every process that `torchrun` starts it takes part in one run. SIGTERM and Ctrl-C end it after the step that is
     going on; the last checkpoint then holds the middle of the epoch.
@@ -74,8 +82,8 @@ def train(
     Args:
         weights: checkpoint to start from, of our own or as a model's authors publish it; what does not fit, such as
             the head of other classes, is made anew.
-        resume: go on from `out`'s last checkpoint, with its config, as if never interrupted.
-        on_epoch: called after each epoch of this call, once it is saved; what it raises ends the run.
+        resume: go on from `out`'s last checkpoint, with its config but for the device, as if never interrupted.
+        on_epoch: called with the history after each epoch of this call, once it is saved; what it raises ends the run.
 
     Raises:
         UsageError: a config value that cannot be used, or `out` holds a run already and `resume` is False.
@@ -83,25 +91,47 @@ def train(
         TrainingError: the loss is not a number, or memory runs out. OutputError: `out` cannot be written.
         StoppedError: by a signal, or because another process of the run is lost; the run can be resumed.
     """
+
+    def make(config: TrainConfig, device: torch.device, record: CheckpointRecord | None) -> Job:
+        return make_detector_job(config, train_data, device, weights=weights, record=record)
+
+    return train_job(make, config, (train_data, val_data), out, resume=resume, progress=progress, on_epoch=on_epoch)
+
+
+def train_job(
+    make: Callable[[TrainConfig, torch.device, CheckpointRecord | None], Job],
+    config: TrainConfig,
+    splits: tuple[Dataset, Dataset],
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: Progress = SILENT,
+    on_epoch: Listener | None = None,
+) -> TrainResult:
+    """Train a job; as `train` otherwise, which is this with the job of a detector.
+
+    Args:
+        make: the job for a config, on a device; told the record of the run that is to be resumed, if one is.
+        splits: to train and to measure on.
+    """
     check_config(config)
+    train_data, val_data = splits
     world = find_world()
-    with (
-        joined(world, choose_device(own_device(config.device, world))),
-        noticing_loss(world, out / "last.safetensors"),
-        heeding_signals() as stop,
-    ):
-        run = start_run(config, train_data, out, weights=weights, resume=resume, world=world)
+    device = choose_device(own_device(config.device, world))
+    with heeding_signals() as stop, joined(world, device), noticing_loss(world, out / LAST):
+        saved = world.by_first(lambda: read_saved(out, train_data, resume=resume))
+        record = saved.record if saved else None
+        config = msgspec.structs.replace(record.config, device=config.device) if record else resolve(config)
+        run = start_run(make(config, device, record), config, train_data, out, saved=saved, world=world)
         story = Story(run, train_data, val_data, progress if world.is_first else SILENT, stop)
         with contextlib.closing(story), contextlib.ExitStack() as stack:
-            heard = [on_epoch] if on_epoch is not None else []
+            listeners = [on_epoch] if on_epoch is not None else []
             if run.config.tensorboard and world.is_first:
                 board = stack.enter_context(TensorBoardLog(out / "tensorboard", done=run.epoch))
-                heard.insert(0, board.add)
-            story.tell(heard)
+                listeners.insert(0, board.add)
+            story.train_to_the_end(listeners)
         world.any(False)  # all have come this far: what the first one wrote is there
-    best = out / "best.safetensors"
-    _, record = read_tensors(best)
-    return TrainResult(best, run.last, run.epoch, record.score)
+    return TrainResult(out / BEST, run.last, run.epoch, run.best, run.best_epoch, run.start, tuple(run.history))
 
 
 class Story:
@@ -114,35 +144,42 @@ class Story:
         self.val_data = val_data
         self.progress = progress
         self.stop = StopRequest() if stop is None else stop
-        self.order = make_order(run, train_data)
+        self.order = make_order(run.config, run.job.spec, train_data, run.world.rank, run.world.size)
         self.loader = make_loader(
             train_data,
-            input_spec=run.spec.input,
-            batch=run.config.batch,
+            self.order,
+            input_spec=run.job.spec.input,
             augment=run.config.augment,
-            seed=run.config.seed,
             workers=run.config.workers,
             cache_mib=run.config.cache_mib // run.world.local_size,
             cache_folder=cache_folder("pictures") if run.config.cache_on_disk else None,
-            order=self.order,
         )
 
     def close(self) -> None:
         """End the loader's processes."""
         self.loader.close()
 
-    def tell(self, heard: Sequence[Callable[[EpochRow], None]] = ()) -> None:
-        """Train epoch after epoch, and tell each to those who want to hear of it; errors as `train`."""
-        while self.run.epoch < self.run.config.epochs and not has_stalled(self.run):
+    def train_to_the_end(self, listeners: Sequence[Listener] = ()) -> None:
+        """Train epoch after epoch, and let the listeners know of each; errors as `train`."""
+        run = self.run
+        if run.job.counts_start and run.start is None:
+            self.measure_start()
+        while run.epoch < run.config.epochs and not has_stalled(run):
             started = time.perf_counter()
             losses = self.train_epoch()
             score = self.evaluate_epoch()
             seconds = time.perf_counter() - started
-            finish_epoch(self.run, losses, score, seconds, steps_per_epoch=len(self.loader))
-            for hear in heard:
-                hear(self.run.history[-1])
-            if self.run.epoch < self.run.config.epochs and self.run.world.any(bool(self.stop)):
+            finish_epoch(run, losses, score, seconds, steps_per_epoch=len(self.loader))
+            for listen in listeners:
+                listen(run.history)
+            if run.epoch < run.config.epochs and run.world.any(bool(self.stop)):
                 raise self.stopped()
+
+    def measure_start(self) -> None:
+        """The score that an epoch has to beat."""
+        self.run.start = self.measure()
+        self.run.note_score(self.run.start)
+        self.run.save_last(self.run.start)
 
     def train_epoch(self) -> dict[str, float]:
         """What is left of one pass over the training split; returns the mean of each loss part over all of it."""
@@ -150,18 +187,18 @@ class Story:
         run.start_training()
         self.order.first_step = run.step
         self.loader.start_epoch(run.epoch, mosaic=run.epoch < config.last_mosaic_epoch)
-        run.criterion.start_epoch(run.epoch)
+        run.job.start_epoch(run.epoch)
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=run.device))
         sums.update({name: torch.tensor(value, device=run.device) for name, value in run.sums.items()})
-        started = time.perf_counter()
+        started, text = time.perf_counter(), ""
         for index, batch in enumerate(self.loader, start=run.step):
             set_schedule(run.optimizer, run.epoch * steps + index, config, steps_per_epoch=steps)
             torch.manual_seed(_step_seed(run, index))
             for name, value in train_step(run, own_share(batch, self.order.share)).items():
                 sums[name] += value
-            if run.device.type == "cpu" or index % _READ_EVERY == 0 or index + 1 == steps:
+            if run.device.type == "cpu" or index % _READ_EVERY == 0 or index + 1 == steps or not text:
                 text = self.describe(sums, index + 1, time.perf_counter() - started)
-            self.progress.step(f"epoch {run.epoch + 1}/{config.epochs}", index + 1, steps, text)
+            self.progress.step(f"{run.job.stage} {run.epoch + 1}/{config.epochs}", index + 1, steps, text)
             if run.world.any(bool(self.stop)):
                 self.save_middle(index + 1, sums)
                 raise self.stopped()
@@ -196,57 +233,34 @@ class Story:
         )
 
     def evaluate_epoch(self) -> Score | None:
-        """COCO mAP of the averaged weights in deploy form, by the runtime that ships; None when it is not due.
+        """The score after an epoch, None when it is not due."""
+        run, done = self.run, self.run.epoch + 1
+        if done % run.config.evaluate_every and done < run.config.epochs:
+            return None
+        run.save_last(None)  # whatever measuring meets, the epoch is not lost
+        return self.measure()
+
+    def measure(self) -> Score:
+        """COCO mAP of the averaged weights in deploy form, by the runtime that ships.
 
         Every process takes its share of the pictures; the first one scores them.
         """
-        run, data = self.run, self.val_data
-        done = run.epoch + 1
-        if done % run.config.evaluate_every and done < run.config.epochs:
-            return None
         from edgeyolo.evaluation.coco_map import detect_pictures, score_detections
         from edgeyolo.evaluation.measure import make_detector
         from edgeyolo.training.torch_session import TorchSession
 
+        run, data = self.run, self.val_data
         run.world.copy_from_first(run.ema.average.buffers())
-        folded = fold_model(run.ema.average)
-        use_channels_last(folded)
-        detector = make_detector(TorchSession(folded, device=run.device), run.spec, data)
+        session = TorchSession(run.job.deploy_form(run.ema.average), device=run.device)
+        detector = make_detector(session, run.job.spec, data)
         pictures = range(run.world.rank, len(data), run.world.size)
         progress = self.progress if run.world.is_shared else StoppingProgress(self.progress, self.stop)
         try:
-            found = detect_pictures(detector.detect, data, pictures, progress=progress)
+            found = run.world.collect(lambda: detect_pictures(detector.detect, data, pictures, progress=progress))
         except StopNow:
-            run.save_last(None)
             raise self.stopped() from None
-        together = {i: seen for part in run.world.collect(found) for i, seen in part.items()}
-        score = score_detections(together, data, artefact="float torch") if run.world.is_first else None
-        return run.world.tell(score)
-
-
-def make_order(run: Run, data: Dataset) -> EpochOrder:
-    """The order of a run's pictures, or of this process's share of them."""
-    config = run.config
-    repeats = (
-        repeat_factors([r.class_ids for r in data.records], config.class_balance) if config.class_balance else None
-    )
-    stride = max(run.spec.decode.strides)
-    return EpochOrder(
-        len(data),
-        config.batch,
-        config.seed,
-        repeats=repeats,
-        sizes=input_sizes(config.image_size, config.multi_scale, stride),
-        rank=run.world.rank,
-        world_size=run.world.size,
-    )
-
-
-def own_share(batch: Batch, share: int) -> Batch:
-    """The batch without the picture that stands in where a process has none."""
-    if len(batch.images) <= share:
-        return batch
-    return Batch(batch.images[:share], batch.targets[batch.targets[:, 0] < share], batch.image_ids[:share])
+        together = {i: seen for part in found for i, seen in part.items()}
+        return run.world.by_first(lambda: score_detections(together, data, artefact=run.job.artefact))
 
 
 def has_stalled(run: Run) -> bool:
@@ -270,12 +284,11 @@ def finish_epoch(
     )
     run.history.append(row)
     run.step, run.sums = 0, {}
-    if score is not None and (score.ap > run.best_ap or run.best_epoch == 0):
-        run.best_ap, run.best_epoch = score.ap, run.epoch
-        run.save_best(score)
+    if score is not None and run.note_score(score):
+        run.save_best()
     run.save_last(score)
     if run.world.is_first:
-        write_log(run.out, run.history)
+        write_file(run.out / "log.csv", csv_text(run.history).encode())
 
 
 def _step_seed(run: Run, index: int) -> int:

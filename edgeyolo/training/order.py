@@ -8,6 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeyolo.data.dataset import Dataset
+from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.training import TrainConfig
+
 _SIZE_STREAM = 1  # keeps the draws of input sizes apart from those of the order
 
 
@@ -41,12 +45,13 @@ class EpochOrder:
 
     Args:
         count: pictures of the data set.
-        batch: pictures of a step, over all processes.
+        batch: pictures of a step, over all processes. An incomplete last one is left out, unless it is the only one.
         repeats: (count,) how often each picture is wanted in an epoch, at least 1; None for once.
         sizes: sides of the square input, pixels, one of which is drawn for each step; empty for the loader's own.
         rank: of this process, of `world_size`.
 
     Attributes:
+        seed: of the order, and of whatever goes by its keys.
         epoch: which one the next iteration gives.
         mosaic: whether its pictures may be mosaics.
         first_step: steps of it to leave out, when the epoch was begun before.
@@ -56,7 +61,7 @@ class EpochOrder:
         self,
         count: int,
         batch: int,
-        seed: int,
+        seed: int = 0,
         *,
         repeats: NDArray[np.float64] | None = None,
         sizes: Sequence[int] = (),
@@ -67,7 +72,7 @@ class EpochOrder:
         self._repeats = repeats
         self._length = count if repeats is None else int(repeats.sum())
         self._batch = min(batch, self._length)
-        self._seed = seed
+        self.seed = seed
         self._sizes = tuple(sizes)
         self._first, self._last = (self._batch * part // world_size for part in (rank, rank + 1))
         self.epoch = 0
@@ -102,7 +107,7 @@ class EpochOrder:
         A picture comes as often as `repeats` says, rounded up or down by chance so that the mean over epochs is exact
         and their length always the same (systematic sampling).
         """
-        rng = np.random.default_rng([self._seed, self.epoch])
+        rng = np.random.default_rng([self.seed, self.epoch])
         shuffled = rng.permutation(self._count)
         if self._repeats is None:
             return [(picture, 0) for picture in shuffled.tolist()]
@@ -114,9 +119,23 @@ class EpochOrder:
     def _input_hw(self, step: int) -> tuple[int, int] | None:
         if not self._sizes:
             return None
-        rng = np.random.default_rng([self._seed, self.epoch, step, _SIZE_STREAM])
+        rng = np.random.default_rng([self.seed, self.epoch, step, _SIZE_STREAM])
         side = self._sizes[int(rng.integers(len(self._sizes)))]
         return side, side
+
+
+def make_order(config: TrainConfig, spec: ModelSpec, data: Dataset, rank: int = 0, world_size: int = 1) -> EpochOrder:
+    """The order of a run's pictures, or of the share that the process `rank` of `world_size` has of them."""
+    balance = config.class_balance
+    return EpochOrder(
+        len(data),
+        max(1, config.batch),
+        config.seed,
+        repeats=repeat_factors([r.class_ids for r in data.records], balance) if balance else None,
+        sizes=input_sizes(config.image_size, config.multi_scale, max(spec.decode.strides)),
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 def repeat_factors(class_ids: Sequence[NDArray[np.int64]], threshold: float) -> NDArray[np.float64]:

@@ -253,8 +253,9 @@ class _TrialRunner:
 
         best_ap = 0.0
 
-        def report(row: EpochRow) -> None:
+        def report(history: Sequence[EpochRow]) -> None:
             nonlocal best_ap
+            row = history[-1]
             if row.ap is None:
                 return
             best_ap = max(best_ap, row.ap)

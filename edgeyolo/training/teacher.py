@@ -9,11 +9,11 @@ import torch
 
 from edgeyolo import models
 from edgeyolo.models import Anchors, DetectorNetwork
-from edgeyolo.nn.channels_last import use_channels_last
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.training import DistillConfig
-from edgeyolo.training.checkpoint import checkpoint_path, load_checkpoint, read_tensors
+from edgeyolo.training.checkpoint import checkpoint_path, load_checkpoint, read_record
+from edgeyolo.training.device import use_channels_last
 from edgeyolo.training.distillation import Distiller
 
 _LOG = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def anchors_of_checkpoint(path: Path, name: str) -> Anchors | None:
         CheckpointError: unreadable. UnknownNameError: no such model.
     """
     own = models.anchors_of(name)
-    found = models.anchors_in(read_tensors(checkpoint_path(path))[1].model)
+    found = models.anchors_in(read_record(checkpoint_path(path)).model)
     if own is None or found is None:
         return None
     is_alike = [len(level) for level in found] == [len(level) for level in own]

@@ -177,21 +177,13 @@ def measure_module(job: Job, module: object, artefact: str) -> Score:
 
 def train_on(job: Job, quantized: Quantized) -> Quantized:
     """Quantization-aware training."""
-    from edgeyolo.quantization.recover.qat import train_quantized
-    from edgeyolo.quantization.recover.qat_state import FILE_NAME
+    from edgeyolo.quantization.recover.qat import QatStart, train_quantized
+    from edgeyolo.training.run import LAST
 
     folder = job.work / "qat"
-    job.qat = train_quantized(
-        quantized,
-        job.source.model,
-        job.recipe.qat,
-        train_data=job.train_data,
-        val_data=job.val_data,
-        spec=job.source.record.model,
-        out=folder,
-        resume=job.options.resume and (folder / FILE_NAME).is_file(),
-        progress=job.progress,
-    )
+    start = QatStart(quantized, job.source.model, job.source.record.model, job.train_data, job.val_data)
+    resume = job.options.resume and (folder / LAST).is_file()
+    job.qat = train_quantized(start, job.recipe.qat, folder, resume=resume, progress=job.progress)
     return job.qat.quantized
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ from edgeyolo.verbs._splits import validation_split
 
 if TYPE_CHECKING:
     from edgeyolo.spec.training import TrainConfig
-    from edgeyolo.training.loop import TrainResult
+    from edgeyolo.training import TrainResult
+    from edgeyolo.training.checkpoint import EpochRow
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ def train(
     report: bool = True,
     progress: Progress = SILENT,
 ) -> TrainResult:
-    """Train a detector on a data set's `train` split; see `edgeyolo.training.loop.train`.
+    """Train a detector on a data set's `train` split; see `edgeyolo.training.train`.
 
     Args:
         data: a folder or file in a known format.
@@ -36,15 +38,22 @@ def train(
             said in the log, and the run stands.
     """
     from edgeyolo.data.dataset import open_dataset
+    from edgeyolo.report.training_plots import write_curves
+    from edgeyolo.training import train as train_model
     from edgeyolo.training.distributed import find_world
-    from edgeyolo.training.loop import train as train_model
     from edgeyolo.verbs._train_report import report_training
 
-    train_data, val_data = open_dataset(data, "train"), open_dataset(data, validation_split(data))
-    result = train_model(config, train_data, val_data, out, weights=weights, resume=resume, progress=progress)
-    if report and find_world().is_first:
+    is_first = find_world().is_first
+
+    def draw(history: Sequence[EpochRow]) -> None:
+        if is_first:
+            write_curves(out / "curves.png", history)
+
+    splits = open_dataset(data, "train"), open_dataset(data, validation_split(data))
+    result = train_model(config, *splits, out, weights=weights, resume=resume, progress=progress, on_epoch=draw)
+    if report and is_first:
         try:
-            report_training(result, train_data, val_data, progress=progress)
+            report_training(result, *splits, progress=progress)
         except MissingPackageError as error:
             _LOG.warning("no report: %s", error)
     return result

@@ -9,7 +9,7 @@ from edgeyolo.spec.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from edgeyolo.data.dataset import Dataset
-    from edgeyolo.training.loop import TrainResult
+    from edgeyolo.training import TrainResult
 
 
 def report_training(
@@ -21,14 +21,13 @@ def report_training(
         MissingPackageError: jinja2, matplotlib or pycocotools is not installed. DataError: no validation pictures.
         OutputError: the folder cannot be written.
     """
-    from edgeyolo.nn.channels_last import use_channels_last
     from edgeyolo.nn.fold import fold_model
     from edgeyolo.report.training import first_batches, write_training_report
-    from edgeyolo.training.checkpoint import load_checkpoint, read_tensors
-    from edgeyolo.training.device import choose_device
+    from edgeyolo.training.checkpoint import load_checkpoint, read_record
+    from edgeyolo.training.device import choose_device, use_channels_last
     from edgeyolo.training.torch_session import TorchSession
 
-    record = read_tensors(result.last)[1]
+    record = read_record(result.last)
     device = choose_device(record.config.device)
     model = fold_model(load_checkpoint(result.best).model).to(device)
     use_channels_last(model)

@@ -21,7 +21,7 @@ from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.quantization import Quantized, calibration_pictures, quantize
-from edgeyolo.quantization.recover.qat import QatResult, train_quantized
+from edgeyolo.quantization.recover.qat import QatResult, QatStart, train_quantized
 from edgeyolo.runtime.detector import Detector
 from edgeyolo.spec.detecting import Thresholds
 from edgeyolo.spec.model import AnchorDecode, InputSpec, ModelSpec
@@ -45,8 +45,9 @@ class Case:
     inputs: Tensor
 
     def run(self, out: Path, recipe: QatRecipe = RECIPE, **settings: object) -> QatResult:
-        arguments = {"quantized": self.quantized, "train_data": self.train, "val_data": self.val} | settings
-        return train_quantized(model=self.model, recipe=recipe, spec=self.spec, out=out, **arguments)
+        how = {name: settings.pop(name) for name in ("resume", "progress") if name in settings}
+        start = QatStart(self.quantized, self.model, self.spec, self.train, self.val)
+        return train_quantized(replace(start, **settings), recipe, out, **how)
 
 
 class Shallow(nn.Module):

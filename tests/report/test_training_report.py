@@ -27,9 +27,10 @@ from edgeyolo.runtime.draw import class_colour
 from edgeyolo.spec.detections import Detections
 from edgeyolo.spec.model import InputSpec, ModelSpec
 from edgeyolo.spec.training import AugmentConfig, TrainConfig
+from edgeyolo.training import train as train_model
 from edgeyolo.training.checkpoint import CheckpointRecord, EpochRow
 from edgeyolo.training.loader import make_loader
-from edgeyolo.training.loop import train as train_model
+from edgeyolo.training.order import EpochOrder
 from edgeyolo.training.torch_session import TorchSession
 from edgeyolo.verbs._train_report import report_training
 
@@ -159,7 +160,9 @@ def test_the_first_batches_are_those_of_the_run(drawn: tuple[Dataset, Dataset]) 
     record, _ = make_record(train.class_names)
     config = msgspec.structs.replace(record.config, seed=3, batch=3, augment=AugmentConfig(mosaic=0.5))
     record = msgspec.structs.replace(record, config=config)
-    loader = make_loader(train, input_spec=InputSpec(image_hw=(64, 64)), batch=3, augment=config.augment, seed=3)
+    loader = make_loader(
+        train, EpochOrder(len(train), 3, 3), input_spec=InputSpec(image_hw=(64, 64)), augment=config.augment
+    )
     loader.start_epoch(0)
     for mine, theirs in zip(first_batches(record, train, count=6), loader, strict=True):
         assert torch.equal(mine.images, theirs.images) and torch.equal(mine.targets, theirs.targets)

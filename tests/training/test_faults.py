@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from fresh_run import plain_loader, start_detector
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
@@ -20,12 +21,12 @@ from edgeyolo.data.dataset import open_dataset
 from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.spec.errors import OutputError, StoppedError, TrainingError, UnknownNameError, UsageError
 from edgeyolo.spec.training import TrainConfig
+from edgeyolo.training import TrainResult, train
 from edgeyolo.training.batch_size import find_batch, free_bytes, largest_fitting
-from edgeyolo.training.checkpoint import load_checkpoint, read_tensors
+from edgeyolo.training.checkpoint import read_record, read_tensors
 from edgeyolo.training.distributed import World
-from edgeyolo.training.loader import Batch, make_loader
-from edgeyolo.training.loop import TrainResult, train
-from edgeyolo.training.run import Run, start_run
+from edgeyolo.training.loader import Batch
+from edgeyolo.training.run import Run
 from edgeyolo.training.step import backward, normalise, train_step
 
 CONFIG = TrainConfig(
@@ -55,9 +56,9 @@ def run(config: TrainConfig, data: Path, out: Path, **settings: object) -> Train
 def fresh(data: Path, out: Path, **change: object) -> tuple[Run, Batch]:
     """A run before its first step, and a batch."""
     dataset = open_dataset(data, "train")
-    state = start_run(msgspec.structs.replace(CONFIG, **change), dataset, out, weights=None, resume=False)
+    state = start_detector(msgspec.structs.replace(CONFIG, **change), dataset, out)
     state.start_training()
-    return state, next(iter(make_loader(dataset, input_spec=state.spec.input, batch=state.config.batch, augment=None)))
+    return state, next(iter(plain_loader(dataset, state.config.batch)))
 
 
 class Signal:
@@ -122,7 +123,9 @@ def test_the_command_says_that_it_was_stopped_and_exits_with_5(data: Path, tmp_p
     _, said = process.communicate(timeout=60)
     assert process.returncode == 5
     assert "stopped by SIGTERM" in said and "Traceback" not in said
-    assert load_checkpoint(out / "last.safetensors").record.epoch >= 0
+    reached = read_record(out / "last.safetensors")
+    assert reached.epoch + reached.step > 0 and f"after {reached.epoch} of 500 epochs" in said
+    assert reached.step == 0 or f"and {reached.step} of" in said
 
 
 def test_a_loss_that_is_not_a_number_names_the_layer(data: Path, tmp_path: Path) -> None:
@@ -154,11 +157,11 @@ def test_no_number_in_a_run_keeps_the_last_checkpoint(data: Path, tmp_path: Path
     with pytest.raises(StoppedError):
         run(CONFIG, data, out, progress=Signal("epoch 2/3", 1))
     kept = (out / "last.safetensors").read_bytes()
-    state = start_run(CONFIG, dataset, out, weights=None, resume=True)
+    state = start_detector(CONFIG, dataset, out, resume=True)
     with torch.no_grad():
         next(state.model.parameters()).fill_(float("nan"))
     with pytest.raises(TrainingError):
-        train_step(state, next(iter(make_loader(dataset, input_spec=state.spec.input, batch=2, augment=None))))
+        train_step(state, next(iter(plain_loader(dataset, 2))))
     assert (out / "last.safetensors").read_bytes() == kept
 
 
@@ -192,14 +195,15 @@ OUT_OF_MEMORY = """
 import resource, sys, torch, msgspec
 from pathlib import Path
 from edgeyolo.data.dataset import open_dataset
+from edgeyolo.training import TrainResult, train
 from edgeyolo.training.batch_size import _kib
 from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.loader import Batch
-from edgeyolo.training.run import start_run
 from edgeyolo.training.step import train_step
+from fresh_run import start_detector
 torch.set_num_threads(1)
 config = TrainConfig(model="yolov7-nano", image_size=128, batch=256, device="cpu", precision="fp32")
-run = start_run(config, open_dataset(sys.argv[1], "train"), Path(sys.argv[2]), weights=None, resume=False)
+run = start_detector(config, open_dataset(sys.argv[1], "train"), Path(sys.argv[2]))
 run.start_training()
 def batch(size):
     return Batch(torch.zeros(size, 3, 128, 128, dtype=torch.uint8), torch.zeros(0, 6), ["x"] * size)
@@ -218,7 +222,8 @@ except Exception as error:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
 def test_out_of_memory_says_which_batch_fits_and_it_does(data: Path, tmp_path: Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    path = os.pathsep.join(sys.path)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, "-c", OUT_OF_MEMORY, str(data), str(tmp_path)], env=environment, capture_output=True, text=True
     )
@@ -229,12 +234,11 @@ def test_out_of_memory_says_which_batch_fits_and_it_does(data: Path, tmp_path: P
 
 def test_batch_auto_grows_with_memory_and_with_data(data: Path, tmp_path: Path) -> None:
     state, _ = fresh(data, tmp_path)
-    parts = (state.ema.average, state.criterion, state.spec, None)
-    fitting = largest_fitting(*parts)
+    fitting = largest_fitting(state.job, state.model)
     assert 16 < fitting < free_bytes(torch.device("cpu")) / (3 * 64 * 64 * 4)
-    assert find_batch(*parts, count=13, world=World()) == 1
-    assert find_batch(*parts, count=200, world=World()) == 8
-    assert find_batch(*parts, count=10_000, world=World()) == min(64, 1 << (fitting.bit_length() - 1))
+    assert find_batch(state.job, 13, World()) == 1
+    assert find_batch(state.job, 200, World()) == 8
+    assert find_batch(state.job, 10_000, World()) == min(64, 1 << (fitting.bit_length() - 1))
 
 
 def test_batch_zero_is_resolved_before_training(data: Path, tmp_path: Path) -> None:
@@ -247,7 +251,7 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(data: Path, tmp_path: 
     for accumulate in (1, 3):
         state, batch = fresh(data, tmp_path, batch=5, accumulate=accumulate)
         state.model.eval()  # batch normalisation sees a part of the batch
-        loss = backward(state, normalise(batch.images, state.spec.input), batch.targets)
+        loss = backward(state, normalise(batch.images, state.job.spec.input), batch.targets)
         found.append((loss.total, [p.grad for p in state.model.parameters()]))
     (whole, gradients), (parts, sums) = found
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=0)
@@ -257,7 +261,7 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(data: Path, tmp_path: 
 
 def test_parts_move_the_statistics_once_each(data: Path, tmp_path: Path) -> None:
     state, batch = fresh(data, tmp_path, accumulate=2)
-    backward(state, normalise(batch.images, state.spec.input), batch.targets)
+    backward(state, normalise(batch.images, state.job.spec.input), batch.targets)
     counts = {int(b) for n, b in state.model.named_buffers() if n.endswith("num_batches_tracked")}
     assert counts == {2}
 
@@ -297,7 +301,7 @@ def test_the_scale_of_half_precision_is_saved_and_put_back(data: Path, tmp_path:
         torch.testing.assert_close(train_step(state, batch)["total"], train_step(expected, batch)["total"])
     state.history, state.sums = [], {}
     state.save_last(None)
-    other = start_run(CONFIG, open_dataset(data, "train"), tmp_path, weights=None, resume=True)
+    other = start_detector(CONFIG, open_dataset(data, "train"), tmp_path, resume=True)
     assert not other.scaler.is_enabled() and float(read_tensors(state.last)[0]["scaler.scale"]) == 2048.0
 
 

@@ -11,14 +11,16 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from edgeyolo.data.dataset import Dataset, Record, make_report, open_dataset
 from edgeyolo.data.report import ProblemLog
 from edgeyolo.spec.errors import DataError, UsageError
 from edgeyolo.spec.training import TrainConfig
+from edgeyolo.training import train
 from edgeyolo.training.checkpoint import read_tensors
-from edgeyolo.training.loop import make_order, train
-from edgeyolo.training.run import start_run
+from edgeyolo.training.detector import make_detector_job
+from edgeyolo.training.order import make_order
 
 CONFIG = TrainConfig(model="yolov7-nano", epochs=1, image_size=64, batch=2, workers=0, precision="fp32", device="cpu")
 CLASSES = ("cell", "rare")
@@ -105,7 +107,7 @@ def test_one_object_in_ten_thousand(tmp_path: Path) -> None:
     data = draw(tmp_path, [(40, 40)] * 4, [[0], [0], [0], [0, 1]])
     many = replace(data, records=[*[data.records[0]] * 9_999, data.records[3]])
     config = msgspec.structs.replace(CONFIG, class_balance=0.01)
-    run = start_run(config, many, tmp_path / "none", weights=None, resume=False)
-    seen = [key.picture for keys in make_order(run, many) for key in keys]
+    job = make_detector_job(config, many, torch.device("cpu"))
+    seen = [key.picture for keys in make_order(config, job.spec, many) for key in keys]
     assert seen.count(9_999) == 10
     losses_of(data, tmp_path / "run", class_balance=0.5)

@@ -46,8 +46,9 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def batches(dataset: Dataset, *, epoch: int = 0, mosaic: bool = True, **options) -> list[Batch]:
-    options = {"input_spec": SQUARE, "batch": 4, "augment": FULL} | options
-    loader = make_loader(dataset, **options)
+    options = {"input_spec": SQUARE, "augment": FULL} | options
+    order = options.pop("order", None) or EpochOrder(len(dataset), options.pop("batch", 4), options.pop("seed", 0))
+    loader = make_loader(dataset, order, **options)
     loader.start_epoch(epoch, mosaic=mosaic)
     found = list(loader)
     assert len(found) == len(loader)
@@ -56,7 +57,7 @@ def batches(dataset: Dataset, *, epoch: int = 0, mosaic: bool = True, **options)
 
 def run_out(dataset: Dataset, workers: int) -> None:
     """Iterate to the expected failure; an exception keeps the workers alive until it is collected, so end them here."""
-    loader = make_loader(dataset, input_spec=SQUARE, batch=1, augment=None, workers=workers)
+    loader = make_loader(dataset, EpochOrder(len(dataset), 1), input_spec=SQUARE, augment=None, workers=workers)
     try:
         list(loader)
     finally:
@@ -108,7 +109,7 @@ def test_training_sees_what_the_board_sees(dataset: Dataset, spec: InputSpec) ->
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_and_cache_do_not_change_anything(dataset: Dataset, workers: int) -> None:
     expected = [batches(dataset, epoch=epoch) for epoch in (0, 1)]
-    loader = make_loader(dataset, input_spec=SQUARE, batch=4, augment=FULL, workers=workers)
+    loader = make_loader(dataset, EpochOrder(len(dataset), 4), input_spec=SQUARE, augment=FULL, workers=workers)
     for epoch in (1, 0, 1):
         loader.start_epoch(epoch)
         assert_same(list(loader), expected[epoch])
@@ -125,7 +126,7 @@ def test_epoch_and_seed_decide(dataset: Dataset) -> None:
 
 def test_mosaic_closes_with_living_workers(dataset: Dataset) -> None:
     only_mosaic = AugmentConfig(0, 0, 0, 0, 0, 0, 0, 0, 0, mosaic=1, mixup=0)
-    loader = make_loader(dataset, input_spec=SQUARE, batch=COUNT, augment=only_mosaic, workers=1)
+    loader = make_loader(dataset, EpochOrder(len(dataset), COUNT), input_spec=SQUARE, augment=only_mosaic, workers=1)
     for mosaic in (True, False, True):
         loader.start_epoch(3, mosaic=mosaic)
         (batch,) = loader
@@ -145,7 +146,7 @@ def test_broken_pictures_are_replaced_and_logged_once(
         path = dataset.records[i].image_path
         path.write_bytes(path.read_bytes()[:100])
     with caplog.at_level(logging.WARNING):
-        loader = make_loader(dataset, input_spec=SQUARE, batch=5, augment=None, workers=workers)
+        loader = make_loader(dataset, EpochOrder(len(dataset), 5), input_spec=SQUARE, augment=None, workers=workers)
         for epoch in (0, 1):
             loader.start_epoch(epoch)
             ids = [image_id for batch in loader for image_id in batch.image_ids]
@@ -201,10 +202,12 @@ def test_few_pictures_make_one_short_batch(dataset: Dataset) -> None:
 def test_bad_arguments(dataset: Dataset) -> None:
     for field, value in {"mosaic": 1.5, "scale": 1.0, "hsv_h": -0.1, "degrees": float("nan")}.items():
         with pytest.raises(UsageError, match=f"augment.{field}"):
-            make_loader(dataset, input_spec=SQUARE, batch=4, augment=AugmentConfig(**{field: value}))
+            make_loader(
+                dataset, EpochOrder(len(dataset), 4), input_spec=SQUARE, augment=AugmentConfig(**{field: value})
+            )
     empty = Dataset("e", "train", ("a",), [], dataset.report)
     with pytest.raises(DataError, match="no pictures"):
-        make_loader(empty, input_spec=SQUARE, batch=4, augment=None)
+        make_loader(empty, EpochOrder(len(empty), 4), input_spec=SQUARE, augment=None)
 
 
 @needs_bccd

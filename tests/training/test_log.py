@@ -33,9 +33,9 @@ def test_tensorboard_holds_the_rows_of_a_resumed_run(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     with TensorBoardLog(tmp_path) as log:
         for epoch in (1, 2, 3):
-            log.add(row(epoch, ap=None if epoch == 1 else 10.0 * epoch))
+            log.add([row(epoch, ap=None if epoch == 1 else 10.0 * epoch)])
     with TensorBoardLog(tmp_path, done=2) as log:  # epoch 3 was not saved
-        log.add(row(3, ap=99.0))
+        log.add([row(3, ap=99.0)])
     events = accumulator.EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, e.value) for e in events.Scalars("val/ap")] == [(2, 20.0), (3, 99.0)]
     assert [e.step for e in events.Scalars("loss/total")] == [1, 2, 3]

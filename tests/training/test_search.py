@@ -103,7 +103,7 @@ def test_a_run_that_lags_behind_is_cut_short(
         for epoch in range(1, config.epochs + 1):
             epochs_of[-1] = epoch
             ap = (1.0 if len(epochs_of) == 6 else 30.0 + len(epochs_of)) * epoch
-            on_epoch(EpochRow(epoch=epoch, losses={}, learning_rate=0.1, seconds=1.0, ap=ap, ap50=ap))
+            on_epoch([EpochRow(epoch=epoch, losses={}, learning_rate=0.1, seconds=1.0, ap=ap, ap50=ap)])
 
     monkeypatch.setattr(module, "train", train)
     config = msgspec.structs.replace(CONFIG, epochs=9)

@@ -16,8 +16,8 @@ from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.data.report import ProblemLog
 from edgeyolo.spec.errors import CheckpointError
 from edgeyolo.spec.training import TrainConfig
+from edgeyolo.training import train
 from edgeyolo.training.checkpoint import load_checkpoint, read_tensors
-from edgeyolo.training.loop import train
 
 CONFIG = TrainConfig(
     model="yolov7-nano",

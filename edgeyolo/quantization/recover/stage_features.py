@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from edgeyolo.criteria.criterion import sum_over_processes, world_size
 from edgeyolo.quantization.placement.operators import Effect, effect_of
 from edgeyolo.quantization.quantize import Quantized
 from edgeyolo.quantization.recover.equalize import equalize
@@ -40,7 +40,7 @@ def stage_tensors(deploy: fx.GraphModule, image_hw: tuple[int, int]) -> list[str
     ]
     parameter = next(deploy.parameters())
     with torch.no_grad():
-        _, values = expose(deploy, candidates)(parameter.new_zeros(1, 3, *image_hw))
+        values = expose(deploy, candidates)(parameter.new_zeros(1, 3, *image_hw))[-len(candidates) :]
     final = {node.name for node in ends}
     return [name for name, value in zip(candidates, values, strict=True) if name in final or _is_map(value)]
 
@@ -90,22 +90,38 @@ def _has_weights_of(module: fx.GraphModule, other: fx.GraphModule) -> bool:
 
 
 def expose(module: fx.GraphModule, names: Sequence[str]) -> fx.GraphModule:
-    """The same modules and parameters, shared; gives (what `module` gives, [the tensors of the nodes named]).
+    """The same modules and parameters, shared; gives the list that `module` gives, then the tensors of the nodes named.
 
     What is computed before an in-place activation shows as what comes after it, in every model alike.
     """
     graph = copy.deepcopy(module.graph)
     by_name = {node.name: node for node in graph.nodes}
     end = next(node for node in graph.nodes if node.op == "output")
-    end.args = ((end.args[0], [by_name[name] for name in names]),)
+    end.args = ([*end.all_input_nodes, *(by_name[name] for name in names)],)
     return fx.GraphModule(module, graph)
 
 
-def feature_loss(student: Sequence[Any], teacher: Sequence[Any]) -> Tensor:
-    """Scalar float32: sum over tensors of the mean squared error over the variance of the teacher's."""
-    terms = [_relative_error(mine.float(), theirs.float()) for mine, theirs in zip(student, teacher, strict=True)]
-    return torch.stack(terms).sum()
+def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Scalar float32: sum over tensors of the mean squared error over the variance of the teacher's.
+
+    In a distributed run both are over the pictures of all processes, as `mean_over_processes` wants it.
+    """
+    wanted = [tensor.float() for tensor in teacher]
+    errors = torch.stack([(a.float() - b).square().sum() for a, b in zip(student, wanted, strict=True)])
+    counts, variances = _spread(wanted)
+    return (errors / counts / variances.clamp(min=_SMALLEST_VARIANCE)).sum()
 
 
-def _relative_error(mine: Tensor, theirs: Tensor) -> Tensor:
-    return (mine - theirs).square().mean() / theirs.var(correction=0).clamp(min=_SMALLEST_VARIANCE)
+def _spread(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Number of values and variance of each tensor, (n,) float32; where there are processes, of all of theirs.
+
+    The number is then a mean over the processes.
+    """
+    processes = world_size()
+    counts = tensors[0].new_tensor([float(tensor.numel()) for tensor in tensors])
+    if processes == 1:
+        return counts, torch.stack([tensor.var(correction=0) for tensor in tensors])
+    sums = [(tensor.double().sum(), tensor.double().square().sum()) for tensor in tensors]
+    total = sum_over_processes(torch.tensor([[n, *s] for n, s in zip(counts.tolist(), sums, strict=True)]).double())
+    count, mean, square = total[:, 0], total[:, 1] / total[:, 0], total[:, 2] / total[:, 0]
+    return (count / processes).to(counts), (square - mean.square()).to(counts)

@@ -23,13 +23,14 @@ from edgeyolo.export import export_model
 from edgeyolo.quantization import Quantized, quantize
 from edgeyolo.quantization.calibrate.ranges import trace_deploy_form
 from edgeyolo.quantization.recover.qat import QatResult
-from edgeyolo.quantization.recover.qat_state import FILE_NAME, QatState
 from edgeyolo.quantization.recover.stage_features import expose, feature_loss, float_teacher, stage_tensors
 from edgeyolo.spec.errors import CheckpointError, TrainingError, UsageError
 from edgeyolo.spec.qparams import CalibrationRecord, load_qparams
 from edgeyolo.spec.recipe import QatRecipe, Recipe
 from edgeyolo.spec.strict import decode_json, encode_json
 from edgeyolo.spec.target import load_target
+from edgeyolo.training.checkpoint import read_tensors
+from edgeyolo.training.run import LAST
 
 PROGRAM = Path(__file__).parents[2] / "cases/qat_case.py"
 
@@ -81,16 +82,6 @@ def feature_error(quantized: Quantized, teacher: fx.GraphModule, inputs: Tensor)
 
 def buffers_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: buffer.clone() for name, buffer in module.named_buffers()}
-
-
-def state_of(path: Path) -> tuple[dict[str, Tensor], QatState]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as reader:
-        header = reader.metadata()["edgeyolo-qat"]
-        return {key: reader.get_tensor(key) for key in reader.keys()}, decode_json(  # noqa: SIM118
-            header.encode(), QatState, where=path
-        )
 
 
 def assert_same_tensors(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -156,10 +147,10 @@ def test_weights_that_were_knocked_are_pulled_back(case: Case, tmp_path: Path) -
     before = feature_error(knocked, teacher, sound.inputs)
     assert before > 2 * feature_error(sound.quantized, teacher, sound.inputs)
     result = sound.run(tmp_path / "qat", msgspec.structs.replace(RECIPE, epochs=6), quantized=knocked)
-    weights, _ = state_of(tmp_path / "qat" / FILE_NAME)
+    weights, _ = read_tensors(tmp_path / "qat" / LAST)
     with torch.no_grad():
         for name, parameter in knocked.fake_quant.named_parameters():
-            parameter.copy_(weights[f"average.{name}"])
+            parameter.copy_(weights[f"model.{name}"])
     assert feature_error(knocked, teacher, sound.inputs) < 0.6 * before
     assert result.best.ap >= result.start.ap
 
@@ -202,10 +193,10 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
 
     with pytest.raises(KeyboardInterrupt):
         case.run(tmp_path, progress=Interrupt())
-    assert state_of(tmp_path / FILE_NAME)[1].epoch == 2
+    assert read_tensors(tmp_path / LAST)[1].epoch == 2
     resumed = case.run(tmp_path, resume=True)
     whole, out = trained
-    assert_same_tensors(state_of(tmp_path / FILE_NAME)[0], state_of(out / FILE_NAME)[0])
+    assert_same_tensors(read_tensors(tmp_path / LAST)[0], read_tensors(out / LAST)[0])
     assert_same_tensors(dict(resumed.quantized.fake_quant.state_dict()), dict(whole.quantized.fake_quant.state_dict()))
     assert (resumed.best, resumed.best_epoch, resumed.start) == (whole.best, whole.best_epoch, whole.start)
     strip = [msgspec.structs.replace(row, seconds=0.0) for row in resumed.history]
@@ -224,12 +215,12 @@ def test_a_killed_training_resumes_to_the_weights_of_an_uninterrupted_one(case: 
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert 1 <= state_of(killed / FILE_NAME)[1].epoch < qat_case.LONG.epochs
+    assert 1 <= read_tensors(killed / LAST)[1].epoch < qat_case.LONG.epochs
     resumed = case.run(killed, qat_case.LONG, resume=True)
     whole = case.run(tmp_path / "whole", qat_case.LONG)
     assert len(resumed.history) == qat_case.LONG.epochs
     assert (resumed.best.ap, resumed.best_epoch) == (whole.best.ap, whole.best_epoch)
-    assert_same_tensors(state_of(killed / FILE_NAME)[0], state_of(tmp_path / "whole" / FILE_NAME)[0])
+    assert_same_tensors(read_tensors(killed / LAST)[0], read_tensors(tmp_path / "whole" / LAST)[0])
 
 
 def test_a_state_of_another_start_is_refused(case: Case, trained: tuple[QatResult, Path]) -> None:
@@ -253,7 +244,7 @@ def test_a_state_of_another_start_is_refused(case: Case, trained: tuple[QatResul
 def test_a_missing_or_broken_state_is_refused(case: Case, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nothing to resume"):
         case.run(tmp_path, resume=True)
-    (tmp_path / FILE_NAME).write_bytes(b"not a safetensors file")
+    (tmp_path / LAST).write_bytes(b"not a safetensors file")
     with pytest.raises(CheckpointError, match="cannot be read"):
         case.run(tmp_path, resume=True)
 
@@ -262,10 +253,10 @@ def test_a_loss_that_is_not_a_number_names_the_pictures_and_loses_nothing(case: 
     """Weights that leave their start by 1e30 per step overflow within the first steps of the first epoch."""
     recipe = msgspec.structs.replace(RECIPE, optimizer="sgd", learning_rate=1e38, epochs=2)
     ids = [record.image_id for record in case.train.records]
-    with pytest.raises(TrainingError, match="state of the last epoch is good") as failure:
+    with pytest.raises(TrainingError, match="last checkpoint is good") as failure:
         case.run(tmp_path, recipe)
     assert set(failure.value.where.split(", ")) <= set(ids)
-    _, state = state_of(tmp_path / FILE_NAME)
+    _, state = read_tensors(tmp_path / LAST)
     assert state.epoch == 0 and state.start == state.best
 
 
@@ -290,7 +281,8 @@ def test_stages_are_found_and_exposing_them_changes_nothing(name: str) -> None:
     assert {id(p) for p in exposed.parameters()} == {id(p) for p in deploy.parameters()}
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        (maps, features), plain = exposed(x), deploy(x)
+        outputs, plain = exposed(x), deploy(x)
+        maps, features = outputs[: len(plain)], outputs[len(plain) :]
     assert all(torch.equal(a, b) for a, b in zip(maps, plain, strict=True))
     assert all(value.dim() == 4 and value.shape[2] * value.shape[3] >= 4 for value in features)
 
@@ -371,7 +363,7 @@ def test_the_forward_pass_can_run_in_bf16(case: Case, trained: tuple[QatResult, 
         ({"batch": 0}, "batch is 0"),
         ({"learning_rate": 0.0}, "learning rate is 0"),
         ({"ema_decay": 1.0}, "ema_decay is 1"),
-        ({"final_lr_factor": -0.1}, "final_lr_factor"),
+        ({"final_learning_rate_factor": -0.1}, "final_learning_rate_factor"),
         ({"mosaic": 2.0}, "mosaic is 2"),
     ],
 )
@@ -391,11 +383,11 @@ def test_the_student_can_be_wrapped_for_distributed_training(case: Case, tmp_pat
     student = copy.deepcopy(case.quantized.fake_quant).requires_grad_(True)
     names = stage_tensors(case.quantized.float_deploy, (64, 64))
     with torch.no_grad():
-        _, wanted = expose(case.quantized.float_deploy, names)(case.inputs)
+        wanted = expose(case.quantized.float_deploy, names)(case.inputs)
 
     def gradients(module: nn.Module) -> dict[str, Tensor]:
         student.zero_grad(set_to_none=True)
-        feature_loss(module(case.inputs)[1], wanted).backward()
+        feature_loss(module(case.inputs), wanted).backward()
         return {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
 
     plain = gradients(expose(student, names))

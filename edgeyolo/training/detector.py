@@ -1,0 +1,147 @@
+"""The job of a detector: a model of the zoo, its own loss, and a teacher if it has one."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from edgeyolo import models
+from edgeyolo.criteria.criterion import Criterion, Loss
+from edgeyolo.data.dataset import Dataset
+from edgeyolo.models import DetectorNetwork
+from edgeyolo.nn.fold import fold_model
+from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.training import TrainConfig
+from edgeyolo.training.auto_anchor import fit_to_dataset
+from edgeyolo.training.checkpoint import (
+    CheckpointRecord,
+    checkpoint_path,
+    load_matching_weights,
+    read_tensors,
+    strip_prefix,
+)
+from edgeyolo.training.device import autocast_dtype, use_channels_last
+from edgeyolo.training.distillation import Distiller, Student
+from edgeyolo.training.job import Job
+from edgeyolo.training.teacher import anchors_of_checkpoint, make_distiller
+
+_LOG = logging.getLogger(__name__)
+_OFFICIAL_SUFFIXES = (".pt", ".pth", ".pdparams")
+
+
+class DetectorJob(Job):
+    """Train a detector by its criterion; it is measured folded."""
+
+    def __init__(self, spec: ModelSpec, model: nn.Module, criterion: Criterion, half: torch.dtype | None) -> None:
+        super().__init__(spec, model, half)
+        self.criterion = criterion
+
+    def start_epoch(self, epoch: int) -> None:
+        """Pass it on to the criterion."""
+        self.criterion.start_epoch(epoch)
+
+    def loss(self, outputs: list[Tensor], targets: Tensor, images: Tensor) -> Loss:
+        """Of raw maps."""
+        loss: Loss = self.criterion(outputs, targets, (images.shape[2], images.shape[3]))
+        return loss
+
+    def deploy_form(self, average: nn.Module) -> nn.Module:
+        """Folded, as it is exported."""
+        folded = fold_model(average)
+        use_channels_last(folded)
+        return folded
+
+
+class StudentJob(DetectorJob):
+    """Train a detector by its criterion and by what a teacher shows it."""
+
+    adapters: Distiller
+
+    def __init__(self, detector: DetectorJob, distiller: Distiller) -> None:
+        super().__init__(detector.spec, detector.model, detector.criterion, detector.half)
+        self.adapters = distiller
+
+    def trained_network(self, model: nn.Module) -> nn.Module:
+        """Gives the features after the maps, in the channels of the teacher's."""
+        assert isinstance(model, DetectorNetwork)
+        return Student(model, self.adapters)
+
+    def loss(self, outputs: list[Tensor], targets: Tensor, images: Tensor) -> Loss:
+        """Of raw maps, and of both against the teacher's."""
+        count = len(outputs) - self.adapters.feature_count
+        own = super().loss(outputs[:count], targets, images)
+        with self.autocast():
+            taught = self.adapters.loss(outputs[count:], outputs[:count], images)
+        return Loss(own.total + taught.total, own.parts | taught.parts)
+
+
+def make_detector_job(
+    config: TrainConfig,
+    data: Dataset,
+    device: torch.device,
+    *,
+    weights: Path | None = None,
+    record: CheckpointRecord | None = None,
+) -> DetectorJob:
+    """The job that a config describes.
+
+    Args:
+        data: the training split, for its classes and anchors.
+        weights: checkpoint or official file to start from.
+        record: of the run that is to be resumed, whose anchors are kept; its weights are put in place later.
+
+    Raises:
+        CheckpointError, UsageError: as `loop.train`.
+    """
+    anchors_wh = choose_anchors(config, data, weights) if record is None else models.anchors_in(record.model)
+    torch.manual_seed(config.seed)
+    model = models.create(config.model, len(data.class_names), activation=config.activation, anchors_wh=anchors_wh)
+    if weights is not None and record is None:
+        load_start(model, weights)
+    spec = ModelSpec(
+        name=model.config.name,
+        activation=model.config.activation,
+        class_names=data.class_names,
+        input=model.make_input_spec((config.image_size, config.image_size)),
+        decode=model.decode,
+    )
+    criterion = model.make_criterion(epochs=config.epochs).to(device)
+    criterion.smooth_labels(config.label_smoothing)
+    model.to(device)
+    use_channels_last(model)
+    job = DetectorJob(spec, model, criterion, autocast_dtype(config.precision, device))
+    if config.teacher is None:
+        return job
+    return StudentJob(job, make_distiller(Path(config.teacher), model, spec, config.distill, device))
+
+
+def choose_anchors(config: TrainConfig, data: Dataset, weights: Path | None) -> models.Anchors | None:
+    """Anchors for a fresh run; None for the model's own.
+
+    They begin as the teacher's, so that it can teach the heads too, or as those of the weights to start from.
+    """
+    own = [Path(config.teacher)] if config.teacher is not None else []
+    if weights is not None and weights.suffix not in _OFFICIAL_SUFFIXES:
+        own.append(weights)
+    found = (anchors_of_checkpoint(path, config.model) for path in own)
+    start = next((anchors_wh for anchors_wh in found if anchors_wh is not None), None)
+    if not config.auto_anchor:
+        return start
+    return fit_to_dataset(config.model, data, config.image_size, start=start, seed=config.seed)
+
+
+def load_start(model: nn.Module, weights: Path) -> None:
+    """Load weights to fine-tune from; a `.pt`, `.pth` or `.pdparams` is read as an official file.
+
+    Raises:
+        CheckpointError: unreadable, or of another model. UsageError: nothing is published for the model.
+    """
+    if weights.suffix in _OFFICIAL_SUFFIXES:
+        fresh = models.load_official_weights(model, weights)
+    else:
+        tensors, _ = read_tensors(checkpoint_path(weights))
+        fresh = load_matching_weights(model, strip_prefix(tensors, "model."), where=weights)
+    _LOG.info("%d tensors do not fit %s and start fresh: %s", len(fresh), weights, ", ".join(fresh[:6]))
