@@ -68,9 +68,9 @@ class AnchorHead(RawHead):
         """See `RawHead.predictions`: anchor by anchor within a level."""
         levels = []
         for raw, anchors in zip(maps, self._levels, strict=True):
-            count, channels = len(anchors), raw.shape[1] // len(anchors)
-            by_cell = raw.reshape(len(raw), count, channels, -1).swapaxes(2, 3)
-            rows = by_cell.reshape(len(raw), -1, channels)  # (B, N, 5 + K)
+            count, cells = len(anchors), raw.shape[2] * raw.shape[3]
+            by_cell = raw.reshape(len(raw), count, raw.shape[1] // count, cells).swapaxes(2, 3)
+            rows = by_cell.reshape(len(raw), count * cells, raw.shape[1] // count)  # (B, N, 5 + K)
             levels.append(Predictions(rows[..., 4], rows[..., _NO_BOX:], rows[..., :4]))
         return levels
 

@@ -70,7 +70,7 @@ class DflHead(RawHead):
 
     def predictions(self, maps: Sequence[Array]) -> list[Predictions]:
         """See `RawHead.predictions`."""
-        by_cell = [raw.reshape(*raw.shape[:2], -1).swapaxes(1, 2) for raw in maps]
+        by_cell = [raw.reshape(*raw.shape[:2], raw.shape[2] * raw.shape[3]).swapaxes(1, 2) for raw in maps]
         return [Predictions(None, classes, boxes) for classes, boxes in zip(by_cell[0::2], by_cell[1::2], strict=True)]
 
     def make_places(self, image_hw: tuple[int, int]) -> Float32:
