@@ -116,6 +116,8 @@ class EntropyObserver(_HistogramObserver):
 
     def _choose(self) -> float:
         counts = self.histogram.counts[: self.histogram.used].double()
+        if len(counts) < _LEVELS:  # all is below the finest range that bins have, and has a magnitude for each anyway
+            return self.histogram.largest
         counts[0] = 0.0
         candidates = torch.arange(_LEVELS, len(counts) + 1)  # bins taken by each
         candidates = candidates[counts.cumsum(0)[candidates - 1] > 0]

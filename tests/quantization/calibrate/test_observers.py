@@ -220,6 +220,14 @@ def test_constants_and_zeros() -> None:
         assert observer.threshold() == 0.75
 
 
+@pytest.mark.parametrize("largest", [1e-30, 1e-12, 5e-9, 7.2e-9, 7.6e-9, 1e-7])
+def test_a_tensor_that_is_nearly_dead_has_its_own_tiny_range(largest: float) -> None:
+    """SiLU leaves such values in channels that training has switched off."""
+    for observer in every_observer():
+        collect_all(observer, [np.linspace(-largest, largest, 99)])
+        assert 0.0 < observer.threshold() <= np.float32(largest)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.floats(1e-6, 1e6), st.integers(0, 99))
 def test_no_threshold_is_above_the_largest_magnitude(size: float, seed: int) -> None:
