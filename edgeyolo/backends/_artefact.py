@@ -30,3 +30,15 @@ def artefact_file(folder: Path, artefact: Artefact, role: str) -> Path:
             f"the artefact's {role} file '{name}' is not there", where=folder, hint="Deploy again: edgeyolo deploy"
         )
     return path
+
+
+def read_artefact(path: Path) -> bytes:
+    """The bytes of one of the artefact's files.
+
+    Raises:
+        BackendError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BackendError(f"cannot be read ({error.strerror})", where=path) from None

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeyolo.backends._artefact import artefact_file, check_option_names
+from edgeyolo.backends._artefact import artefact_file, check_option_names, read_artefact
 from edgeyolo.backends._versions import check_version, list_version_problems
 from edgeyolo.backends.engine import Engine, check_images
+from edgeyolo.graph.external_data import refuse_external_data
 from edgeyolo.graph.qdq import insert_qdq, int8_layers, load_onnx, weighted_nodes
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
@@ -96,9 +97,10 @@ class OnnxRuntimeEngine(Engine):
         _import_engine()
         check_option_names(artefact.options, _OPTIONS, engine="onnxruntime")
         path = artefact_file(folder, artefact, "onnx")
+        raw = read_artefact(path)
+        refuse_external_data(raw, where=path)
         with _explaining(path):
-            # From memory, not from the path: a graph from elsewhere cannot then name other files as its weights.
-            session = _make_session(path.read_bytes(), threads=threads)
+            session = _make_session(raw, threads=threads)
         _check_signature(session, spec, where=path)
         return OnnxRuntimeSession(session, output_names(spec.output_count), spec.input.image_hw)
 

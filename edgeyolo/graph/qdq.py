@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from edgeyolo.graph.external_data import refuse_external_data
 from edgeyolo.spec.errors import BackendError, nearest_name
 from edgeyolo.spec.packages import import_package
 from edgeyolo.spec.qparams import LayerPrecision, QParams, WeightScales
@@ -34,14 +35,16 @@ def load_onnx(path: Path) -> ModelProto:
     """Read an ONNX file.
 
     Raises:
-        MissingPackageError: no onnx package. BackendError: not a readable ONNX file.
+        MissingPackageError: no onnx package. BackendError: not a readable ONNX file, or one that needs others.
     """
     import_package("onnx", needed_for="building an artefact from model.onnx", extra="onnxruntime")
     import onnx
 
     decode_error = importlib.import_module("google.protobuf.message").DecodeError
     try:
-        model = onnx.load(str(path))
+        raw = path.read_bytes()
+        refuse_external_data(raw, where=path)
+        model = onnx.load_model_from_string(raw)
         onnx.checker.check_model(model)
     except (OSError, decode_error, onnx.checker.ValidationError) as error:
         raise BackendError(f"is not a usable ONNX file ({error})", where=path) from None

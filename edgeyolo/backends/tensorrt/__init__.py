@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeyolo.backends._artefact import artefact_file
+from edgeyolo.backends._artefact import artefact_file, read_artefact
 from edgeyolo.backends._versions import is_accepted_version
 from edgeyolo.backends.engine import Engine, Finding
 from edgeyolo.backends.tensorrt.adapter import TensorRt, load_tensorrt
@@ -30,6 +30,7 @@ from edgeyolo.backends.tensorrt.doctor import can_run, examine_gpu
 from edgeyolo.backends.tensorrt.network import input_shape, make_network, trtexec_command
 from edgeyolo.backends.tensorrt.options import Options, make_options, plan_options
 from edgeyolo.backends.tensorrt.session import TensorRtSession, session_outputs
+from edgeyolo.graph.external_data import refuse_external_data
 from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.graph.qdq_check import check_qdq
 from edgeyolo.spec.atomic import write_file
@@ -130,6 +131,7 @@ class TensorRtEngine(Engine):
         """Build the plan or take it from the cache, and load it."""
         options = make_options(artefact.options)
         onnx_path = artefact_file(folder, artefact, "onnx")
+        graph = _read_graph(onnx_path)
         trt = load_tensorrt(options.package)
         trt.check_version(options.versions)
         cuda = Cuda()
@@ -148,7 +150,7 @@ class TensorRtEngine(Engine):
         ranges = dynamic_ranges(load_onnx(onnx_path).graph, load_qparams(scales_path)) if scales_path else {}
 
         def compile_plan() -> bytes:
-            return _compile(trt, onnx_path, options, key, ranges, progress)
+            return _compile(trt, graph, options, key, ranges, progress)
 
         engine = _cached_engine(trt, options, key, compile_plan)
         names = session_outputs(spec.output_count, artefact.graph_candidates)
@@ -180,7 +182,7 @@ def compile_for(
         UsageError: an option or capability that the package does not have.
     """
     trt = load_tensorrt(options.package)
-    parsed = trt.parse(onnx_path.read_bytes(), options)
+    parsed = trt.parse(_read_graph(onnx_path), options)
     return parsed.compile(options, precision, capability=capability, progress=progress)[0]
 
 
@@ -200,14 +202,20 @@ def _cached_engine(trt: TensorRt, options: Options, key: PlanKey, compile_plan: 
 
 
 def _compile(
-    trt: TensorRt, onnx_path: Path, options: Options, key: PlanKey, ranges: dict[str, float], progress: Progress
+    trt: TensorRt, graph: bytes, options: Options, key: PlanKey, ranges: dict[str, float], progress: Progress
 ) -> bytes:
     logger.info("building the plan for %s with %s %s, once", key.gpu, key.package, key.version)
-    parsed = trt.parse(onnx_path.read_bytes(), options)
+    parsed = trt.parse(graph, options)
     timing = read_timing_cache(key) if options.timing_cache else b""
     plan, timing = parsed.compile(options, key.precision, timing_cache=timing, ranges=ranges, progress=progress)
     write_timing_cache(key, timing)
     return plan
+
+
+def _read_graph(path: Path) -> bytes:
+    raw = read_artefact(path)
+    refuse_external_data(raw, where=path)
+    return raw
 
 
 def _target_options(target: Target) -> Options:
