@@ -60,18 +60,18 @@ def draw_dataset(
     """Draw a data set; the same arguments give the same pictures.
 
     Args:
-        folder: replaced if it exists.
+        folder: absent or empty.
         train, val, test: pictures in each split.
 
     Returns:
         The `data.yaml` that was written.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or holds something.
     """
     counts = {"train": train, "val": val, "test": test}
     done = 0
-    with replacing_folder(folder) as work:
+    with replacing_folder(folder, names=()) as work:
         for split_index, (split, count) in enumerate(counts.items()):
             (work / "images" / split).mkdir(parents=True)
             (work / "labels" / split).mkdir(parents=True)

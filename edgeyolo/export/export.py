@@ -17,6 +17,7 @@ from edgeyolo.spec.atomic import replacing_folder
 from edgeyolo.spec.model import ModelRecord, ModelSpec, Score
 from edgeyolo.spec.provenance import tool_versions
 from edgeyolo.spec.qparams import save_qparams
+from edgeyolo.spec.quantizing import QUANTIZED_FILES
 from edgeyolo.spec.strict import encode_json
 
 
@@ -31,7 +32,8 @@ def export_model(
 ) -> ModelRecord:
     """Write `model.onnx` (float) and `model.json` to the folder `out`, and `qparams.json` if quantized.
 
-    The folder is replaced as a whole, and only after ONNX Runtime gave the same maps as torch.
+    A folder that an earlier export wrote is replaced as a whole, and only after ONNX Runtime gave the same maps as
+    torch.
 
     Args:
         module: a deploy form, or what `quantization.quantize` gives.
@@ -41,7 +43,7 @@ def export_model(
 
     Raises:
         ExportError: cannot be traced, or does not survive it unchanged; then nothing is written.
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written, or holds something that is not replaced (`QUANTIZED_FILES`).
     """
     deploy = module.float_deploy if isinstance(module, Quantized) else module
     model = trace_onnx(deploy, spec.input.image_hw, spec.output_count, dynamic_batch=dynamic_batch)
@@ -56,7 +58,7 @@ def export_model(
         scores=tuple(scores),
         tools=tool_versions(list_packages()),
     )
-    with replacing_folder(out) as folder:
+    with replacing_folder(out, names=QUANTIZED_FILES) as folder:
         (folder / "model.onnx").write_bytes(raw)
         (folder / "model.json").write_bytes(encode_json(record))
         if qparams is not None:

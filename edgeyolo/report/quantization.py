@@ -126,6 +126,7 @@ class QuantizationReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         groups: number of scale groups.
         rows: artefacts, the float torch model of each split first.
         signal: per layer, in the order of the network.
+        chosen_on: split that epochs of QAT and float layers were chosen on, and sensitivity was measured on.
     """
 
     format_version: int = FORMAT_VERSION
@@ -137,6 +138,7 @@ class QuantizationReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     rows: tuple[ArtefactRow, ...]
     provenance: Provenance
     signal: tuple[LayerSignal, ...] = ()
+    chosen_on: str = ""
     sensitivity: Sensitivity | None = None
     qat: QatHistory | None = None
     budget: BudgetTrail | None = None

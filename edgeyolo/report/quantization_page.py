@@ -79,7 +79,9 @@ def _drop(row: ArtefactRow) -> float:
 
 
 def _float_ap(report: QuantizationReport) -> float | None:
-    return next((row.score.ap for row in report.rows if row.score.artefact == FLOAT_ARTEFACT), None)
+    """Of the float model, on the pictures that sensitivity was measured on."""
+    scores = [row.score for row in report.rows if row.score.artefact == FLOAT_ARTEFACT]
+    return next((score.ap for score in scores if report.chosen_on in ("", score.split)), None)
 
 
 def _group_rows(sensitivity: Sensitivity | None, float_ap: float | None) -> list[dict[str, Any]]:

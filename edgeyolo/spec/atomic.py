@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from edgeyolo.spec.errors import OutputError
@@ -37,30 +37,61 @@ def write_file(path: Path, raw: bytes) -> None:
         temporary.write_bytes(raw)
 
 
+def check_replaceable(path: Path, names: Collection[str], *, sources: Iterable[Path] = ()) -> None:
+    """Raise OutputError unless the folder `path` is absent, empty, or holds nothing but what is to be written anew.
+
+    Args:
+        names: of the files and folders that are written there.
+        sources: files and folders that are read, and so must not lie in `path`.
+    """
+    if path.exists() and not path.is_dir():
+        raise OutputError("is a file, and a folder is to be written there", where=path, hint="Choose another --out")
+    for source in sources:
+        if source.resolve().is_relative_to(path.resolve()):
+            raise OutputError(f"holds {source}, which is read", where=path, hint="Choose another --out")
+    others = sorted(found.name for found in path.iterdir() if found.name not in names) if path.exists() else []
+    if others:
+        shown = ", ".join(others[:3]) + (" and more" if len(others) > 3 else "")
+        raise OutputError(
+            f"holds {shown}, which would be lost", where=path, hint="Choose another --out, or empty the folder yourself"
+        )
+
+
 @contextlib.contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
+def replacing_folder(path: Path, *, names: Collection[str] | None = None) -> Iterator[Path]:
     """Give a temporary folder beside `path`; rename it to `path` when the block ends well.
 
     An existing folder is moved aside first and removed last, so a crash leaves one whole version on disk.
 
+    Args:
+        names: of all that is written there; a folder that holds anything else is left as it is. None for a folder of
+            our own cache, which is replaced whatever it holds.
+
     Raises:
-        OutputError: as in `replacing_file`, or `path` exists and is not a folder.
+        OutputError: as in `replacing_file` and `check_replaceable`.
     """
     with _explaining(path):
-        if path.exists() and not path.is_dir():
-            raise OutputError("is a file, and a folder is to be written there", where=path, hint="Choose another --out")
+        _check(path, names)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.tmp-", dir=path.parent))
         temporary.chmod(0o755)
         try:
             yield temporary
             old = Path(f"{temporary}.old")
+            _check(path, names)
             if path.exists():
                 path.replace(old)
             temporary.replace(path)
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check(path: Path, names: Collection[str] | None) -> None:
+    if names is not None:
+        check_replaceable(path, names)
+    elif path.exists() and not path.is_dir():
+        raise OutputError("is a file, and a folder is to be written there", where=path, hint="Remove it")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,20 @@ from msgspec import Meta
 
 from edgeyolo.spec.settings import WholeNumber
 
+# All that `quantize` writes to its folder, in this version and earlier ones.
+QUANTIZED_FILES = frozenset(
+    {
+        "model.onnx",
+        "model.json",
+        "qparams.json",
+        "report.json",
+        "report.html",
+        "sensitivity.png",
+        "graph.dot",
+        "graph.svg",
+    }
+)
+
 
 class QuantizeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What `quantize` does besides calibrating.

@@ -1,26 +1,33 @@
-"""`quantize`: checkpoint -> model.onnx + qparams.json, and a report of what it cost."""
+"""`quantize`: checkpoint -> model.onnx + qparams.json, and a report of what it cost.
+
+Epochs of QAT and layers kept float are chosen on the val split, or on pictures held out of train where there is none;
+scores are of the split that is asked for.
+"""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.atomic import check_replaceable, write_file
 from edgeyolo.spec.errors import GateError, UsageError
 from edgeyolo.spec.model import Score
 from edgeyolo.spec.progress import SILENT, Progress
-from edgeyolo.spec.qparams import QParams, load_qparams
-from edgeyolo.spec.quantizing import QuantizeOptions
+from edgeyolo.spec.qparams import load_qparams
+from edgeyolo.spec.quantizing import QUANTIZED_FILES, QuantizeOptions
 from edgeyolo.spec.recipe import DEFAULT_RECIPE
 from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.target import load_target
-from edgeyolo.verbs._splits import validation_split
+from edgeyolo.verbs._splits import open_scored_data, open_training_data
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgeyolo.data.dataset import Dataset
     from edgeyolo.quantization.calibrate.ranges import Picture
     from edgeyolo.quantization.quantize import Quantized
@@ -31,6 +38,8 @@ if TYPE_CHECKING:
     from edgeyolo.training.checkpoint import Checkpoint
 
 PROXY_PICTURES = 16  # for sensitivity and signal
+_WORK_FILES = ("qat", "sensitivity.json")  # of what can be resumed
+_FLOAT, _FAKE_QUANT = "float torch", "fake-quant torch"
 
 
 @dataclass(frozen=True)
@@ -43,22 +52,42 @@ class QuantizeResult:
     explanation: str = ""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Job:
-    """One run of the verb: what goes in, and what has been found so far."""
+    """What one call of the verb works on.
+
+    Attributes:
+        train_data: calibrated and trained on.
+        choice_data: what epochs and layers are chosen by.
+        scored_data: what scores are of; `choice_data` itself where no other split is asked for.
+        work: folder for what can be resumed.
+    """
 
     source: Checkpoint
     recipe: Recipe
     recipe_name: str
     options: QuantizeOptions
     train_data: Dataset
-    val_data: Dataset
-    pictures: Sequence[Picture]
+    choice_data: Dataset
+    scored_data: Dataset
     work: Path
     progress: Progress
-    scores: list[Score] = field(default_factory=list)
-    sensitivity: Sensitivity | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What became of the calibrated model, and what was found on the way; None for what was not asked for.
+
+    Attributes:
+        pictures: a few network inputs that are looked at again.
+        float_choice: of the float model, on what choices are made by.
+    """
+
+    quantized: Quantized
+    pictures: Sequence[Picture] = ()
+    float_choice: Score | None = None
     qat: QatResult | None = None
+    sensitivity: Sensitivity | None = None
     budget: BudgetResult | None = None
 
 
@@ -76,6 +105,7 @@ def quantize(
     Long parts keep their state in the folder `out` + ".work", which is gone once `out` is written.
 
     Args:
+        out: absent, empty, or written by `quantize` before; a folder that holds anything else is left as it is.
         recipe: name in `calib/`, or a path to a `.toml`.
 
     Raises:
@@ -83,55 +113,27 @@ def quantize(
         GateError: no choice of float layers keeps the drop within `max_drop`; the best one found is in `out`.
         CheckpointError, DataError, QuantizationError, ExportError, OutputError: as their names say.
     """
-    from edgeyolo.data.dataset import open_dataset
-    from edgeyolo.evaluation.measure import check_classes
     from edgeyolo.export import export_model
-    from edgeyolo.quantization import quantize as quantize_model
-    from edgeyolo.quantization.calibrate.cache import CalibrationCache
-    from edgeyolo.quantization.calibrate.pictures import calibration_pictures
-    from edgeyolo.spec.recipe import load_recipe
-    from edgeyolo.training.checkpoint import load_checkpoint
 
     options = options or QuantizeOptions()
     check_options(options)
-    settings, source = load_recipe(recipe), load_checkpoint(checkpoint)
-    spec = source.record.model
-    train_data = open_dataset(data, "train")
-    check_classes(spec, train_data)
-    val_data = open_dataset(data, options.split or validation_split(data))
-    pictures, hashes = calibration_pictures(train_data, spec.input, count=settings.count, seed=settings.seed)
-    quantized = quantize_model(
-        source.model,
-        pictures,
-        settings,
-        recipe_name=Path(recipe).stem,
-        picture_hashes=hashes,
-        cache=CalibrationCache(spec.input),
-        progress=progress,
-    )
-    few = (
-        [picture for picture, _ in zip(pictures, range(PROXY_PICTURES), strict=False)]
-        if needs_pictures(options)
-        else []
-    )
-    job = Job(source, settings, Path(recipe).stem, options, train_data, val_data, few, Path(f"{out}.work"), progress)
-    quantized = improve(job, quantized)
-    export_model(quantized, spec, out, checkpoint_sha256=source.sha256, scores=tuple(job.scores))
-    explanation = write_explanation(quantized, out, spec.name) if options.explain else ""
+    work = Path(f"{out}.work")
+    check_replaceable(out, QUANTIZED_FILES, sources=(checkpoint, data))
+    check_replaceable(work, _WORK_FILES)
+    job = open_job(checkpoint, data, work, recipe, options, progress)
+    found = improve(job, calibrate(job))
+    spec = job.source.record.model
+    scores = measure_torch(job, found) if options.evaluate else ()
+    export_model(found.quantized, spec, out, checkpoint_sha256=job.source.sha256, scores=scores)
+    explanation = write_explanation(found.quantized, out, spec.name) if options.explain else ""
     if options.report and options.evaluate:
         from edgeyolo.verbs._quantize_report import report_on
 
-        job.scores += report_on(job, quantized, out)
+        scores += report_on(job, found, scores, out)
     if job.work.is_dir():
         shutil.rmtree(job.work)
-    if job.budget is not None and not job.budget.met:
-        drop = min(step.drop for step in job.budget.trail)
-        raise GateError(
-            f"{options.target} loses {drop:.2f} AP at best, over the {options.max_drop} allowed",
-            where=out,
-            hint="The best that was found is there; try --qat, another recipe, or a larger --max-drop",
-        )
-    return QuantizeResult(out, tuple(job.scores), precision_counts(load_qparams(out / "qparams.json")), explanation)
+    check_budget(found.budget, options, out)
+    return QuantizeResult(out, scores, count_precisions(out), explanation)
 
 
 def check_options(options: QuantizeOptions) -> None:
@@ -141,71 +143,114 @@ def check_options(options: QuantizeOptions) -> None:
         raise UsageError("the target has no int8", where=options.target, hint="Choose another --target")
 
 
-def needs_pictures(options: QuantizeOptions) -> bool:
-    """Whether a few network inputs are looked at again."""
-    return (options.report and options.evaluate) or options.sensitivity or options.max_drop is not None
+def open_job(
+    checkpoint: Path, data: Path, work: Path, recipe: str, options: QuantizeOptions, progress: Progress
+) -> Job:
+    """Read checkpoint, recipe and data; errors as in `quantize`."""
+    from edgeyolo.evaluation.measure import check_classes
+    from edgeyolo.spec.recipe import load_recipe
+    from edgeyolo.training.checkpoint import load_checkpoint
+
+    settings, source = load_recipe(recipe), load_checkpoint(checkpoint)
+    train_data, choice_data = open_training_data(data)
+    check_classes(source.record.model, train_data)
+    return Job(
+        source=source,
+        recipe=settings,
+        recipe_name=Path(recipe).stem,
+        options=options,
+        train_data=train_data,
+        choice_data=choice_data,
+        scored_data=open_scored_data(data, options.split, choice_data),
+        work=work,
+        progress=progress,
+    )
 
 
-def improve(job: Job, quantized: Quantized) -> Quantized:
-    """Train, measure, and keep layers float, as asked for; scores of the outcome go into the job."""
+def calibrate(job: Job) -> Findings:
+    """The model with ranges from training pictures."""
+    from edgeyolo.quantization import quantize as quantize_model
+    from edgeyolo.quantization.calibrate.cache import CalibrationCache
+    from edgeyolo.quantization.calibrate.pictures import calibration_pictures
+
+    spec, recipe, options = job.source.record.model.input, job.recipe, job.options
+    pictures, hashes = calibration_pictures(job.train_data, spec, count=recipe.count, seed=recipe.seed)
+    quantized = quantize_model(
+        job.source.model,
+        pictures,
+        recipe,
+        recipe_name=job.recipe_name,
+        picture_hashes=hashes,
+        cache=CalibrationCache(spec),
+        progress=job.progress,
+    )
+    is_looked_at = (options.report and options.evaluate) or options.sensitivity or options.max_drop is not None
+    few = [picture for picture, _ in zip(pictures, range(PROXY_PICTURES), strict=False)] if is_looked_at else []
+    return Findings(quantized, few)
+
+
+def improve(job: Job, found: Findings) -> Findings:
+    """Train, measure what each group costs, and keep layers float, as asked for."""
     options = job.options
-    float_score = None
-    if options.evaluate or options.max_drop is not None:
-        float_score = measure_module(job, quantized.reference, "float torch")
-    if options.qat:
-        quantized = train_on(job, quantized)
     if options.sensitivity or options.max_drop is not None:
-        job.sensitivity = find_sensitivity(job, quantized)
-    if options.max_drop is not None and float_score is not None and job.sensitivity is not None:
-        quantized = keep_within_budget(job, quantized, float_score.ap, options.max_drop, job.sensitivity.ranking())
-    if options.evaluate and float_score is not None:
-        job.scores = [float_score, measure_module(job, quantized.fake_quant, "fake-quant torch")]
-    return quantized
+        score = measure_module(job, found.quantized.reference, _FLOAT, job.choice_data)
+        found = replace(found, float_choice=score)
+    if options.qat:
+        qat = train_on(job, found.quantized)
+        found = replace(found, quantized=qat.quantized, qat=qat)
+    if options.sensitivity or options.max_drop is not None:
+        found = replace(found, sensitivity=find_sensitivity(job, found))
+    if options.max_drop is not None:
+        budget = keep_within_budget(job, found, options.max_drop)
+        found = replace(found, quantized=budget.quantized, budget=budget)
+    return found
 
 
-def measure_module(job: Job, module: object, artefact: str) -> Score:
-    """COCO mAP of a torch module on the split of the job."""
-    from torch import nn
-
+def measure_module(job: Job, module: nn.Module, artefact: str, data: Dataset) -> Score:
+    """COCO mAP of a torch module."""
     from edgeyolo.evaluation.measure import measure_session
     from edgeyolo.training.torch_session import TorchSession
 
-    assert isinstance(module, nn.Module)
     spec = job.source.record.model
-    return measure_session(TorchSession(module), spec, job.val_data, artefact=artefact, progress=job.progress)
+    return measure_session(TorchSession(module), spec, data, artefact=artefact, progress=job.progress)
 
 
-def train_on(job: Job, quantized: Quantized) -> Quantized:
+def measure_torch(job: Job, found: Findings) -> tuple[Score, ...]:
+    """Scores of the float and the fake-quantized model."""
+    score = found.float_choice
+    if score is None or job.scored_data is not job.choice_data:
+        score = measure_module(job, found.quantized.reference, _FLOAT, job.scored_data)
+    return score, measure_module(job, found.quantized.fake_quant, _FAKE_QUANT, job.scored_data)
+
+
+def train_on(job: Job, quantized: Quantized) -> QatResult:
     """Quantization-aware training."""
     from edgeyolo.quantization.recover.qat import QatStart, train_quantized
     from edgeyolo.training.run import LAST
 
     folder = job.work / "qat"
-    start = QatStart(quantized, job.source.model, job.source.record.model, job.train_data, job.val_data)
+    start = QatStart(quantized, job.source.model, job.source.record.model, job.train_data, job.choice_data)
     resume = job.options.resume and (folder / LAST).is_file()
-    job.qat = train_quantized(start, job.recipe.qat, folder, resume=resume, progress=job.progress)
-    return job.qat.quantized
+    return train_quantized(start, job.recipe.qat, folder, resume=resume, progress=job.progress)
 
 
-def find_sensitivity(job: Job, quantized: Quantized) -> Sensitivity:
+def find_sensitivity(job: Job, found: Findings) -> Sensitivity:
     """What each scale group costs; by mAP only where that was asked for."""
     from edgeyolo.quantization.study.sensitivity import MapMeasure, measure_sensitivity
 
     by_map = None
     if job.options.sensitivity and job.options.sensitivity_groups:
         by_map = MapMeasure(
-            lambda module: measure_module(job, module, "fake-quant torch").ap,
+            lambda module: measure_module(job, module, _FAKE_QUANT, job.choice_data).ap,
             most=job.options.sensitivity_groups,
             cache=job.work / "sensitivity.json",
-            data=f"{job.val_data.name} {job.val_data.split}",
+            data=job.choice_data.digest(),
         )
     decode = job.source.record.model.decode
-    return measure_sensitivity(quantized, job.pictures, decode=decode, by_map=by_map, progress=job.progress)
+    return measure_sensitivity(found.quantized, found.pictures, decode=decode, by_map=by_map, progress=job.progress)
 
 
-def keep_within_budget(
-    job: Job, quantized: Quantized, float_ap: float, max_drop: float, ranking: tuple[str, ...]
-) -> Quantized:
+def keep_within_budget(job: Job, found: Findings, max_drop: float) -> BudgetResult:
     """Layers float until the artefact that ships is within the budget, or the best that was found."""
     from edgeyolo.export import export_model
     from edgeyolo.quantization.study.budget import meet_budget
@@ -215,17 +260,34 @@ def keep_within_budget(
         with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
             folder = Path(work) / "candidate"
             export_model(candidate, job.source.record.model, folder)
-            return measure_built(folder, job.options.target, "int8", job.val_data, progress=job.progress).ap
+            return measure_built(folder, job.options.target, "int8", job.choice_data, progress=job.progress).ap
 
-    job.budget = meet_budget(
-        quantized,
-        ranking,
-        float_ap=float_ap,
+    assert found.sensitivity is not None and found.float_choice is not None
+    return meet_budget(
+        found.quantized,
+        found.sensitivity.ranking(),
+        float_ap=found.float_choice.ap,
         max_drop=max_drop,
         measure_deployed=measure_deployed,
         progress=job.progress,
     )
-    return job.budget.quantized
+
+
+def count_precisions(folder: Path) -> dict[str, int]:
+    """How many layers run in each precision."""
+    layers = load_qparams(folder / "qparams.json").layers.values()
+    return dict(Counter(str(layer.precision) for layer in layers))
+
+
+def check_budget(budget: BudgetResult | None, options: QuantizeOptions, out: Path) -> None:
+    """Raise GateError where no choice of float layers was good enough."""
+    if budget is not None and not budget.met:
+        drop = min(step.drop for step in budget.trail)
+        raise GateError(
+            f"{options.target} loses {drop:.2f} AP at best, over the {options.max_drop} allowed",
+            where=out,
+            hint="The best that was found is there; try --qat, another recipe, or a larger --max-drop",
+        )
 
 
 def write_explanation(quantized: Quantized, out: Path, title: str) -> str:
@@ -236,11 +298,3 @@ def write_explanation(quantized: Quantized, out: Path, title: str) -> str:
     deploy, placement = quantized.float_deploy, quantized.placement
     write_file(out / "graph.dot", graph_dot(deploy, placement, title).encode())
     return str(explain(placement, deploy, quantized.scales))
-
-
-def precision_counts(qparams: QParams) -> dict[str, int]:
-    """How many layers run in each precision."""
-    counts: dict[str, int] = {}
-    for layer in qparams.layers.values():
-        counts[layer.precision] = counts.get(layer.precision, 0) + 1
-    return counts

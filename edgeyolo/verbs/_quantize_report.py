@@ -23,15 +23,18 @@ if TYPE_CHECKING:
     from edgeyolo.quantization.study.budget import BudgetResult
     from edgeyolo.report.quantization import BudgetTrail, EngineDifference, QatHistory, WorstPicture
     from edgeyolo.spec.detections import Image
-    from edgeyolo.verbs._quantize import Job
+    from edgeyolo.verbs._quantize import Findings, Job
 
 logger = logging.getLogger(__name__)
 
 PARITY_PICTURES, INTEGER_PICTURES = 8, 2
 
 
-def report_on(job: Job, quantized: Quantized, folder: Path) -> list[Score]:
+def report_on(job: Job, found: Findings, scores: Sequence[Score], folder: Path) -> tuple[Score, ...]:
     """Measure every artefact that runs here and write report.json, report.html and plots to `folder`.
+
+    Args:
+        scores: of the torch models.
 
     Returns:
         The scores of the engines.
@@ -41,8 +44,10 @@ def report_on(job: Job, quantized: Quantized, folder: Path) -> list[Score]:
     from edgeyolo.report import QuantizationReport, artefact_rows, write_report
     from edgeyolo.report.quantization import Provenance
 
+    quantized = found.quantized
     measured = EngineFigures(job, quantized, folder)
     spec, plans = job.source.record.model, quantized.placement.layers.values()
+    elsewhere = [found.float_choice] if found.float_choice and job.scored_data is not job.choice_data else []
     report = QuantizationReport(
         title=f"{spec.name}, {job.recipe_name}",
         model=spec,
@@ -50,23 +55,24 @@ def report_on(job: Job, quantized: Quantized, folder: Path) -> list[Score]:
         float_reasons=dict(Counter(plan.why for plan in plans if plan.precision == "float")),
         groups=len(quantized.placement.groups),
         rows=artefact_rows(
-            [*job.scores, *measured.scores], size_bytes=measured.size_bytes, latencies=measured.latencies
+            [*scores, *measured.scores, *elsewhere], size_bytes=measured.size_bytes, latencies=measured.latencies
         ),
         provenance=Provenance(
             recipe_name=job.recipe_name,
             recipe=job.recipe,
             method=quantized.calibration.method,
-            data=job.val_data.name,
+            data=job.scored_data.name,
             picture_count=quantized.calibration.count,
             checkpoint_sha256=job.source.sha256,
             onnx_sha256=sha256_of(folder / "model.onnx"),
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             tools=tool_versions(list_packages()),
         ),
-        signal=tuple(layer_sqnr(quantized, job.pictures, job.progress)),
-        sensitivity=job.sensitivity,
-        qat=qat_history(job.qat),
-        budget=budget_trail(job.budget, job.options.max_drop, job.options.target),
+        signal=tuple(layer_sqnr(quantized, found.pictures, job.progress)),
+        chosen_on=job.choice_data.split,
+        sensitivity=found.sensitivity,
+        qat=qat_history(found.qat),
+        budget=budget_trail(found.budget, job.options.max_drop, job.options.target),
         parity=tuple(measured.differences),
         worst=measured.worst,
     )
@@ -74,7 +80,7 @@ def report_on(job: Job, quantized: Quantized, folder: Path) -> list[Score]:
         write_report(folder, report, measured.worst_jpegs)
     except MissingPackageError as error:
         logger.warning("report.json is written, report.html is not: %s", error)
-    return measured.scores
+    return tuple(measured.scores)
 
 
 class EngineFigures:
@@ -104,7 +110,7 @@ class EngineFigures:
     def _measure(self, built: Built) -> None:
         from edgeyolo.evaluation.measure import measure_session
 
-        data, name = self._job.val_data, built.name
+        data, name = self._job.scored_data, built.name
         self.scores.append(measure_session(built.session, built.spec, data, artefact=name, progress=self._job.progress))
         self.size_bytes[name] = built.size_bytes
         self.latencies[name] = time_session(built.session, built.spec, data, device=processor_name())
@@ -118,7 +124,7 @@ class EngineFigures:
         from edgeyolo.runtime.detector import Detector
         from edgeyolo.training.torch_session import TorchSession
 
-        data, spec = self._job.val_data, self._job.source.record.model
+        data, spec = self._job.scored_data, self._job.source.record.model
         count = min(PARITY_PICTURES, len(data))
         images = [data[index].image for index in range(count)]
         maps = compare_maps(TorchSession(self._quantized.fake_quant), built.session, images, spec.input)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.training import SearchOptions
-from edgeyolo.verbs._splits import validation_split
+from edgeyolo.verbs._splits import open_training_data
 
 if TYPE_CHECKING:
     from edgeyolo.spec.training import TrainConfig
@@ -23,18 +23,18 @@ def search(
     *,
     progress: Progress = SILENT,
 ) -> SearchResult:
-    """Search settings on a data set's `train` and validation splits; see `edgeyolo.training.search.search`."""
-    from edgeyolo.data.dataset import open_dataset
+    """Search settings on a data set's `train` and `val` splits; see `edgeyolo.training.search.search`."""
     from edgeyolo.training.search import parse_range
     from edgeyolo.training.search import search as search_settings
 
     options = options or SearchOptions()
     check_settings(options)
     ranges = [parse_range(text) for text in options.vary]
+    train_data, val_data = open_training_data(data)
     return search_settings(
         config,
-        open_dataset(data, "train"),
-        open_dataset(data, validation_split(data)),
+        train_data,
+        val_data,
         out,
         ranges=ranges,
         trials=options.trials,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgeyolo.spec.errors import MissingPackageError
 from edgeyolo.spec.progress import SILENT, Progress
-from edgeyolo.verbs._splits import validation_split
+from edgeyolo.verbs._splits import open_training_data
 
 if TYPE_CHECKING:
     from edgeyolo.spec.training import TrainConfig
@@ -29,15 +29,14 @@ def train(
     report: bool = True,
     progress: Progress = SILENT,
 ) -> TrainResult:
-    """Train a detector on a data set's `train` split; see `edgeyolo.training.train`.
+    """Train a detector on `train`, the best epoch chosen on `val`; see `edgeyolo.training.train`.
 
     Args:
-        data: a folder or file in a known format.
+        data: a folder or file in a known format; without a `val` split a tenth of `train` is held out instead.
         out: folder for checkpoints, log and curves.
         report: write `train.html` there as well, with what was learnt and what was not; a package that it lacks is
             said in the log, and the run stands.
     """
-    from edgeyolo.data.dataset import open_dataset
     from edgeyolo.report.training_plots import write_curves
     from edgeyolo.training import train as train_model
     from edgeyolo.training.distributed import find_world
@@ -49,7 +48,7 @@ def train(
         if is_first:
             write_curves(out / "curves.png", history)
 
-    splits = open_dataset(data, "train"), open_dataset(data, validation_split(data))
+    splits = open_training_data(data)
     result = train_model(config, *splits, out, weights=weights, resume=resume, progress=progress, on_epoch=draw)
     if report and is_first:
         try:

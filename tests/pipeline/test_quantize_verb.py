@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from whole_way import WholeWay
 
 from edgeyolo import verbs
 from edgeyolo.cli.app import make_app
-from edgeyolo.spec.errors import UnknownNameError, UsageError
+from edgeyolo.data.dataset import open_dataset
+from edgeyolo.spec.errors import OutputError, UnknownNameError, UsageError
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.verbs import QuantizeOptions
 
@@ -99,6 +101,66 @@ def test_training_on_leaves_a_model_that_is_never_worse(whole_way: WholeWay, tmp
     assert fake.ap >= history["start_ap"] - 1e-6
     assert load_qparams(out / "qparams.json").calibration.method == ("qat" if history["best_epoch"] else "ptq")
     assert not Path(f"{out}.work").exists()
+
+
+def test_a_folder_with_other_things_is_left_as_it_is(whole_way: WholeWay, tmp_path: Path) -> None:
+    """The obvious slip: the folder of the training instead of one beside it."""
+    run = tmp_path / "cells"
+    shutil.copytree(whole_way.run, run)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    for source, out in ((run, run), (run / "best.safetensors", run), (whole_way.run, run), (run, tmp_path)):
+        with pytest.raises(OutputError, match=r"which is read|would be lost"):
+            verbs.quantize(source, whole_way.data, out, options=QuantizeOptions(evaluate=False))
+    arguments = ["quantize", str(run / "best.safetensors"), "--data", str(whole_way.data), "--out", str(run)]
+    assert CliRunner().invoke(make_app(), arguments).exit_code == 1
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    work = tmp_path / "int8.work"
+    work.mkdir()
+    (work / "letter.txt").write_text("dear")
+    with pytest.raises(OutputError, match=r"letter\.txt"):
+        verbs.quantize(run, whole_way.data, tmp_path / "int8", options=QuantizeOptions(evaluate=False))
+    assert (work / "letter.txt").exists() and not (tmp_path / "int8").exists()
+
+
+@pytest.mark.parametrize("has_val", [True, False])
+def test_choices_are_not_made_on_the_split_that_is_reported(
+    whole_way: WholeWay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_val: bool
+) -> None:
+    """Epochs of QAT and layers of the budget go by val, or by what is held out of train; the scores are of test."""
+    import edgeyolo.quantization.recover.qat as qat
+    from edgeyolo.verbs import _artefacts
+
+    data = whole_way.data
+    if not has_val:
+        shutil.copytree(data, tmp_path / "data")
+        data = tmp_path / "data"
+        index = (data / "data.yaml").read_text()
+        (data / "data.yaml").write_text(index.replace("val: images/val\n", ""))
+    seen: dict[str, Any] = {"budget": set()}
+    real_train, real_measure = qat.train_quantized, _artefacts.measure_built
+
+    def train_quantized(*args: Any, train_data: Any, val_data: Any, **kwargs: Any) -> Any:
+        seen["train"], seen["qat"] = {r.image_id for r in train_data.records}, val_data
+        return real_train(*args, train_data=train_data, val_data=val_data, **kwargs)
+
+    def measure_built(folder: Path, target: str, precision: Any, dataset: Any, **kwargs: Any) -> Any:
+        seen["budget"].add(dataset.split)
+        return real_measure(folder, target, precision, dataset, **kwargs)
+
+    monkeypatch.setattr(qat, "train_quantized", train_quantized)
+    monkeypatch.setattr(_artefacts, "measure_built", measure_built)
+    recipe = write_recipe(tmp_path / "short.toml", "title = 'short'\n[qat]\nepochs = 1\n")
+    options = QuantizeOptions(qat=True, max_drop=100, target="host-onnx", split="test")
+    result = verbs.quantize(whole_way.run, data, tmp_path / "out", recipe=recipe, options=options)
+    chosen_on = "val" if has_val else "held out of train"
+    assert seen["qat"].split == chosen_on and seen["budget"] == {chosen_on}
+    assert not has_val or len(seen["train"]) == len(open_dataset(data, "train"))
+    assert has_val or not seen["train"] & {r.image_id for r in seen["qat"].records}
+    assert {score.split for score in result.scores} == {"test"}
+    report = read_report(tmp_path / "out")
+    assert report["chosen_on"] == chosen_on
+    assert [row["score"]["split"] for row in report["rows"]] == ["test"] * len(result.scores) + [chosen_on]
+    assert f"Chosen on split {chosen_on}" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_options_that_cannot_be_used(whole_way: WholeWay, tmp_path: Path) -> None:

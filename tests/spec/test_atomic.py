@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeyolo.spec.atomic import replacing_file, replacing_folder, write_file
+from edgeyolo.spec.atomic import check_replaceable, replacing_file, replacing_folder, write_file
 from edgeyolo.spec.errors import OutputError
 
 
@@ -57,6 +57,43 @@ def test_disk_full_is_an_output_error_and_keeps_the_old_file(tmp_path: Path) -> 
     with pytest.raises(OutputError, match="No space left"), replacing_file(path), Path("/dev/full").open("wb") as full:
         full.write(b"x" * 100_000)
     assert path.read_bytes() == b"old"
+
+
+def test_a_folder_of_others_is_left_as_it_is(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "best.safetensors").write_text("sixty epochs")
+    for name in ("model.json", "a.txt"):
+        (run / name).write_text("old")
+    with (
+        pytest.raises(OutputError, match=r"holds a\.txt, best\.safetensors"),
+        replacing_folder(run, names={"model.json"}),
+    ):
+        pytest.fail("the block must not be entered")
+    assert sorted(path.name for path in run.iterdir()) == ["a.txt", "best.safetensors", "model.json"]
+
+
+def test_a_folder_of_ones_own_is_replaced_and_one_that_fills_up_meanwhile_is_not(tmp_path: Path) -> None:
+    out, ours = tmp_path / "out", {"model.json"}
+    for text in ("first", "second"):
+        with replacing_folder(out, names=ours) as temporary:
+            (temporary / "model.json").write_text(text)
+    assert (out / "model.json").read_text() == "second"
+    with pytest.raises(OutputError, match="letter"), replacing_folder(out, names=ours) as temporary:
+        (temporary / "model.json").write_text("third")
+        (out / "letter").write_text("dear")
+    assert (out / "letter").read_text() == "dear" and (out / "model.json").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_source_inside_the_folder_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "out" / "model.json"
+    source.parent.mkdir()
+    source.write_text("read")
+    for inside in (source, source.parent, tmp_path / "out" / ".." / "out"):
+        with pytest.raises(OutputError, match="which is read"):
+            check_replaceable(tmp_path / "out", {"model.json"}, sources=[inside])
+    check_replaceable(tmp_path / "out", {"model.json"}, sources=[tmp_path])
 
 
 def test_unwritable_place_is_an_output_error(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ class CalibrationCache:
             deploy_sha256=digest_of_graph(deploy),
             pictures_sha256=hashlib.sha256("\n".join(picture_hashes.values()).encode()).hexdigest(),
             input=self.input,
-            recipe=msgspec.structs.replace(recipe, title="", count=0, seed=0, qat=QatRecipe()),
+            recipe=msgspec.structs.replace(recipe, title="", count=1, seed=0, qat=QatRecipe()),
             code_sha256=_digest_of_code(),
             tools=tool_versions(list_packages()),
         )
