@@ -54,8 +54,8 @@ def make_whole_way(folder: Path) -> None:
         evaluate_every=24,
         augment=AugmentConfig(mosaic=0, mixup=0, scale=0.2, hsv_h=0),
     )
-    verbs.train(config, folder / "data", folder / "run")
-    verbs.quantize(folder / "run", folder / "data", folder / "int8", recipe="int8-mse")
+    verbs.train(config, folder / "data", folder / "run", report=False)
+    verbs.quantize(folder / "run", folder / "data", folder / "int8", options=verbs.QuantizeOptions(report=False))
     for target in TARGETS:
         verbs.deploy(folder / "int8", target, folder / f"{target}.eyb")
 
