@@ -137,9 +137,9 @@ def test_choices_are_not_made_on_the_split_that_is_reported(
     seen = set()
     real_train, real_measure = qat.train_quantized, _artefacts.measure_built
 
-    def train_quantized(*args: Any, val_data: Any, **kwargs: Any) -> Any:
-        seen.add(("qat", val_data.split))
-        return real_train(*args, val_data=val_data, **kwargs)
+    def train_quantized(start: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.add(("qat", start.val_data.split))
+        return real_train(start, *args, **kwargs)
 
     def measure_built(folder: Path, target: str, precision: Any, dataset: Any, **kwargs: Any) -> Any:
         seen.add(("budget", dataset.split))
