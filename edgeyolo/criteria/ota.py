@@ -34,7 +34,7 @@ _AUXILIARY_RULES = OtaRules(top=20, reach=1.0)
 
 
 @dataclass(frozen=True)
-class LossWeights:
+class OtaWeights:
     """Weights of the parts.
 
     Attributes:
@@ -56,7 +56,7 @@ class OtaCriterion(Criterion):
     Auxiliary maps are matched more generously, but by what the *lead* maps predict, and weigh a quarter.
     """
 
-    def __init__(self, decode: AnchorDecode, num_classes: int, weights: LossWeights) -> None:
+    def __init__(self, decode: AnchorDecode, num_classes: int, weights: OtaWeights) -> None:
         super().__init__()
         self.decode = decode
         self.num_classes = num_classes

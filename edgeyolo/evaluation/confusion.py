@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeyolo.evaluation.pairs import pair_boxes
 from edgeyolo.geometry.boxes import box_iou
 from edgeyolo.spec.detections import Detections, Int64
 
@@ -36,20 +37,13 @@ def pair_up(detections: Detections, record: Record) -> Pairing:
 
     A detection that is left over and overlaps a crowd or a difficult object so much is not counted.
     """
-    overlap = box_iou(detections.boxes_xyxy, record.boxes_xyxy)
-    close = np.argwhere(overlap >= IOU_THRESHOLD)
-    order = np.argsort(-overlap[close[:, 0], close[:, 1]], kind="stable")
-    is_free = np.ones(len(detections), bool), np.ones(len(record.boxes_xyxy), bool)
-    pairs = []
-    for d, t in close[order].tolist():
-        if is_free[0][d] and is_free[1][t]:
-            is_free[0][d] = is_free[1][t] = False
-            pairs.append((d, t))
-    extra, missed = (np.flatnonzero(free) for free in is_free)
+    pairs = pair_boxes(box_iou(detections.boxes_xyxy, record.boxes_xyxy), IOU_THRESHOLD)
+    extra = np.setdiff1d(np.arange(len(detections)), pairs[:, 0])
+    missed = np.setdiff1d(np.arange(len(record.boxes_xyxy)), pairs[:, 1])
     if len(record.ignored_boxes_xyxy):
         ignorable = box_iou(detections.boxes_xyxy[extra], record.ignored_boxes_xyxy) >= IOU_THRESHOLD
         extra = extra[~ignorable.any(1)]
-    return Pairing(np.array(pairs, np.int64).reshape(-1, 2), extra, missed)
+    return Pairing(pairs, extra, missed)
 
 
 def count_confusion(detections: Detections, record: Record, num_classes: int) -> Int64:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgeyolo.evaluation.pairs import pair_boxes
 from edgeyolo.geometry.boxes import box_iou
-from edgeyolo.spec.detections import Detections, Float32, Image, Int64
+from edgeyolo.spec.detections import Detections, Image
 from edgeyolo.spec.errors import DataError
 from edgeyolo.spec.progress import SILENT, Progress
 
@@ -93,7 +94,7 @@ def compare_detections(
     """Pair the objects of two lists: same class, best overlap first, each object once."""
     iou = box_iou(reference.boxes_xyxy, candidate.boxes_xyxy)
     iou = np.where(reference.class_ids[:, None] == candidate.class_ids[None], iou, -1.0)
-    pairs = _best_pairs(iou, match_iou)
+    pairs = pair_boxes(iou, match_iou)
     matched = len(pairs)
     ious = iou[pairs[:, 0], pairs[:, 1]]
     differences = np.abs(reference.scores[pairs[:, 0]] - candidate.scores[pairs[:, 1]])
@@ -105,19 +106,6 @@ def compare_detections(
         mean_iou=float(ious.mean()) if matched else -1.0,
         mean_score_difference=float(differences.mean()) if matched else -1.0,
     )
-
-
-def _best_pairs(iou: Float32, threshold: float) -> Int64:
-    """(N, M) overlaps -> (P, 2) row and column, greedily from the best overlap down to `threshold`."""
-    rows, columns = np.nonzero(iou >= threshold)
-    order = np.argsort(-iou[rows, columns], kind="stable")
-    used_rows, used_columns, pairs = set(), set(), []
-    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        if row not in used_rows and column not in used_columns:
-            used_rows.add(row)
-            used_columns.add(column)
-            pairs.append((row, column))
-    return np.asarray(pairs, np.int64).reshape(-1, 2)
 
 
 def _badness(row: PictureDrift) -> tuple[int, float, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edgeyolo.criteria.ota import LossWeights
+from edgeyolo.criteria.ota import OtaWeights
 
 Down = Literal["pool", "conv", "pool-conv", "wide"]
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
@@ -81,7 +81,7 @@ class Yolov7Config:
     chain_share: float = 0.5
     rep_heads: bool = False
     auxiliary_chs: tuple[int, ...] = ()
-    loss: LossWeights = field(default_factory=LossWeights)
+    loss: OtaWeights = field(default_factory=OtaWeights)
     learning_rate: float = 1e-3
 
     @property
