@@ -43,7 +43,7 @@ WHOLE = (*YOLOV7, "ppyoloe-s", "ppyoloe-plus-s")
 CALM = (*YOLOV7, "ppyoloe-s, half", "ppyoloe-plus-s, half")
 HALF = ("neck.*", "backbone.stage_16.*", "backbone.stage_32.*")
 ALONE = 1e-4  # of the integers, where all earlier tensors hold the same
-SHARE = 0.8  # of what quantization changes in the maps, root mean square
+SHARE = 0.6  # of what quantization changes in the maps, root mean square; measured: 0.08 to 0.50
 
 pytestmark = needs_bccd
 
