@@ -69,25 +69,34 @@ def _tune(bundle: Path, options: BenchOptions, console: Console) -> dict[str, ob
     import msgspec
 
     from edgeyolo.bundle.reader import read_manifest
+    from edgeyolo.data.image_file import read_image
     from edgeyolo.runtime.tuner import tune
+    from edgeyolo.spec.errors import UsageError
 
     manifest = read_manifest(bundle)
-    pictures, score = [_read_picture(options.image, manifest.model.input.image_hw)], None
+    score = None
     if options.data is not None:
         pictures, score = _labelled(manifest, options.data, options.split)
+    elif options.image is not None:
+        pictures = [read_image(options.image)]
+    else:
+        raise UsageError(
+            "there is no picture to compare numbers on",
+            hint="Give --data, a labelled folder, or --image, a photo such as the board will see",
+        )
     with console.show_progress() as progress:
         tuned = tune(bundle, pictures, score=score, max_drop=options.max_drop, progress=progress)
     tuning = tuned.tuning
     if tuning is None:
         return {}
     rows = [(r.change, r.ratio, f"{r.ratio_low:.3f}-{r.ratio_high:.3f}", r.kept, r.why) for r in tuning.rows]
-    console.show_table(["change", "time", "95 %", "kept", "why"], rows)
+    console.show_table(["change", "time", "95 % for all rows", "kept", "why"], rows)
     accuracy = "" if tuning.tuned_ap is None else f", AP {tuning.default_ap:.2f} -> {tuning.tuned_ap:.2f}"
     console.say(
         f"Network alone: {tuning.default_ms:.2f} -> {tuning.tuned_ms:.2f} ms, "
         f"{tuning.ratio:.3f} of it ({tuning.ratio_low:.3f} to {tuning.ratio_high:.3f}){accuracy}"
     )
-    console.say(f"Wrote the choice into {bundle}; the runtime uses it from now on")
+    console.say(f"Wrote the choice into {bundle}; the runtime uses it on this computer from now on")
     return dict(msgspec.to_builtins(tuning))
 
 

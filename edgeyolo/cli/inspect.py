@@ -68,6 +68,8 @@ def _inspect_qdq(path: Path, console: Console) -> None:
 
 
 def _describe(manifest: Manifest) -> list[tuple[str, str]]:
+    from edgeyolo.spec.machine import processor_name
+
     model, artefact = manifest.model, manifest.artefact
     layers = ", ".join(f"{count} {kind}" for kind, count in sorted(artefact.layers.items()))
     rows = [
@@ -95,6 +97,8 @@ def _describe(manifest: Manifest) -> list[tuple[str, str]]:
     if manifest.tuning is not None:
         tuning = manifest.tuning
         kept = "; ".join(row.change for row in tuning.rows if row.kept) or "nothing was faster"
-        rows.append(("tuned", f"{tuning.default_ms:.2f} -> {tuning.tuned_ms:.2f} ms on {tuning.device}: {kept}"))
+        unused = "" if tuning.device == processor_name() else "; not used on this computer"
+        times = f"{tuning.default_ms:.2f} -> {tuning.tuned_ms:.2f} ms on {tuning.device}{unused}"
+        rows.append(("tuned", f"{times}: {kept}"))
     rows.append(("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())))
     return rows

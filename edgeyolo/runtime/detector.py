@@ -98,14 +98,14 @@ class Detector:
             the processor lacks what it needs. UsageError: an argument out of its range.
         """
         from edgeyolo.backends import open_artefact
-        from edgeyolo.bundle import open_bundle
+        from edgeyolo.bundle import for_this_device, open_bundle
         from edgeyolo.runtime.processor import check_engine, check_processor
 
         if threads < 0:
             raise UsageError(f"threads is {threads}", hint="Give 0 for the number in the bundle, or more")
         with contextlib.ExitStack() as opening:
             bundle = opening.enter_context(open_bundle(Path(path)))
-            manifest = bundle.manifest
+            manifest = for_this_device(bundle.manifest)
             check_processor(manifest)
             check_engine(bundle.folder, manifest)
             session = open_artefact(

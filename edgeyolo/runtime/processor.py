@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import platform
 import sys
 from pathlib import Path
 
@@ -18,14 +17,13 @@ import msgspec
 
 from edgeyolo.spec.cache import cache_folder
 from edgeyolo.spec.errors import BackendError, EngineCrashError
-from edgeyolo.spec.machine import list_cpu_features, processor_name
+from edgeyolo.spec.machine import list_cpu_features, machine_here, processor_name
 from edgeyolo.spec.manifest import Artefact, Manifest
 from edgeyolo.spec.model import ModelSpec
 
 logger = logging.getLogger(__name__)
 
 PROBE_LIMIT_S = 120
-_ALIASES = {"arm64": "aarch64", "amd64": "x86_64"}
 # A process that an exception of the processor ends has a negative code on POSIX, an NTSTATUS error on Windows.
 _NTSTATUS_ERROR = 0xC0000000
 
@@ -39,7 +37,7 @@ def check_processor(manifest: Manifest) -> None:
     Raises:
         BackendError: the processor lacks what right results need; names it, the processor and targets that would do.
     """
-    here = _machine_here()
+    here = machine_here()
     if manifest.machine and manifest.machine != here:
         logger.warning(
             "this bundle is for %s (%s), and this computer is %s: its boxes are good for a check, its times are not",
@@ -147,11 +145,6 @@ def _describe_death(code: int) -> str:
     except ValueError:
         name = f"signal {-code}"
     return f"{name}, an instruction that its processor does not have" if name == "SIGILL" else name
-
-
-def _machine_here() -> str:
-    name = platform.machine()
-    return _ALIASES.get(name.lower(), name)
 
 
 def _list_fitting_targets(engine: str, machine: str, features: frozenset[str]) -> list[str]:

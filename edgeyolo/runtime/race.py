@@ -1,4 +1,8 @@
-"""Two ways to compute the same, timed in turns until it is clear whether one is faster."""
+"""Two ways to compute the same, timed in turns until it is clear whether one is faster.
+
+Everything rests on the sign test: a round counts as one coin, whatever the noise is like. A race is looked at three
+times, and one race of many in a search wins only where noise would hardly let any of them win.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 MARGIN = 0.02  # what is faster by less is not worth a change, and is seldom found again
-LEAST_ROUNDS, MOST_ROUNDS = 8, 24
+FIXED_ROUNDS = 24
+ERROR = 0.05  # how often an interval may miss, or all intervals of a search together
+
+_LEAST_ROUNDS = 8
+_LOOKS = (1, 2, 4)  # in units of the fewest rounds with which a race can be won at all
 _LEAST_TURN_SECONDS = 0.01  # shorter ones are repeated, so that the clock and the scheduler weigh little
-_Z95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,7 @@ class Verdict:
 
     Attributes:
         ratio: median of challenger's / holder's time, round by round.
-        low, high: 95 % confidence interval of that median.
+        low, high: confidence interval of that median.
         rounds: how many were timed.
         holder_ms, challenger_ms: medians.
         is_faster: the whole interval is below 1 by at least the margin.
@@ -35,46 +42,87 @@ class Verdict:
     is_faster: bool
 
 
-def race(holder: Callable[[], object], challenger: Callable[[], object], *, most_rounds: int = MOST_ROUNDS) -> Verdict:
-    """Time both in turns until the interval leaves the margin, on either side, or `most_rounds` are over.
+def race(holder: Callable[[], object], challenger: Callable[[], object], *, races: int = 1) -> Verdict:
+    """Time both in turns, look a few times, and stop when the challenger has won or no longer seems to.
 
-    Who goes first changes from round to round, so that neither always follows the other.
+    The intervals of all races of a search, and those of every look at them, hold together with 95 %: so the chance that
+    a search accepts anything that is not faster by the margin is below 2.5 %, however noisy the computer is.
+
+    Args:
+        races: how many the search makes.
     """
-    repeats = [_repeats_per_turn(run) for run in (holder, challenger)]
-    times_ms: list[tuple[float, float]] = []
-    while len(times_ms) < most_rounds:
-        runs = [(0, holder), (1, challenger)]
-        if len(times_ms) % 2:
-            runs.reverse()
-        measured = {side: _turn_ms(run, repeats[side]) for side, run in runs}
-        times_ms.append((measured[0], measured[1]))
-        if len(times_ms) >= LEAST_ROUNDS:
-            verdict = judge(times_ms)
-            if verdict.is_faster or verdict.low > 1 - MARGIN:
-                return verdict
-    return judge(times_ms)
+    error = ERROR / (races * len(_LOOKS))
+    turns = _Turns(holder, challenger)
+    for rounds in looks(races):
+        verdict = judge(turns.play(rounds), error=error)
+        if verdict.is_faster or verdict.ratio > 1 - MARGIN:
+            break
+    return verdict
 
 
-def judge(times_ms: Sequence[tuple[float, float]]) -> Verdict:
+def looks(races: int) -> tuple[int, ...]:
+    """After how many rounds a race of a search is looked at."""
+    error = ERROR / (races * len(_LOOKS))
+    first = max(_LEAST_ROUNDS, math.ceil(math.log2(2 / error)))
+    return tuple(first * times for times in _LOOKS)
+
+
+def measure(holder: Callable[[], object], challenger: Callable[[], object], *, rounds: int = FIXED_ROUNDS) -> Verdict:
+    """Time both in turns, `rounds` times whatever comes out, so that the figures are of no lucky moment."""
+    return judge(_Turns(holder, challenger).play(rounds))
+
+
+def judge(times_ms: Sequence[tuple[float, float]], *, error: float = ERROR) -> Verdict:
     """The verdict on rounds of (holder, challenger) milliseconds.
 
-    The interval is that of the sign test, from order statistics, which holds for noise of any distribution.
+    The interval is that of the sign test, from order statistics: exact for noise of any distribution, and wider than
+    asked for rather than narrower.
+
+    Args:
+        error: how often the interval may miss the true median; with too few rounds for it, it has no end.
 
     Source: Conover, Practical Nonparametric Statistics, 3rd edition, section 3.2.
     """
     ratios = sorted(challenger / holder for holder, challenger in times_ms)
-    count = len(ratios)
-    outside = max(0, math.floor((count - _Z95 * math.sqrt(count)) / 2))
-    low, high = ratios[outside], ratios[count - 1 - outside]
+    outside = _most_outside(len(ratios), error / 2)
+    low, high = (ratios[outside], ratios[-1 - outside]) if outside >= 0 else (0.0, math.inf)
     return Verdict(
         ratio=statistics.median(ratios),
         low=low,
         high=high,
-        rounds=count,
+        rounds=len(ratios),
         holder_ms=statistics.median(holder for holder, _ in times_ms),
         challenger_ms=statistics.median(challenger for _, challenger in times_ms),
         is_faster=high < 1 - MARGIN,
     )
+
+
+def _most_outside(rounds: int, error: float) -> int:
+    """The largest k such that k heads or fewer of `rounds` fair coins have at most the chance `error`, or -1."""
+    chance, outside = 0.0, -1
+    while outside + 1 < rounds:
+        chance += math.comb(rounds, outside + 1) / 2**rounds
+        if chance > error:
+            break
+        outside += 1
+    return outside
+
+
+class _Turns:
+    """Rounds of two contestants; who goes first changes, so that neither always follows the other."""
+
+    def __init__(self, holder: Callable[[], object], challenger: Callable[[], object]) -> None:
+        self._runs = (holder, challenger)
+        self._repeats = [_repeats_per_turn(run) for run in self._runs]
+        self._times_ms: list[tuple[float, float]] = []
+
+    def play(self, rounds: int) -> list[tuple[float, float]]:
+        """(holder, challenger) milliseconds of every round so far, once there are so many."""
+        while len(self._times_ms) < rounds:
+            order = (1, 0) if len(self._times_ms) % 2 else (0, 1)
+            measured = {side: _turn_ms(self._runs[side], self._repeats[side]) for side in order}
+            self._times_ms.append((measured[0], measured[1]))
+        return self._times_ms
 
 
 def _repeats_per_turn(run: Callable[[], object]) -> int:

@@ -1,8 +1,10 @@
 """Find how a bundle runs fastest on this device: engine options, threads, and which int8 layers pay.
 
-One change after the other is raced against the best so far (`race`), in the order that the engine gives; it is kept if
-it is faster beyond noise and the accuracy budget holds. The files of the bundle stay as they are: what was chosen is
-written into its manifest, with the table of all that was tried, and the runtime uses it from then on.
+One change after the other is raced against the best so far (`race`), in the order that the engine gives; it is kept
+if it is faster beyond noise and the accuracy budget holds. All of them together are then timed against the bundle as
+it was deployed, for a fixed number of rounds, and once more for the record, so that no figure is of a lucky moment.
+The files of the bundle stay as they are: what was chosen is written into its manifest, with the table of all that was
+tried, and the runtime uses it on this device from then on.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ import numpy as np
 from edgeyolo.backends import Session, load_engine, open_artefact
 from edgeyolo.bundle import open_bundle, rewrite_manifest
 from edgeyolo.bundle.reader import Bundle
+from edgeyolo.bundle.tuned import as_deployed, split_scores
 from edgeyolo.geometry.network_input import make_input
-from edgeyolo.runtime.race import Verdict, race
+from edgeyolo.runtime.race import Verdict, measure, race
 from edgeyolo.spec.detections import Float32, Image
 from edgeyolo.spec.errors import BackendError, UsageError
-from edgeyolo.spec.machine import processor_name
+from edgeyolo.spec.machine import machine_here, processor_name
 from edgeyolo.spec.manifest import Manifest
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.tuning import Choice, Setup, Tuning, TuningRow
@@ -56,21 +59,32 @@ def tune(
     It always starts from the bundle as it was deployed, so tuning twice finds the same where the device is the same.
 
     Args:
-        images: (H, W, 3) uint8 BGR pictures to run on; the raw maps of a choice may not leave those of the bundle as
-            deployed by more than `MAX_DIFFERENCE` where `score` is not given.
+        images: (H, W, 3) uint8 BGR pictures such as the board will see; the raw maps of a choice may not leave those of
+            the bundle as deployed by more than `MAX_DIFFERENCE` where `score` is not given.
         score: AP of a session in percent, for the accuracy budget.
         max_drop: most AP that tuning may cost; choices are taken back, the latest first, until it holds.
 
     Raises:
-        UsageError: nothing to tune for its engine, no picture, or a negative `max_drop`. Errors of opening a bundle.
+        UsageError: nothing to tune for its engine, a bundle for another kind of computer, no picture, or a negative
+            `max_drop`. Errors of opening a bundle.
     """
     if not images:
         raise UsageError("no picture to tune on", hint="Give --image or --data")
     if max_drop < 0:
         raise UsageError(f"max_drop is {max_drop}", hint="It must be at least 0")
     with open_bundle(path) as bundle:
+        _check_machine(path, bundle.manifest)
         tuned = _Tuner(bundle, images, score, max_drop, progress).run()
     return rewrite_manifest(path, tuned)
+
+
+def _check_machine(path: Path, manifest: Manifest) -> None:
+    if manifest.machine not in ("", machine_here()):
+        raise UsageError(
+            f"the bundle is for {manifest.target} ({manifest.machine}), and this computer is {machine_here()}",
+            where=path,
+            hint="Tune it on the board: what is fastest here need not be so there",
+        )
 
 
 class _Tuner:
@@ -121,7 +135,7 @@ class _Tuner:
                     continue
                 with contextlib.ExitStack() as trying:
                     session = trying.enter_context(self._open(setup))
-                    if not self._try(choice, best, session):
+                    if not self._try(choice, best, session, races=len(choices)):
                         continue
                     holding.close()
                     holding.push(trying.pop_all())  # it stays open
@@ -130,10 +144,10 @@ class _Tuner:
         self._progress.step(_STAGE, len(choices), len(choices))
         return steps
 
-    def _try(self, choice: Choice, best: Session, session: Session) -> bool:
+    def _try(self, choice: Choice, best: Session, session: Session, *, races: int) -> bool:
         """Race a session against the best so far and add the row; whether it is the best now."""
         difference = self._difference(session)
-        verdict = race(self._runner(best), self._runner(session))
+        verdict = race(self._runner(best), self._runner(session), races=races)
         same_numbers = difference <= MAX_DIFFERENCE or self._score is not None
         is_kept = verdict.is_faster and same_numbers and np.isfinite(difference)
         why = "" if is_kept or not verdict.is_faster else "other numbers than the bundle as deployed; give data"
@@ -170,16 +184,22 @@ class _Tuner:
             self._rows[step.row] = msgspec.structs.replace(self._rows[step.row], kept=False, why=why)
 
     def _confirm(self, default: Setup, chosen: Setup) -> tuple[Setup, Verdict]:
-        """Race what was chosen against the default once more; the default where it does not win."""
+        """Time what was chosen against the default; the default where it does not win.
+
+        The rounds that decide are not those that are recorded: a race that was won is more often a lucky one.
+        """
         with self._open(default) as before, self._open(chosen) as after:
-            verdict = race(self._runner(before), self._runner(after))
-        if chosen == default or not verdict.is_faster:
-            same = replace(verdict, ratio=1.0, low=1.0, high=1.0, challenger_ms=verdict.holder_ms, is_faster=False)
-            return default, same
-        return chosen, verdict
+            runs = self._runner(before), self._runner(after)
+            if chosen != default and measure(*runs).is_faster:
+                return chosen, measure(*runs)
+            verdict = measure(*runs)
+        same = replace(verdict, ratio=1.0, low=1.0, high=1.0, challenger_ms=verdict.holder_ms, is_faster=False)
+        return default, same
 
     def _record(self, chosen: Setup, verdict: Verdict, default_ap: float | None, tuned_ap: float | None) -> Manifest:
         manifest = self._manifest
+        is_changed = chosen != Setup(manifest.artefact.options, manifest.threads)
+        scores, own_scores = split_scores(manifest) if is_changed else (manifest.scores, ())
         tuning = Tuning(
             device=processor_name(),
             engine_version=importlib.metadata.version(load_engine(manifest.artefact.engine).cpu_package),
@@ -187,6 +207,8 @@ class _Tuner:
             rows=tuple(self._rows),
             default_options=manifest.artefact.options,
             default_threads=manifest.threads,
+            default_scores=own_scores,
+            default_latency=manifest.latency if is_changed else (),
             default_ms=round(verdict.holder_ms, 3),
             tuned_ms=round(verdict.challenger_ms, 3),
             ratio=round(verdict.ratio, 4),
@@ -196,7 +218,14 @@ class _Tuner:
             tuned_ap=tuned_ap,
         )
         artefact = msgspec.structs.replace(manifest.artefact, options=chosen.options, float_layers=chosen.float_layers)
-        return msgspec.structs.replace(manifest, artefact=artefact, threads=chosen.threads, tuning=tuning)
+        return msgspec.structs.replace(
+            manifest,
+            artefact=artefact,
+            threads=chosen.threads,
+            tuning=tuning,
+            scores=scores,
+            latency=() if is_changed else manifest.latency,
+        )
 
     @contextlib.contextmanager
     def _open(self, setup: Setup) -> Iterator[Session]:
@@ -230,11 +259,3 @@ class _Tuner:
         if self._score is None:
             raise BackendError("no data to measure with")
         return self._score(session)
-
-
-def as_deployed(manifest: Manifest) -> Manifest:
-    """`manifest` as it was before tuning."""
-    if manifest.tuning is None:
-        return manifest
-    artefact = msgspec.structs.replace(manifest.artefact, options=manifest.tuning.default_options, float_layers=())
-    return msgspec.structs.replace(manifest, artefact=artefact, threads=manifest.tuning.default_threads, tuning=None)

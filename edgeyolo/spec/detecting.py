@@ -48,11 +48,11 @@ class BenchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """What `bench` times, and whether it tunes first.
 
     Attributes:
-        image: picture to time it on; noise if not given.
+        image: picture to time it on, noise if not given; with tune, one such as the board will see.
         runs: calls that are timed.
         warmup: calls before, that are not.
         threads: threads of the engine, 0 for the bundle's own number.
-        tune: first find the fastest way to run it here, and write it into the bundle.
+        tune: first find the fastest way to run it here, and write it into the bundle; needs data, or an image.
         data: with tune, labelled pictures to hold max_drop on.
         split: split of data; its validation split if not given.
         max_drop: with data, AP points that tuning may cost.

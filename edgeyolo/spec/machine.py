@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+_ALIASES = {"arm64": "aarch64", "amd64": "x86_64"}
 _CPUINFO = Path("/proc/cpuinfo")
 _BOARD = Path("/proc/device-tree/model")  # an ARM board's name, where cpuinfo has none of its processor
 
@@ -55,6 +56,12 @@ def list_cpu_features() -> frozenset[str]:
         return frozenset(name for name, (word, bit) in _ARM_FEATURES.items() if ask(word) >> bit & 1)
     found = _read_cpuinfo()
     return frozenset(found.get("flags", found.get("Features", "")).split())
+
+
+def machine_here() -> str:
+    """The architecture of this computer, as Linux names it: "x86_64", "aarch64" ..."""
+    name = platform.machine()
+    return _ALIASES.get(name.lower(), name)
 
 
 def processor_name() -> str:

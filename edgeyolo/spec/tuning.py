@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from edgeyolo.spec.model import Latency, Score
 from edgeyolo.spec.target import Option
 
 
@@ -53,7 +54,7 @@ class TuningRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     Attributes:
         change: in words, such as "use_bf16_storage = true" or "3 layers in float: conv_0 ... conv_2".
         ratio: median of time / time of the best so far.
-        ratio_low, ratio_high: 95 % confidence interval of that median.
+        ratio_low, ratio_high: confidence interval of that median; those of all rows hold together with 95 %.
         rounds: how often both were timed.
         map_difference: largest rms / std over the raw maps, against the artefact as it was deployed.
         kept: whether it became the best.
@@ -78,8 +79,10 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         engine_version: of the package that ran it.
         rows: all that was tried, in order.
         default_options, default_threads: of the artefact as it was deployed.
+        default_scores, default_latency: what was measured of it as it was deployed; empty where nothing was faster, for
+            then they are still those of the manifest.
         default_ms, tuned_ms: median milliseconds of the network alone, as deployed and as chosen, timed in turns.
-        ratio, ratio_low, ratio_high: of the two; 1 where nothing was faster.
+        ratio, ratio_low, ratio_high: of the two, with its 95 % interval; 1 where nothing was faster.
         default_ap, tuned_ap: percent, None where no data were given.
     """
 
@@ -89,6 +92,8 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     rows: tuple[TuningRow, ...]
     default_options: dict[str, Option]
     default_threads: int
+    default_scores: tuple[Score, ...] = ()
+    default_latency: tuple[Latency, ...] = ()
     default_ms: float
     tuned_ms: float
     ratio: float

@@ -40,10 +40,10 @@ def evaluate(
         return measure_session(folded, loaded.record.model, dataset, artefact="float torch", progress=progress)
 
     from edgeyolo.backends import open_artefact
-    from edgeyolo.bundle import open_bundle, rewrite_manifest
+    from edgeyolo.bundle import for_this_device, open_bundle, rewrite_manifest
 
     with open_bundle(source) as bundle:
-        manifest = bundle.manifest
+        manifest = for_this_device(bundle.manifest)
         session = open_artefact(
             bundle.folder,
             manifest.artefact,
@@ -56,7 +56,7 @@ def evaluate(
         )
         session.close()
     if record:
-        rewrite_manifest(source, with_score(manifest, score))
+        rewrite_manifest(source, with_score(bundle.manifest, score, is_tuned=manifest is bundle.manifest))
     return score
 
 
@@ -68,10 +68,20 @@ def artefact_name(artefact: Artefact) -> str:
     return f"{artefact.engine} {artefact.precision}{simulated}"
 
 
-def with_score(manifest: Manifest, score: Score) -> Manifest:
-    """The manifest with `score` in the place of an older one of the same artefact and split."""
+def with_score(manifest: Manifest, score: Score, *, is_tuned: bool = True) -> Manifest:
+    """The manifest with `score` in the place of an older one of the same artefact and split.
+
+    Args:
+        is_tuned: False for a score of the artefact as it was before the tuning that the manifest has.
+    """
     import msgspec
 
     key = (score.artefact, score.data, score.split)
-    others = tuple(s for s in manifest.scores if (s.artefact, s.data, s.split) != key)
-    return msgspec.structs.replace(manifest, scores=(*others, score))
+
+    def added(scores: tuple[Score, ...]) -> tuple[Score, ...]:
+        return (*(s for s in scores if (s.artefact, s.data, s.split) != key), score)
+
+    if is_tuned or manifest.tuning is None:
+        return msgspec.structs.replace(manifest, scores=added(manifest.scores))
+    tuning = msgspec.structs.replace(manifest.tuning, default_scores=added(manifest.tuning.default_scores))
+    return msgspec.structs.replace(manifest, tuning=tuning)

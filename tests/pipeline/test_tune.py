@@ -19,11 +19,13 @@ from edgeyolo.backends.ncnn.files import parse_param
 from edgeyolo.backends.ncnn.mixed import int8_layer_names
 from edgeyolo.bundle import open_bundle, rewrite_manifest
 from edgeyolo.bundle.reader import read_manifest
+from edgeyolo.bundle.tuned import as_deployed
 from edgeyolo.cli.app import make_app
 from edgeyolo.runtime import Detector
 from edgeyolo.runtime.race import Verdict
-from edgeyolo.runtime.tuner import as_deployed, tune
+from edgeyolo.runtime.tuner import tune
 from edgeyolo.spec.errors import UnknownNameError, UsageError
+from edgeyolo.spec.machine import machine_here
 from edgeyolo.spec.tuning import Choice, Setup
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (160, 160, 3)).astype(np.uint8)
@@ -37,13 +39,14 @@ def bundle(whole_way: WholeWay, tmp_path: Path) -> Path:
 def let_every_challenger_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the clock out: every choice runs, and every one is 10 % faster."""
 
-    def won(holder: object, challenger: object) -> Verdict:
+    def won(holder: object, challenger: object, **_: object) -> Verdict:
         for run in (holder, challenger):
             assert callable(run)
             run()
         return Verdict(0.9, 0.89, 0.91, 8, 10.0, 9.0, is_faster=True)
 
-    monkeypatch.setattr("edgeyolo.runtime.tuner.race", won)
+    for name in ("race", "measure"):
+        monkeypatch.setattr(f"edgeyolo.runtime.tuner.{name}", won)
 
 
 def test_tuning_on_data_holds_the_budget_and_keeps_the_files(whole_way: WholeWay, bundle: Path) -> None:
@@ -100,18 +103,13 @@ def test_a_budget_that_nothing_meets_leaves_the_bundle_as_deployed(
 
 
 def test_a_choice_that_loses_the_last_race_is_taken_back(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choices = 0
-
-    def won_but_the_last(holder: object, challenger: object) -> Verdict:
-        nonlocal choices
-        choices += 1
-        is_first = choices == 1
-        return Verdict(0.9 if is_first else 1.0, 0.89, 1.01, 8, 10.0, 9.0, is_faster=is_first)
-
-    monkeypatch.setattr("edgeyolo.runtime.tuner.race", won_but_the_last)
+    let_every_challenger_win(monkeypatch)
+    lost = Verdict(1.0, 0.89, 1.01, 24, 10.0, 9.0, is_faster=False)
+    monkeypatch.setattr("edgeyolo.runtime.tuner.measure", lambda holder, challenger: lost)
     before = read_manifest(bundle)
-    tuned = tune(bundle, [PICTURE])
+    tuned = tune(bundle, [PICTURE], score=lambda session: 50.0)
     assert tuned.artefact == before.artefact and tuned.threads == before.threads
+    assert tuned.scores == before.scores and tuned.latency == before.latency
     assert tuned.tuning is not None and tuned.tuning.ratio == 1.0
     assert not any(row.kept for row in tuned.tuning.rows)
     assert "in the last race" in tuned.tuning.rows[0].why
@@ -142,6 +140,41 @@ def test_what_cannot_be_tuned(whole_way: WholeWay, bundle: Path) -> None:
         tune(bundle, [PICTURE], max_drop=-1)
     done = CliRunner().invoke(make_app(), ["bench", str(bundle), "--data", str(whole_way.data)])
     assert done.exit_code == 2 and "--data is for --tune" in done.output
+    done = CliRunner().invoke(make_app(), ["bench", str(bundle), "--tune"])
+    assert done.exit_code == 2 and "Give --data" in done.output, "noise is no picture to compare numbers on"
+
+
+def test_a_bundle_for_another_kind_of_computer_is_not_tuned_here(whole_way: WholeWay, tmp_path: Path) -> None:
+    board = Path(shutil.copy(whole_way.bundles["raspberry-pi-5"], tmp_path / "board.eyb"))
+    before = read_manifest(board)
+    if before.machine == machine_here():
+        pytest.skip("this computer is of the board's kind")
+    with pytest.raises(UsageError, match=r"raspberry-pi-5 \(aarch64\).*on the board"):
+        tune(board, [PICTURE])
+    assert read_manifest(board) == before
+
+
+def test_another_device_runs_a_tuned_bundle_as_it_was_deployed(
+    whole_way: WholeWay, bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    verbs.evaluate(bundle, whole_way.data, split="val", record=True)
+    deployed = read_manifest(bundle)
+    let_every_challenger_win(monkeypatch)
+    tuned = tune(bundle, [PICTURE], score=lambda session: 50.0)
+    with Detector.load(bundle) as detector:
+        assert detector.manifest == tuned
+    own = [score for score in deployed.scores if score.artefact == "ncnn int8"]
+    assert own and not [score for score in tuned.scores if score.artefact == "ncnn int8"]
+    assert tuned.tuning is not None and list(tuned.tuning.default_scores) == own
+
+    monkeypatch.setattr("edgeyolo.bundle.tuned.processor_name", lambda: "another processor")
+    with Detector.load(bundle) as detector:
+        assert detector.manifest == as_deployed(tuned) == deployed
+    assert "it runs as it was deployed" in caplog.text
+    score = verbs.evaluate(bundle, whole_way.data, split="test", record=True)
+    recorded = read_manifest(bundle)
+    assert recorded.scores == tuned.scores and recorded.artefact == tuned.artefact
+    assert recorded.tuning is not None and recorded.tuning.default_scores[-1] == score
 
 
 def test_a_manifest_that_names_a_layer_which_is_not_there(bundle: Path) -> None:

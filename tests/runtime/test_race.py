@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeyolo.runtime import race as race_module
-from edgeyolo.runtime.race import LEAST_ROUNDS, MARGIN, MOST_ROUNDS, judge, race
+from edgeyolo.runtime.race import FIXED_ROUNDS, MARGIN, Verdict, judge, looks, measure, race
 
 
 class Clock:
@@ -36,7 +36,7 @@ def test_a_clear_difference_is_found_either_way(monkeypatch: pytest.MonkeyPatch,
     lost = race(clock.runner(15, noise), clock.runner(20, noise, seed=1))
     assert won.is_faster and not lost.is_faster
     assert won.low <= 0.75 <= won.high and lost.low <= 20 / 15 <= lost.high
-    assert won.rounds == lost.rounds == LEAST_ROUNDS  # clear at once, so no time is lost
+    assert won.rounds == lost.rounds == looks(1)[0] == 8  # clear at once, so no time is lost
     assert won.holder_ms == pytest.approx(20, rel=0.1) and won.challenger_ms == pytest.approx(15, rel=0.1)
 
 
@@ -46,17 +46,42 @@ def test_what_is_faster_by_less_than_the_margin_does_not_win(monkeypatch: pytest
     assert not verdict.is_faster and verdict.ratio == pytest.approx(1 - MARGIN / 2)
 
 
-def test_noise_alone_never_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty races of equals under 20 % noise: 95 % intervals and the margin leave at most one or two."""
+@pytest.mark.parametrize("noise", [0.1, 0.2])
+def test_a_search_among_equals_finds_nothing(monkeypatch: pytest.MonkeyPatch, noise: float) -> None:
+    """Thirty searches of thirty choices that change nothing, under noise: hardly any search accepts any of them."""
     clock = Clock(monkeypatch)
-    wins = sum(race(clock.runner(20, 0.2, 2 * i), clock.runner(20, 0.2, 2 * i + 1)).is_faster for i in range(20))
-    assert wins <= 2
+    runs = [clock.runner(20, noise, seed) for seed in (0, 1)]
+    fooled = sum(any(race(*runs, races=30).is_faster for _ in range(30)) for _ in range(30))
+    assert fooled <= 2  # 5 % of 30, and none is expected
+
+
+def test_a_search_still_finds_what_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    slow, fast = clock.runner(20, 0.05, 0), clock.runner(18, 0.05, 1)
+    assert sum(race(slow, fast, races=30).is_faster for _ in range(40)) >= 38
+
+
+def test_figures_for_the_record_are_not_of_a_lucky_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a change that is 3 % faster only lucky rounds win; rounds that decide nothing tell what it is worth."""
+    clock = Clock(monkeypatch)
+    slow, fast = clock.runner(20, 0.1, 0), clock.runner(19.4, 0.1, 1)
+    deciding, recorded = [], []
+    for _ in range(600):
+        verdict = measure(slow, fast)
+        assert verdict.rounds == FIXED_ROUNDS
+        if verdict.is_faster:
+            deciding.append(verdict.ratio)
+            recorded.append(measure(slow, fast).ratio)
+    assert len(deciding) > 10 and np.mean(deciding) < 0.93
+    assert np.mean(recorded) == pytest.approx(0.97, abs=3 * 0.14 * 1.25 / (FIXED_ROUNDS * len(recorded)) ** 0.5)
 
 
 def test_a_race_that_stays_unclear_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    verdict = race(clock.runner(20, 0.5, 3), clock.runner(18, 0.5, 4))
-    assert LEAST_ROUNDS <= verdict.rounds <= MOST_ROUNDS
+    for races in (1, 30, 1000):
+        verdict = race(clock.runner(20, 0.5, 3), clock.runner(17, 0.5, 4), races=races)
+        assert verdict.rounds in looks(races) and looks(races)[-1] <= 100
+        assert math.isfinite(verdict.high) and verdict.low > 0
 
 
 def test_short_runs_are_repeated_until_a_turn_is_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,13 +97,19 @@ def test_short_runs_are_repeated_until_a_turn_is_long_enough(monkeypatch: pytest
     assert verdict.ratio == pytest.approx(2) and calls == 2 + 10 * verdict.rounds
 
 
-def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
-    """2000 races of 12 rounds whose ratio has the median 1: the interval misses it in at most 5 % and a little."""
+@pytest.mark.parametrize("rounds", [6, 8, 12, 16, 24, 48])
+def test_the_interval_covers_the_median_as_often_as_it_says(rounds: int) -> None:
+    """4000 races whose ratio has the median 1: the interval misses it in at most 5 %, whatever the number of rounds."""
     rng = np.random.default_rng(0)
-    times = np.exp(0.3 * rng.standard_normal((2000, 12, 2)))
-    misses = 0
-    for rounds in times:
-        verdict = judge([(float(a), float(b)) for a, b in rounds])
-        assert verdict.low <= verdict.ratio <= verdict.high
-        misses += not verdict.low <= 1 <= verdict.high
-    assert misses / 2000 < 0.06
+    verdicts = [judge([(1.0, float(x)) for x in np.exp(rng.standard_normal(rounds))]) for _ in range(4000)]
+    assert all(v.low <= v.ratio <= v.high for v in verdicts)
+    misses = sum(not v.low <= 1 <= v.high for v in verdicts)
+    assert misses / 4000 < 0.05 + 3 * (0.05 * 0.95 / 4000) ** 0.5
+
+
+def test_the_interval_is_that_of_the_binomial_table() -> None:
+    """Of n ratios, the ranks of the 95 % interval of a median. Source: Conover, table A3 (p = 0.5)."""
+    for rounds, (first, last) in {6: (1, 6), 8: (1, 8), 10: (2, 9), 12: (3, 10), 15: (4, 12), 20: (6, 15)}.items():
+        verdict = judge([(1.0, float(rank)) for rank in range(1, rounds + 1)])
+        assert (verdict.low, verdict.high) == (first, last)
+    assert judge([(1.0, 2.0)] * 5) == Verdict(2.0, 0.0, math.inf, 5, 1.0, 2.0, is_faster=False)
