@@ -24,7 +24,7 @@ from edgeyolo.spec.model import Score
 from edgeyolo.spec.provenance import sha256_of
 from edgeyolo.spec.settings import override_settings
 from edgeyolo.spec.training import TrainConfig
-from edgeyolo.training.checkpoint import checkpoint_path
+from edgeyolo.training.checkpoint import checkpoint_path, load_checkpoint
 
 SPLITS = ("val", "test")
 
@@ -45,7 +45,11 @@ def main() -> None:
     teacher = checkpoint_path(args.teacher)
     report: dict[str, Any] = {
         "student": args.student,
-        "teacher": {"sha256": sha256_of(teacher), "scores": scores_of(teacher, args.data)},
+        "teacher": {
+            "model": load_checkpoint(teacher).record.model.name,
+            "sha256": sha256_of(teacher),
+            "scores": scores_of(teacher, args.data),
+        },
         "epochs": args.epochs,
         "image_size": args.image_size,
         "settings": args.settings,

@@ -73,7 +73,8 @@ def _figures() -> Iterable[tuple[str, str, str]]:
     teaching = load("distill")
     means = {(row["taught"], row["split"]): row["mean"] for row in teaching["summary"] if row["field"] == "ap"}
     alone, taught = ({split: means[is_taught, split] for split in ("val", "test")} for is_taught in (False, True))
-    what = f"{teaching['student']} after {teaching['epochs']} epochs, alone and taught by yolov7-tiny: AP on val, test"
+    teacher = teaching["teacher"]["model"]
+    what = f"{teaching['student']} after {teaching['epochs']} epochs, alone and taught by {teacher}: AP on val, test"
     yield what, f"{_pair(alone)} and {_pair(taught)}", "distill.py"
     hard = load("hard_case")
     what = f"outlier channels planted in the weights: AP float, int8, int8 with `--max-drop {hard['max_drop']}`"
@@ -81,7 +82,7 @@ def _figures() -> Iterable[tuple[str, str, str]]:
     yield what, f"{hard['float_ap']:.1f}, {hard['int8_max_ap']:.1f}, {hard['met_ap']:.1f} {kept}", "hard_case.py"
     train = load("train")
     steps = {row["what"]: row["step_ms"] / 1e3 for row in train["rows"] if row["image_size"] == 320}
-    what = f"a training step of {train['batch']} pictures at 320, loader included, two cores: float32, bfloat16"
+    what = f"a training step of {train['batch']} pictures at 320 on {train['threads']} cores: float32, bfloat16"
     yield what, f"{steps['ours, fp32']:.2f} s, {steps['ours, bf16']:.2f} s", "train.py"
     overhead = load("overhead")
     height, width = overhead["picture_hw"]
