@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeyolo.backends.engine import Finding
 from edgeyolo.backends.tensorrt.adapter import install_hint, load_tensorrt
-from edgeyolo.backends.tensorrt.cache import plan_folder
+from edgeyolo.backends.tensorrt.cache import kept_plans, plan_folder
 from edgeyolo.backends.tensorrt.cuda import Cuda
 from edgeyolo.backends.tensorrt.options import PackageName
 from edgeyolo.spec.errors import BackendError, MissingPackageError
@@ -22,7 +22,8 @@ def examine_gpu() -> list[Finding]:
     findings = [_jetson()] if _JETSON_RELEASE.is_file() else []
     findings += [_package(name) for name in _PACKAGES]
     findings.append(_driver())
-    findings.append(Finding("plans are kept in", str(plan_folder())))
+    count, size = kept_plans()
+    findings.append(Finding("plans are kept in", f"{plan_folder()} ({count} of {size / 2**20:.0f} MiB in all)"))
     return findings
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edgeyolo.backends.tensorrt import cache
 from edgeyolo.backends.tensorrt.cache import PlanKey, cached_plan, forget_plan
 from edgeyolo.spec.errors import BackendError, OutputError
+from edgeyolo.spec.lock import locked, remove_if_free
 
 KEY = PlanKey(
     onnx_sha256="0" * 64,
@@ -196,3 +200,108 @@ def test_a_folder_that_cannot_be_says_how_to_choose_another(tmp_path: Path) -> N
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="EDGEYOLO_CACHE"):
         cached_plan(KEY, never, folder=tmp_path / "file" / "cache")
+
+
+def make_plans(folder: Path, count: int) -> list[PlanKey]:
+    """Plans one after the other, each a second newer than the one before."""
+    keys = [msgspec.structs.replace(KEY, gpu=f"GPU {number}") for number in range(count)]
+    for number, key in enumerate(keys):
+        cached_plan(key, lambda: PLAN, folder=folder)
+        os.utime(folder / f"{key.digest()}.json", (1e9 + number, 1e9 + number))
+    return keys
+
+
+def list_kept(folder: Path, keys: list[PlanKey]) -> list[int]:
+    return [number for number, key in enumerate(keys) if (folder / f"{key.digest()}.plan").exists()]
+
+
+@pytest.mark.parametrize("limit", [{"MOST_PLANS": 4}, {"MOST_BYTES": 4 * len(PLAN)}])
+def test_plans_not_used_for_longest_go(limit: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = make_plans(tmp_path, 6)
+    assert list_kept(tmp_path, keys) == [0, 1, 2, 3, 4, 5]
+    cached_plan(keys[1], never, folder=tmp_path)  # used now
+    for name, value in limit.items():
+        monkeypatch.setattr(cache, name, value)
+    cached_plan(KEY, lambda: PLAN, folder=tmp_path)
+    assert list_kept(tmp_path, keys) == [1, 4, 5]
+    assert len(list(tmp_path.glob("*.json"))) == len(list(tmp_path.glob("*.lock"))) == 4
+    assert cache.kept_plans(tmp_path) == (4, 4 * len(PLAN))
+    assert cached_plan(keys[0], lambda: b"again", folder=tmp_path) == b"again"
+
+
+def test_a_plan_larger_than_all_that_may_be_kept_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "MOST_BYTES", 10)
+    for key in (KEY, msgspec.structs.replace(KEY, gpu="another")):
+        cached_plan(key, lambda: PLAN, folder=tmp_path)
+        assert cached_plan(key, never, folder=tmp_path) == PLAN
+    assert cache.kept_plans(tmp_path)[0] == 1
+
+
+def test_kernel_times_of_versions_long_gone_go(tmp_path: Path) -> None:
+    for number in range(cache.MOST_TIMINGS + 3):
+        key = msgspec.structs.replace(KEY, version=f"10.{number}")
+        cache.write_timing_cache(key, b"times", folder=tmp_path)
+        cached_plan(key, lambda: PLAN, folder=tmp_path)
+    assert len(list(tmp_path.glob("*.timing"))) == cache.MOST_TIMINGS
+    assert cache.read_timing_cache(key, folder=tmp_path) == b"times"
+
+
+def test_a_lock_that_is_held_outlives_pruning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (key,) = make_plans(tmp_path, 1)
+    lock = tmp_path / f"{key.digest()}.lock"
+    monkeypatch.setattr(cache, "MOST_PLANS", 1)
+    with locked(lock, waiting_for="testing"):
+        cached_plan(KEY, lambda: PLAN, folder=tmp_path)
+        assert list_kept(tmp_path, [key]) == []
+        assert lock.exists()
+    remove_if_free(lock)
+    assert not lock.exists()
+
+
+def test_a_lock_whose_file_is_removed_meanwhile_is_made_again(tmp_path: Path) -> None:
+    lock, order, waits = tmp_path / "lock", [], threading.Event()
+
+    def wait() -> None:
+        waits.set()
+        with locked(lock, waiting_for="testing"):
+            order.append("second")
+            assert lock.exists()
+
+    with locked(lock, waiting_for="testing"):
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        waits.wait()
+        time.sleep(0.1)
+        order.append("first")
+        lock.unlink()
+        lock.touch()  # of another process, which does not hold it
+    waiter.join(10)
+    assert order == ["first", "second"]
+
+
+WINDOWS = """
+import fcntl, os, subprocess, sys, types
+real = fcntl
+sys.modules["fcntl"] = None
+def locking(descriptor, mode, count):
+    real.flock(descriptor, real.LOCK_EX | real.LOCK_NB)
+sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
+from pathlib import Path
+from edgeyolo import backends
+from edgeyolo.spec import lock
+from edgeyolo.spec.target import load_target
+lock.sys = types.SimpleNamespace(platform="win32")
+for name in backends.list_engines():
+    backends.load_engine(name).examine()
+from edgeyolo.backends.tensorrt.cache import PlanKey, cached_plan
+import msgspec
+key = msgspec.json.decode(sys.argv[2], type=PlanKey)
+folder = Path(sys.argv[1])
+print(cached_plan(key, lambda: b"built", folder=folder), cached_plan(key, lambda: b"again", folder=folder))
+"""
+
+
+def test_windows_locks_without_fcntl(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WINDOWS, str(tmp_path), msgspec.json.encode(KEY).decode()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "b'built' b'built'\n", done.stderr
