@@ -27,6 +27,7 @@ _LONGEST_PICKLE = 16 << 20  # bytes; the tensors are outside of it
 _MOST_DIMENSIONS = 8
 _MOST_NAMES = 100_000  # of parameters, buffers and modules; the largest network published has 10,000
 _LONGEST_NAME = 300
+_BROKEN_ZIP = (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
 _AGAIN = "Download or copy it again"
 _FOREIGN = (
     *("models.", "utils.", "torch.nn.modules.", "torch.nn.parameter.", "torch.device", "torch.Size"),
@@ -56,7 +57,7 @@ def read(path: Path) -> dict[str, Tensor]:
             storages = _Storages(archive, pickles[0].removesuffix("data.pkl"))
             vocabulary = Vocabulary(_KNOWN, _FOREIGN, storages.load)
             return _tensors_in(read_pickle(archive.read(pickles[0]), vocabulary, where=path), path)
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
+    except _BROKEN_ZIP as error:
         raise CheckpointError(f"cannot be read ({error})", where=path, hint=_AGAIN) from None
 
 

@@ -121,3 +121,23 @@ def test_zips_of_another_kind_are_named_as_such(tmp_path):
         archive.writestr("a/byteorder", "big")
     with pytest.raises(CheckpointError, match="big-endian"):
         read_tensors(tmp_path / "big.pt")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_bytes_never_give_anything_but_our_error(seed, tmp_path):
+    """Random bytes changed in a good file, its directory among them: it loads, or the error is ours."""
+    rng = np.random.default_rng(seed)
+    path = tmp_path / "x.pt"
+    torch.save({"model": torch.nn.BatchNorm2d(2)}, path)
+    good = path.read_bytes()
+    refused = 0
+    for _ in range(300):
+        data = bytearray(good)
+        for at in rng.integers(len(data) // 2, len(data), 4):
+            data[at] = rng.integers(0, 256)
+        path.write_bytes(data)
+        try:
+            read_tensors(path)
+        except CheckpointError:
+            refused += 1
+    assert refused > 150
