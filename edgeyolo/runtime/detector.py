@@ -97,24 +97,15 @@ class Detector:
             EngineCrashError: its engine dies on this computer. BackendError: the engine cannot open the artefact, or
             the processor lacks what it needs. UsageError: an argument out of its range.
         """
-        from edgeyolo.backends import open_artefact
         from edgeyolo.bundle import for_this_device, open_bundle
-        from edgeyolo.runtime.processor import check_engine, check_processor
+        from edgeyolo.runtime.processor import open_session
 
         if threads < 0:
             raise UsageError(f"threads is {threads}", hint="Give 0 for the number in the bundle, or more")
         with contextlib.ExitStack() as opening:
             bundle = opening.enter_context(open_bundle(Path(path)))
             manifest = for_this_device(bundle.manifest)
-            check_processor(manifest)
-            check_engine(bundle.folder, manifest)
-            session = open_artefact(
-                bundle.folder,
-                manifest.artefact,
-                manifest.model,
-                threads=threads or manifest.threads,
-                progress=progress,
-            )
+            session = open_session(bundle.folder, manifest, threads=threads, progress=progress)
             opening.callback(session.close)
             thresholds = Thresholds(
                 score_threshold=score_threshold,

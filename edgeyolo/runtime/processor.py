@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,12 +21,35 @@ from edgeyolo.spec.errors import BackendError, EngineCrashError
 from edgeyolo.spec.machine import list_cpu_features, machine_here, processor_name
 from edgeyolo.spec.manifest import Artefact, Manifest
 from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from edgeyolo.backends import Session
 
 logger = logging.getLogger(__name__)
 
 PROBE_LIMIT_S = 120
 # A process that an exception of the processor ends has a negative code on POSIX, an NTSTATUS error on Windows.
 _NTSTATUS_ERROR = 0xC0000000
+
+
+def open_session(folder: Path, manifest: Manifest, *, threads: int = 0, progress: Progress = SILENT) -> Session:
+    """Open the artefact of a bundle, once it is known that this computer can run it.
+
+    Args:
+        folder: the bundle's files.
+        threads: engine threads, 0 for the number in the manifest.
+
+    Raises:
+        MissingPackageError: its engine is not installed. EngineCrashError, BackendError: as `check_engine` and
+            `check_processor`, or the engine cannot open the artefact.
+    """
+    from edgeyolo.backends import open_artefact
+
+    check_processor(manifest)
+    check_engine(folder, manifest)
+    threads = threads or manifest.threads
+    return open_artefact(folder, manifest.artefact, manifest.model, threads=threads, progress=progress)
 
 
 def check_processor(manifest: Manifest) -> None:

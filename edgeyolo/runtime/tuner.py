@@ -24,6 +24,7 @@ from edgeyolo.bundle import open_bundle, rewrite_manifest
 from edgeyolo.bundle.reader import Bundle
 from edgeyolo.bundle.tuned import as_deployed, split_scores
 from edgeyolo.geometry.network_input import make_input
+from edgeyolo.runtime.processor import check_engine, check_processor
 from edgeyolo.runtime.race import Verdict, measure, race
 from edgeyolo.spec.detections import Float32, Image
 from edgeyolo.spec.errors import BackendError, UsageError
@@ -74,6 +75,8 @@ def tune(
         raise UsageError(f"max_drop is {max_drop}", hint="It must be at least 0")
     with open_bundle(path) as bundle:
         _check_machine(path, bundle.manifest)
+        check_processor(bundle.manifest)
+        check_engine(bundle.folder, bundle.manifest)
         tuned = _Tuner(bundle, images, score, max_drop, progress).run()
     return rewrite_manifest(path, tuned)
 

@@ -9,18 +9,21 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-from edgeyolo.spec.errors import DataError, MissingPackageError, UnknownNameError, UsageError
+from edgeyolo.spec.errors import BackendError, DataError, MissingPackageError, UnknownNameError, UsageError
 from edgeyolo.spec.manifest import Artefact, Manifest
-from edgeyolo.spec.model import GraphDecode, ModelRecord, ModelSpec, Score
+from edgeyolo.spec.model import GraphDecode, ModelRecord, ModelSpec
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.qparams import QParams, load_qparams
 from edgeyolo.spec.strict import load_json
 from edgeyolo.spec.target import Precision, Target, load_target, target_name
-from edgeyolo.verbs._evaluate import artefact_name
+from edgeyolo.verbs._evaluate import artefact_name, with_score
 from edgeyolo.verbs._splits import validation_split
+
+if TYPE_CHECKING:
+    from edgeyolo.data.dataset import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +52,8 @@ def deploy(
     Args:
         target: name in `targets/`, or a path to a `.toml`.
         precision: one of the target's; None for its first that the source allows.
-        data: also measure the bundle on `split` of this data set, and record the score in its manifest; where the
-            board's engine is not installed here, the bundle is written all the same, and a warning says so.
+        data: also measure the bundle on `split` of this data set, and record the score in its manifest; where this
+            computer cannot run what the board will, the bundle is written all the same, and a warning says so.
 
     Raises:
         UnknownNameError: no such target. UsageError: a precision that target or source does not have.
@@ -60,8 +63,10 @@ def deploy(
 
     from edgeyolo import backends
     from edgeyolo.bundle import write_bundle
+    from edgeyolo.data.dataset import open_dataset
 
     board = load_target(target)
+    dataset = open_dataset(data, split or validation_split(data)) if data is not None else None
     with model_folder(source) as folder, tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
         progress.step("deploy", 0, 3, "reading the model")
         record = load_json(folder / "model.json", ModelRecord)
@@ -80,12 +85,9 @@ def deploy(
         )
         notes = backends.load_engine(artefact.engine).build_notes(Path(work), artefact)
         record = msgspec.structs.replace(record, model=deployed_spec(record.model, artefact))
-        scores = record.scores
-        if data is not None:
-            with _if_it_opens_here():
-                where = split or validation_split(data)
-                scores += (_measure_artefact(Path(work), artefact, record.model, data, where, progress),)
-        manifest = make_manifest(folder, record, qparams, board, target, artefact, scores)
+        manifest = make_manifest(folder, record, qparams, board, target, artefact)
+        if dataset is not None:
+            manifest = measured_here(Path(work), manifest, dataset, progress)
         progress.step("deploy", 2, 3, "writing the bundle")
         manifest = write_bundle(out, manifest, Path(work))
         progress.step("deploy", 3, 3, str(out))
@@ -156,7 +158,6 @@ def make_manifest(
     board: Target,
     target: str,
     artefact: Artefact,
-    scores: tuple[Score, ...],
 ) -> Manifest:
     """The manifest of a bundle, without the digests of its files."""
     from edgeyolo.backends import list_packages, load_engine
@@ -172,32 +173,26 @@ def make_manifest(
         artefact=artefact,
         threads=board.threads,
         sha256={},
-        scores=scores,
+        scores=record.scores,
         source=source,
         tools=tool_versions(list_packages()),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
 
 
-@contextlib.contextmanager
-def _if_it_opens_here() -> Iterator[None]:
-    """Go on with a warning where the board's engine is not installed."""
-    try:
-        yield
-    except MissingPackageError as error:
-        logger.warning("the bundle is written and was not measured here: %s", error)
-
-
-def _measure_artefact(
-    folder: Path, artefact: Artefact, spec: ModelSpec, data: Path, split: str, progress: Progress
-) -> Score:
-    from edgeyolo.backends import open_artefact
-    from edgeyolo.data.dataset import open_dataset
+def measured_here(folder: Path, manifest: Manifest, dataset: Dataset, progress: Progress) -> Manifest:
+    """The manifest with a score of the artefact in `folder`; as it is, with a warning, where it cannot run here."""
     from edgeyolo.evaluation.measure import measure_session
+    from edgeyolo.runtime.processor import open_session
 
-    session = open_artefact(folder, artefact, spec, progress=progress)
     try:
-        dataset = open_dataset(data, split)
-        return measure_session(session, spec, dataset, artefact=artefact_name(artefact), progress=progress)
+        session = open_session(folder, manifest, progress=progress)
+    except (MissingPackageError, BackendError) as error:
+        logger.warning("the bundle is written and was not measured here: %s", error)
+        return manifest
+    try:
+        name = artefact_name(manifest.artefact)
+        score = measure_session(session, manifest.model, dataset, artefact=name, progress=progress)
     finally:
         session.close()
+    return with_score(manifest, score)

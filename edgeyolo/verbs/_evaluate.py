@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from edgeyolo.spec.manifest import Artefact, Manifest
@@ -25,6 +26,10 @@ def evaluate(
         split: None for the validation split.
         threads: engine threads, 0 for the bundle's own number.
         record: write the score into the bundle's manifest.
+
+    Raises:
+        DataError, CheckpointError, BundleError: what is given cannot be read. MissingPackageError, EngineCrashError,
+        BackendError: the bundle cannot be run on this computer.
     """
     from edgeyolo.data.dataset import open_dataset
     from edgeyolo.evaluation.measure import measure_session
@@ -39,22 +44,15 @@ def evaluate(
         folded = TorchSession(fold_model(loaded.model))
         return measure_session(folded, loaded.record.model, dataset, artefact="float torch", progress=progress)
 
-    from edgeyolo.backends import open_artefact
     from edgeyolo.bundle import for_this_device, open_bundle, rewrite_manifest
+    from edgeyolo.runtime.processor import open_session
 
-    with open_bundle(source) as bundle:
+    with open_bundle(source) as bundle, contextlib.ExitStack() as closing:
         manifest = for_this_device(bundle.manifest)
-        session = open_artefact(
-            bundle.folder,
-            manifest.artefact,
-            manifest.model,
-            threads=threads or manifest.threads,
-            progress=progress,
-        )
-        score = measure_session(
-            session, manifest.model, dataset, artefact=artefact_name(manifest.artefact), progress=progress
-        )
-        session.close()
+        session = open_session(bundle.folder, manifest, threads=threads, progress=progress)
+        closing.callback(session.close)
+        name = artefact_name(manifest.artefact)
+        score = measure_session(session, manifest.model, dataset, artefact=name, progress=progress)
     if record:
         rewrite_manifest(source, with_score(bundle.manifest, score, is_tuned=manifest is bundle.manifest))
     return score
