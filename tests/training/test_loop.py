@@ -11,13 +11,14 @@ import msgspec
 import pytest
 import torch
 from fresh_run import plain_loader, start_detector
+from torch import Tensor
 
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.spec.errors import CheckpointError, TrainingError, UsageError
 from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training import TrainResult, train
-from edgeyolo.training.checkpoint import load_checkpoint, read_tensors
+from edgeyolo.training.checkpoint import load_checkpoint, read_record, read_tensors
 from edgeyolo.training.step import train_step
 
 CONFIG = TrainConfig(
@@ -41,6 +42,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(config: TrainConfig, data: Path, out: Path, **settings: object) -> TrainResult:
     return train(config, open_dataset(data, "train"), open_dataset(data, "val"), out, **settings)
+
+
+def assert_same_tensors(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        assert torch.equal(mine[name], theirs[name]), name
 
 
 def test_a_run_writes_checkpoints_and_a_log(data: Path, tmp_path: Path) -> None:
@@ -74,32 +81,26 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(data: Path,
         run(CONFIG, data, tmp_path / "parts", progress=Interrupt())
     parts = run(CONFIG, data, tmp_path / "parts", resume=True)
     assert parts.epochs == whole.epochs
-    mine, theirs = (read_tensors(result.last)[0] for result in (parts, whole))
-    assert mine.keys() == theirs.keys()
-    for name in mine:
-        assert torch.equal(mine[name], theirs[name]), name
+    assert_same_tensors(*(read_tensors(result.last)[0] for result in (parts, whole)))
 
 
 def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(data: Path, tmp_path: Path) -> None:
-    def command(out: Path) -> list[str]:
-        what = ["--model", "yolov7-nano", "--data", str(data), "--out", str(out), "--epochs", "6"]
-        how = ["--image-size", "64", "--batch", "4", "--workers", "0", "--device", "cpu", "--no-report"]
-        return [sys.executable, "-m", "edgeyolo", "train", *what, *how]
-
     out = tmp_path / "killed"
-    process = subprocess.Popen(command(out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    command = ["train", "--model", "yolov7-nano", "--data", str(data), "--out", str(out), "--epochs", "6"]
+    command += ["--image-size", "64", "--batch", "4", "--workers", "0", "--device", "cpu", "--no-report"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgeyolo", *command], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while not (out / "log.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.01)
     process.kill()
     process.wait()
-    assert 1 <= load_checkpoint(out / "last.safetensors").record.epoch < 6
-    subprocess.run([*command(out), "--resume"], check=True, capture_output=True)
-    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
-    for name in ("last.safetensors", "best.safetensors"):
-        mine, theirs = (read_tensors(folder / name)[0] for folder in (out, tmp_path / "whole"))
-        assert mine.keys() == theirs.keys()
-        assert all(torch.equal(tensor, theirs[key]) for key, tensor in mine.items())
+    assert 1 <= read_record(out / "last.safetensors").epoch < 6
+    config = TrainConfig(model="yolov7-nano", epochs=6, image_size=64, batch=4, workers=0, device="cpu")
+    parts, whole = run(config, data, out, resume=True), run(config, data, tmp_path / "whole")
+    for mine, theirs in ((parts.last, whole.last), (parts.best, whole.best)):
+        assert_same_tensors(read_tensors(mine)[0], read_tensors(theirs)[0])
 
 
 def test_patience_stops_a_run_that_does_not_improve(data: Path, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import importlib.util
 import logging
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,12 +26,12 @@ from edgeyolo.quantization import Quantized, quantize
 from edgeyolo.quantization.calibrate.ranges import trace_deploy_form
 from edgeyolo.quantization.recover.qat import QatResult
 from edgeyolo.quantization.recover.stage_features import expose, feature_loss, float_teacher, stage_tensors
-from edgeyolo.spec.errors import CheckpointError, TrainingError, UsageError
+from edgeyolo.spec.errors import CheckpointError, StoppedError, TrainingError, UsageError
 from edgeyolo.spec.qparams import CalibrationRecord, load_qparams
 from edgeyolo.spec.recipe import QatRecipe, Recipe
 from edgeyolo.spec.strict import decode_json, encode_json
 from edgeyolo.spec.target import load_target
-from edgeyolo.training.checkpoint import read_tensors
+from edgeyolo.training.checkpoint import read_record, read_tensors
 from edgeyolo.training.run import LAST
 
 PROGRAM = Path(__file__).parents[2] / "cases/qat_case.py"
@@ -57,6 +59,12 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 def trained(case: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[QatResult, Path]:
     out = tmp_path_factory.mktemp("qat")
     return case.run(out), out
+
+
+@pytest.fixture(scope="module")
+def long(case: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[QatResult, Path]:
+    out = tmp_path_factory.mktemp("long")
+    return case.run(out, qat_case.LONG), out
 
 
 def feature_error(quantized: Quantized, teacher: fx.GraphModule, inputs: Tensor) -> float:
@@ -189,11 +197,12 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
     class Interrupt:
         def step(self, stage: str, done: int, total: int, text: str = "") -> None:
             if stage.startswith("qat 3") and done == 2:
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(StoppedError, match="--resume"):
         case.run(tmp_path, progress=Interrupt())
-    assert read_tensors(tmp_path / LAST)[1].epoch == 2
+    reached = read_record(tmp_path / LAST)
+    assert (reached.epoch, reached.step) == (2, 2)
     resumed = case.run(tmp_path, resume=True)
     whole, out = trained
     assert_same_tensors(read_tensors(tmp_path / LAST)[0], read_tensors(out / LAST)[0])
@@ -205,7 +214,9 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
     assert again.best == whole.best and again.history == resumed.history
 
 
-def test_a_killed_training_resumes_to_the_weights_of_an_uninterrupted_one(case: Case, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_to_the_weights_of_an_uninterrupted_one(
+    case: Case, long: tuple[QatResult, Path], tmp_path: Path
+) -> None:
     killed = tmp_path / "killed"
     process = subprocess.Popen(
         [sys.executable, str(PROGRAM), str(killed)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -215,12 +226,25 @@ def test_a_killed_training_resumes_to_the_weights_of_an_uninterrupted_one(case: 
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert 1 <= read_tensors(killed / LAST)[1].epoch < qat_case.LONG.epochs
+    assert 1 <= read_record(killed / LAST).epoch < qat_case.LONG.epochs
     resumed = case.run(killed, qat_case.LONG, resume=True)
-    whole = case.run(tmp_path / "whole", qat_case.LONG)
+    whole, out = long
     assert len(resumed.history) == qat_case.LONG.epochs
     assert (resumed.best.ap, resumed.best_epoch) == (whole.best.ap, whole.best_epoch)
-    assert_same_tensors(read_tensors(killed / LAST)[0], read_tensors(tmp_path / "whole" / LAST)[0])
+    assert_same_tensors(read_tensors(killed / LAST)[0], read_tensors(out / LAST)[0])
+
+
+def test_two_processes_train_as_one(long: tuple[QatResult, Path], tmp_path: Path) -> None:
+    """Batches of four: two pictures each. What is left is the order in which float32 is summed."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([*launch, str(PROGRAM), str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    whole, shared = long[0], read_record(tmp_path / LAST)
+    assert shared.start is not None and shared.start.ap == whole.start.ap
+    for mine, theirs in zip(shared.history, whole.history, strict=True):
+        assert mine.losses == pytest.approx(theirs.losses, rel=1e-3)
+        assert mine.ap == pytest.approx(theirs.ap, abs=0.2)
 
 
 def test_a_state_of_another_start_is_refused(case: Case, trained: tuple[QatResult, Path]) -> None:
