@@ -11,9 +11,11 @@ import typer
 
 from edgeyolo.cli.console import Console
 from edgeyolo.spec.detecting import BenchOptions
+from edgeyolo.spec.errors import GateError
 
 if TYPE_CHECKING:
     from edgeyolo.backends import Session
+    from edgeyolo.runtime.clock import Spread
     from edgeyolo.spec.detections import Image
     from edgeyolo.spec.manifest import Manifest
 
@@ -60,8 +62,21 @@ def bench(
             "picture_hw": [picture.shape[0], picture.shape[1]],
             "spread": {part: asdict(times) for part, times in spread.items()},
             "tuning": tuned,
+            "max_ms": options.max_ms,
         }
     )
+    if options.max_ms is not None:
+        _check_gate(spread["total"], options.max_ms, bundle, console)
+
+
+def _check_gate(total: Spread, max_ms: float, bundle: Path, console: Console) -> None:
+    """Exit with the code of a gate where a whole call takes too long; the figures are out already."""
+    figures = f"median {total.median_ms:.2f} ms, p90 {total.p90_ms:.2f} ms, at most {max_ms:g} ms"
+    if max(total.median_ms, total.p90_ms) <= max_ms:
+        console.say(f"Within the limit: {figures}")
+        return
+    hint = "Tune it here (--tune), deploy a smaller model or fewer bits, or leave the processor to it alone"
+    console.fail(GateError(f"a call takes too long: {figures}", where=bundle, hint=hint))
 
 
 def _tune(bundle: Path, options: BenchOptions, console: Console) -> dict[str, object]:

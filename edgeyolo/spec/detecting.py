@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgeyolo.spec.settings import Count, NotNegative, Share, WholeNumber
+from edgeyolo.spec.settings import Count, NotNegative, Positive, Share, WholeNumber
 
 
 class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,6 +56,8 @@ class BenchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         data: with tune, labelled pictures to hold max_drop on.
         split: split of data; its validation split if not given.
         max_drop: with data, AP points that tuning may cost.
+        max_ms: most milliseconds of a whole call, in the median and in the 90th percentile; exit code 4 where it is
+            more.
     """
 
     image: Path | None = None
@@ -66,3 +68,4 @@ class BenchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     data: Path | None = None
     split: str | None = None
     max_drop: NotNegative = 0.3
+    max_ms: Positive | None = None

@@ -15,8 +15,11 @@ import pytest
 
 from edgeyolo import __version__
 from edgeyolo.cli.app import list_verbs
+from edgeyolo.cli.bench import _check_gate
+from edgeyolo.cli.console import Console
 from edgeyolo.data.drawn import draw_picture
 from edgeyolo.runtime import Detector
+from edgeyolo.runtime.clock import Spread
 from edgeyolo.spec.recipe import list_recipes
 from edgeyolo.spec.target import list_targets
 
@@ -151,3 +154,24 @@ def test_bench(run: Run, bundle: Path, pictures: Path) -> None:
         assert 0 < times["median_ms"] <= times["p90_ms"]
     assert told["spread"]["network"]["median_ms"] < told["spread"]["total"]["median_ms"]
     assert "network" in run("bench", bundle, "--runs", "2").stdout
+
+
+def test_bench_is_a_gate(run: Run, bundle: Path) -> None:
+    """Median and p90 of the whole call; the figures come all the same, and JSON is one object."""
+    arguments = ["bench", bundle, "--runs", "3", "--warmup", "1", "--json", "--max-ms"]
+    passed, failed = run(*arguments, "100000"), run(*arguments, "0.001")
+    assert (passed.returncode, failed.returncode) == (0, 4), failed.stderr
+    assert "Within the limit" in passed.stderr
+    total = json.loads(failed.stdout)["spread"]["total"]
+    told = f"median {total['median_ms']:.2f} ms, p90 {total['p90_ms']:.2f} ms, at most 0.001 ms"
+    assert told in failed.stderr and "Traceback" not in failed.stderr
+    assert run(*arguments, "0").returncode == 2
+
+
+def test_a_slow_tenth_fails_the_gate_too() -> None:
+    console = Console(json=False)
+    _check_gate(Spread(median_ms=5.0, p90_ms=30.5), 30.0, Path("a.eyb"), console)
+    assert console.exit_code == 4
+    console = Console(json=False)
+    _check_gate(Spread(median_ms=5.0, p90_ms=30.0), 30.0, Path("a.eyb"), console)
+    assert console.exit_code == 0
