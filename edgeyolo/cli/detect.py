@@ -78,6 +78,7 @@ class _Tour:
         single: list[str] = []
         for source in sources:
             single += [str(path) for path in list_pictures(Path(source))] or [source]
+        self._check_save(single)
         captured = [make_source(source) for source in single]
         self._lines = any(captured)
         for source, stream in zip(single, captured, strict=True):
@@ -91,6 +92,15 @@ class _Tour:
             except DataError as error:
                 self._console.fail(error)
                 self._tell_error({"source": source, "what": error.what, "hint": error.hint})
+
+    def _check_save(self, sources: list[str]) -> None:
+        """Raise OutputError where a source lies in the folder that pictures are saved to: it would be written over."""
+        from edgeyolo.spec.errors import OutputError
+
+        folder = self._options.save
+        inside = [source for source in sources if folder and Path(source).resolve().parent == folder.resolve()]
+        if inside and folder:
+            raise OutputError(f"holds {inside[0]}, which is read", where=folder, hint="Choose another folder to --save")
 
     def conclude(self) -> None:
         """What is said once, at the end."""

@@ -137,7 +137,10 @@ class Detector:
         return self.detect_batch([image])[0]
 
     def detect_batch(self, images: Sequence[Image]) -> list[Detections]:
-        """Find the objects of several pictures, of any sizes, in one run of the network; as `detect` otherwise."""
+        """Find the objects of several pictures, of any sizes; as `detect` otherwise.
+
+        The engine is called once. What `deploy` writes takes one picture at a time, so it runs them one after another.
+        """
         with self._lock:
             return self._detect_batch(images) if images else []
 

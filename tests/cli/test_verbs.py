@@ -136,6 +136,14 @@ def test_detect_keeps_pictures_of_one_name_apart(run: Run, bundle: Path, picture
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0-2.png", "0.png"]
 
 
+def test_detect_does_not_write_over_what_it_reads(run: Run, bundle: Path, pictures: Path) -> None:
+    before = {path: path.read_bytes() for path in pictures.iterdir()}
+    for source in (pictures, pictures / "0.png", f"{pictures}/*.png"):
+        done = run("detect", bundle, source, "--save", pictures / ".." / pictures.name, "--score-threshold", "0.001")
+        assert done.returncode == 1 and "which is read" in done.stderr, done.stderr
+    assert {path: path.read_bytes() for path in pictures.iterdir()} == before
+
+
 def test_detect_expands_a_quoted_pattern(run: Run, bundle: Path, pictures: Path) -> None:
     done = run("detect", bundle, f"{pictures}/[01].png", "--json")
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from edgeyolo.spec.errors import OutputError, UnknownNameError, UsageError
 from edgeyolo.spec.progress import SILENT
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.verbs import QuantizeOptions
-from edgeyolo.verbs._quantize import open_job
+from edgeyolo.verbs._quantize import Findings, find_sensitivity, open_job
 
 
 def write_recipe(path: Path, text: str) -> str:
@@ -169,6 +169,26 @@ def test_without_a_val_split_part_of_train_is_held_out(whole_way: WholeWay, tmp_
     assert job.scored_data.split == "test"
     job = open_job(whole_way.run, whole_way.data, tmp_path, "int8-mse", QuantizeOptions(), SILENT)
     assert job.scored_data is job.choice_data and job.choice_data.split == "val"
+
+
+def test_what_was_measured_before_labels_changed_is_not_used(
+    whole_way: WholeWay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted sensitivity analysis keeps its mAP in a file that knows its data by every label."""
+    import edgeyolo.quantization.study.sensitivity as module
+
+    seen: list[str] = []
+    monkeypatch.setattr(module, "measure_sensitivity", lambda *_, by_map, **options: seen.append(by_map.data))
+    shutil.copytree(whole_way.data, tmp_path / "data")
+    label = next(path for path in sorted((tmp_path / "data/labels/val").iterdir()) if path.read_text())
+    first = label.read_text()
+    for text in (first, first, first + "0 0.5 0.5 0.1 0.1\n", first):
+        label.write_text(text)
+        job = open_job(
+            whole_way.run, tmp_path / "data", tmp_path, "int8-mse", QuantizeOptions(sensitivity=True), SILENT
+        )
+        find_sensitivity(job, Findings(quantized=None))  # type: ignore[arg-type]
+    assert seen[0] == seen[1] == seen[3] != seen[2]
 
 
 def test_options_that_cannot_be_used(whole_way: WholeWay, tmp_path: Path) -> None:
