@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgeyolo.criteria.ota import OtaWeights
+from edgeyolo.heads import Anchors
 
 Down = Literal["pool", "conv", "pool-conv", "wide"]
-Anchors = tuple[tuple[tuple[float, float], ...], ...]
 
 _TINY_WH: Anchors = (
     ((10, 13), (16, 30), (33, 23)),
