@@ -20,7 +20,7 @@ import typer
 
 from edgeyolo.cli.console import speaking
 from edgeyolo.spec.errors import UsageError
-from edgeyolo.spec.settings import Setting, check_settings, default_text, list_keys, list_settings, override_settings
+from edgeyolo.spec.settings import Setting, check_settings, list_keys, list_settings, override_settings
 from edgeyolo.spec.strict import load_toml
 
 Verb = Callable[..., None]
@@ -81,7 +81,7 @@ def describe_settings(verb: Verb) -> str:
         flags = {setting.name for setting in group.settings}
         paragraphs.append("Settings that have no flag, for --set and --config:")
         paragraphs += [
-            f"{key}={default_text(setting) or 'none'}  {_help_of(setting, setting.range_text)}"
+            f"{key}={setting.default_text or 'none'}  {_help_of(setting, setting.range_text)}"
             for key, setting in list_keys(group.kind)
             if key not in flags
         ]

@@ -10,7 +10,6 @@ import functools
 import inspect
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -78,6 +77,15 @@ class Setting:
         if high is not None:
             return f"{'below' if self.limits.lt is not None else 'at most'} {high:g}"
         return f"one of {', '.join(self.choices)}" if self.choices else ""
+
+    @property
+    def default_text(self) -> str:
+        """The default as a person writes it; empty where there is none."""
+        if self.default is msgspec.NODEFAULT or self.default in (None, ()):
+            return ""
+        if isinstance(self.default, bool):
+            return str(self.default).lower()
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
     def parse(self, written: str) -> Any:
         """A value from text as `--set` has it: lists with commas, `none` for None.
@@ -186,14 +194,3 @@ def _docstring_lines(kind: type) -> dict[str, str]:
     _, _, block = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
     found = re.findall(r"^    (\w+): (.*(?:\n      +.*)*)", block, flags=re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in found}
-
-
-def default_text(setting: Setting) -> str:
-    """The default as a person writes it; empty where there is none."""
-    if setting.default is msgspec.NODEFAULT or setting.default in (None, ()):
-        return ""
-    if isinstance(setting.default, bool):
-        return "true" if setting.default else "false"
-    if isinstance(setting.default, Path | str | int):
-        return str(setting.default)
-    return f"{setting.default:g}"

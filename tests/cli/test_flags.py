@@ -22,7 +22,7 @@ from edgeyolo.runtime import Detector
 from edgeyolo.spec.deploying import DeployOptions, EvaluateOptions
 from edgeyolo.spec.detecting import Thresholds
 from edgeyolo.spec.errors import EXIT_CODES, EdgeYoloError
-from edgeyolo.spec.settings import Setting, default_text, list_keys, list_settings
+from edgeyolo.spec.settings import Setting, list_keys, list_settings
 from edgeyolo.spec.training import TrainConfig, TrainOptions
 
 CONFIG = Annotated[TrainConfig, Shown("model", "epochs", "batch", "activation", epochs=20)]
@@ -73,7 +73,7 @@ def assert_default_is_told(verb: str, key: str, setting: Setting, line: str) -> 
     if setting.default is msgspec.NODEFAULT:
         assert "Required" in line
     elif line.startswith(f"{key}="):
-        assert line.startswith(f"{key}={default_text(setting) or 'none'} ")
+        assert line.startswith(f"{key}={setting.default_text or 'none'} ")
     elif setting.default not in (None, (), False):
         (told,) = re.findall(r"\[default: ([^\]]*)\]", line)
         if setting.default is True:

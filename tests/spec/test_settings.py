@@ -9,7 +9,7 @@ import pytest
 from msgspec import Meta
 
 from edgeyolo.spec.errors import UsageError
-from edgeyolo.spec.settings import check_settings, default_text, list_keys, list_settings, override_settings
+from edgeyolo.spec.settings import check_settings, list_keys, list_settings, override_settings
 
 
 class Inner(msgspec.Struct, frozen=True):
@@ -49,7 +49,7 @@ OUTER = Outer(name="n")
 
 
 def test_a_field_tells_its_text_range_and_default() -> None:
-    told = {key: (s.text, s.range_text, default_text(s)) for key, s in list_keys(Outer)}
+    told = {key: (s.text, s.range_text, s.default_text) for key, s in list_keys(Outer)}
     assert told == {
         "name": ("what it is called.", "", ""),
         "count": ("how many.", "at least 0", "3"),
