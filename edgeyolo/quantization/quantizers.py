@@ -1,4 +1,4 @@
-"""The seam to the fake quantizers of NVIDIA ModelOpt: nothing else in this project knows them.
+"""Fake quantizers and where they stand: a graph that computes in float what an int8 engine computes.
 
 Integers are symmetric with zero-point 0: 8 bits cover [-127, 127]. Gradients pass inside the range, not outside.
 """
@@ -6,7 +6,6 @@ Integers are symmetric with zero-point 0: 8 bits cover [-127, 127]. Gradients pa
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -15,34 +14,49 @@ from torch.nn import functional as F
 
 from edgeyolo.quantization.calibrate.scales import Scales, integer_limit
 from edgeyolo.quantization.placement.groups import Placement
-from edgeyolo.spec.errors import MissingPackageError, QuantizationError
+from edgeyolo.spec.errors import QuantizationError
 
 _FOLDER = "quantizers"
 
 
-def make_activation_quantizer(scale: float, bits: int = 8) -> nn.Module:
-    """A module (any shape) -> the same shape, each value rounded to `scale` times an integer."""
-    return _make_quantizer(torch.tensor(scale), bits, axis=None)
+class FakeQuantizer(nn.Module):
+    """Rounds each value to a scale times an integer, with torch's own operators.
+
+    Args:
+        scale: scalar, or (n, 1, ...) for one scale per index of axis 0.
+
+    Attributes:
+        enabled: False passes everything on as it is.
+    """
+
+    scale: Tensor
+
+    def __init__(self, scale: Tensor, bits: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.bits = bits
+        self.enabled = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same."""
+        if not self.enabled:
+            return x
+        limit, scale = integer_limit(self.bits), self.scale.flatten()
+        zero = torch.zeros_like(scale, dtype=torch.int32)
+        if self.scale.dim():
+            return torch.fake_quantize_per_channel_affine(x, scale, zero, 0, -limit, limit)
+        return torch.fake_quantize_per_tensor_affine(x, scale, zero, -limit, limit)
 
 
-def make_weight_quantizer(scales: Sequence[float], weight: Tensor, bits: int = 8) -> nn.Module:
-    """A module for tensors of the shape of `weight`, with one scale per index of axis 0."""
+def make_activation_quantizer(scale: float, bits: int = 8) -> FakeQuantizer:
+    """A quantizer with one scale."""
+    return FakeQuantizer(torch.tensor(scale), bits)
+
+
+def make_weight_quantizer(scales: Sequence[float], weight: Tensor, bits: int = 8) -> FakeQuantizer:
+    """A quantizer for tensors of the shape of `weight`, with one scale per index of axis 0."""
     shape = (len(scales), *[1] * (weight.dim() - 1))
-    return _make_quantizer(torch.tensor(scales).view(shape).to(weight.device), bits, axis=0)
-
-
-def _make_quantizer(scale: Tensor, bits: int, axis: int | None) -> nn.Module:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # it uses torch.jit.script when imported
-            from modelopt.torch.quantization.config import QuantizerAttributeConfig
-            from modelopt.torch.quantization.nn import TensorQuantizer
-    except ImportError as error:
-        install = "pip install 'edgeyolo[train]'"
-        raise MissingPackageError(error.name or "modelopt", needed_for="quantization", install=install) from None
-    config = QuantizerAttributeConfig(num_bits=bits, axis=axis, narrow_range=True, pass_through_bwd=False)
-    quantizer: nn.Module = TensorQuantizer(config, amax=scale * integer_limit(bits))
-    return quantizer
+    return FakeQuantizer(torch.tensor(scales).view(shape).to(weight.device), bits)
 
 
 class QuantizedConv2d(nn.Conv2d):
@@ -77,7 +91,7 @@ def insert_quantizers(graph_module: fx.GraphModule, placement: Placement, scales
     keep their names, so weights go back and forth by `state_dict`.
 
     Raises:
-        QuantizationError: a layer of a class that cannot be quantized. MissingPackageError: ModelOpt is not installed.
+        QuantizationError: a layer of a class that cannot be quantized.
     """
     quantized = copy.deepcopy(graph_module)
     quantized.add_submodule(_FOLDER, nn.Module())
@@ -127,4 +141,6 @@ def set_group_enabled(module: nn.Module, placement: Placement, group: str, enabl
     """
     paths = [f"{_FOLDER}.{group}", *(f"{path}.weight_quantizer" for path in placement.groups[group].layers)]
     for path in paths:
-        getattr(module.get_submodule(path), "enable" if enabled else "disable")()
+        quantizer = module.get_submodule(path)
+        assert isinstance(quantizer, FakeQuantizer)
+        quantizer.enabled = enabled

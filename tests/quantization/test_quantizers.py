@@ -1,9 +1,11 @@
-"""The seam to ModelOpt against torch's own fake quantization."""
+"""Fake quantizers against integers counted in NumPy, and ModelOpt's against them."""
 
 from __future__ import annotations
 
 import copy
+import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -11,7 +13,14 @@ from torch.nn import functional as F
 
 from edgeyolo.quantization.calibrate.scales import Scales, all_weight_scales
 from edgeyolo.quantization.placement.groups import find_placement
-from edgeyolo.quantization.quantizers import insert_quantizers, make_activation_quantizer, make_weight_quantizer
+from edgeyolo.quantization.quantizers import (
+    FakeQuantizer,
+    insert_quantizers,
+    make_activation_quantizer,
+    make_weight_quantizer,
+)
+from edgeyolo.quantization.recover.trainable import make_trainable
+from edgeyolo.spec.errors import MissingPackageError
 
 
 def assert_same_but_for_ties(found: Tensor, expected: Tensor, x: Tensor, scale: Tensor) -> None:
@@ -23,10 +32,16 @@ def assert_same_but_for_ties(found: Tensor, expected: Tensor, x: Tensor, scale: 
     assert float(tie.float().mean()) < 0.01
 
 
+def by_hand(x: Tensor, scale: Tensor, limit: int) -> Tensor:
+    """Integers to the nearest, halves to the even, times the scale, in double precision."""
+    steps = scale.double().numpy()
+    return torch.from_numpy(np.clip(np.rint(x.double().numpy() / steps), -limit, limit) * steps).float()
+
+
 @pytest.mark.parametrize("scale", [0.013, 2.0**-5, 3e-5, 7.7])
 def test_activations(scale: float) -> None:
     x = torch.randn(20000, generator=torch.Generator().manual_seed(1)) * scale * 60
-    expected = torch.fake_quantize_per_tensor_affine(x, scale, 0, -127, 127)
+    expected = by_hand(x, torch.tensor(scale), 127)
     found = make_activation_quantizer(scale)(x)
     assert_same_but_for_ties(found, expected, x, torch.tensor(scale))
     assert float((found / scale).round().min()) == -127  # never -128
@@ -39,9 +54,7 @@ def test_weights(bits: int, limit: int) -> None:
         * torch.logspace(-3, 2, 6)[:, None, None, None]
     )
     scales = weight.abs().amax((1, 2, 3)) / limit * 0.9
-    expected = torch.fake_quantize_per_channel_affine(
-        weight, scales, torch.zeros(6, dtype=torch.int32), 0, -limit, limit
-    )
+    expected = by_hand(weight, scales[:, None, None, None], limit)
     found = make_weight_quantizer(scales.tolist(), weight, bits)(weight)
     assert_same_but_for_ties(found, expected, weight, scales[:, None, None, None])
     assert int((found / scales[:, None, None, None]).round().abs().max()) == limit
@@ -145,3 +158,29 @@ def test_it_trains_with_frozen_scales_and_can_be_copied() -> None:
     assert all(torch.equal(before[name], buffer) for name, buffer in twin.named_buffers())
     deploy.load_state_dict({k: v for k, v in twin.state_dict().items() if k in deploy.state_dict()})
     assert torch.equal(deploy.get_parameter("a.weight"), twin.get_parameter("a.weight"))
+
+
+def test_the_quantizers_that_train_give_the_same_numbers_and_gradients() -> None:
+    """Outputs to 1e-7 of their largest, gradients of weights to 1e-3: on the edge of the range they differ."""
+    pytest.importorskip("modelopt")
+    _, quantized, _ = quantized_net()
+    trained = make_trainable(quantized)
+    assert not any(isinstance(module, FakeQuantizer) for module in trained.modules())
+    assert {n for n, _ in trained.named_parameters()} == {n for n, _ in quantized.named_parameters()}
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    plain, other = quantized(x), trained(x)
+    torch.testing.assert_close(other, plain, rtol=0, atol=1e-7 * float(plain.detach().abs().max()))
+    for module in (quantized, trained):
+        module.requires_grad_(True)(x).square().sum().backward()
+    for mine, theirs in zip(trained.parameters(), quantized.parameters(), strict=True):
+        assert mine.grad is not None and theirs.grad is not None
+        assert float((mine.grad - theirs.grad).norm()) < 1e-3 * float(theirs.grad.norm())
+
+
+def test_only_training_asks_for_modelopt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "modelopt", None)
+    monkeypatch.setitem(sys.modules, "modelopt.torch.quantization.config", None)
+    _, quantized, _ = quantized_net()
+    assert quantized(torch.rand(1, 3, 16, 16)).shape[1] == 5
+    with pytest.raises(MissingPackageError, match="quantization-aware training"):
+        make_trainable(quantized)

@@ -23,6 +23,7 @@ from edgeyolo.data.dataset import Dataset
 from edgeyolo.evaluation.measure import check_classes
 from edgeyolo.quantization.quantize import Quantized
 from edgeyolo.quantization.recover.stage_features import expose, feature_loss, float_teacher, stage_tensors
+from edgeyolo.quantization.recover.trainable import make_trainable
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
@@ -146,7 +147,7 @@ class QatJob(Job):
     counts_start = True
 
     def __init__(self, start: QatStart, recipe: QatRecipe, device: torch.device) -> None:
-        student = _copy_to(start.quantized.fake_quant, device).requires_grad_(True)
+        student = _copy_to(make_trainable(start.quantized.fake_quant), device)
         super().__init__(start.spec, student, autocast_dtype(recipe.precision, device))
         self.recipe = recipe
         teacher = _copy_to(float_teacher(start.quantized), device).requires_grad_(False)
