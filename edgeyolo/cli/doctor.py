@@ -18,7 +18,7 @@ _PACKAGES = (
     Package("pycocotools", "pycocotools", "evaluate", "evaluate"),
     Package("torch", "torch", "train, quantize", "train"),
     Package("safetensors", "safetensors", "checkpoints", "train"),
-    Package("nvidia-modelopt", "modelopt", "quantize", "train"),
+    Package("nvidia-modelopt", "modelopt", "quantize --qat", "train"),
     Package("onnx", "onnx", "quantize, deploy", "train"),
     Package("onnxslim", "onnxslim", "quantize, deploy", "train"),
 )
