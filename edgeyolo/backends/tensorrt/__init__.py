@@ -25,9 +25,9 @@ from edgeyolo.backends.tensorrt.cache import (
     write_timing_cache,
 )
 from edgeyolo.backends.tensorrt.cuda import Cuda
-from edgeyolo.backends.tensorrt.dla import describe_dla, dynamic_ranges
+from edgeyolo.backends.tensorrt.dla import Implicit, calibration_cache, describe_dla, make_implicit
 from edgeyolo.backends.tensorrt.doctor import can_run, examine_gpu
-from edgeyolo.backends.tensorrt.network import input_shape, make_network, trtexec_command
+from edgeyolo.backends.tensorrt.network import CALIBRATION, input_shape, make_network, trtexec_command
 from edgeyolo.backends.tensorrt.options import Options, make_options, plan_options
 from edgeyolo.backends.tensorrt.session import TensorRtSession, session_outputs
 from edgeyolo.graph.external_data import refuse_external_data
@@ -111,10 +111,13 @@ class TensorRtEngine(Engine):
         if qparams is not None:
             save_qparams(qparams, out / _QPARAMS)
             files["qparams"] = _QPARAMS
-        if not implicit:
-            command = trtexec_command(options, precision, input_shape(model.graph))
-            write_file(out / _COMMAND, f"{command}\n".encode())
-            files["trtexec"] = _COMMAND
+        told = make_implicit(model.graph, implicit) if implicit else None
+        if told:
+            write_file(out / CALIBRATION, calibration_cache(told.ranges, options.versions).encode())
+            files["calibration"] = CALIBRATION
+        command = trtexec_command(options, precision, input_shape(model.graph), told.precisions if told else None)
+        write_file(out / _COMMAND, f"{command}\n".encode())
+        files["trtexec"] = _COMMAND
         return Artefact(
             engine="tensorrt",
             engine_version=ON_BOARD,
@@ -147,10 +150,10 @@ class TensorRtEngine(Engine):
             precision=artefact.precision,
             options=plan_options(options),
         )
-        ranges = dynamic_ranges(load_onnx(onnx_path).graph, load_qparams(scales_path)) if scales_path else {}
+        told = make_implicit(load_onnx(onnx_path).graph, load_qparams(scales_path)) if scales_path else None
 
         def compile_plan() -> bytes:
-            return _compile(trt, graph, options, key, ranges, progress)
+            return _compile(trt, graph, options, key, told, progress)
 
         engine = _cached_engine(trt, options, key, compile_plan)
         names = session_outputs(spec.output_count, artefact.graph_candidates)
@@ -162,11 +165,8 @@ class TensorRtEngine(Engine):
 
     def build_notes(self, folder: Path, artefact: Artefact) -> list[str]:
         """That the board builds the plan, and how to do it by hand."""
-        note = "The board builds its plan when it first loads the bundle"
-        if "trtexec" not in artefact.files:
-            return [note]
         command = artefact_file(folder, artefact, "trtexec").read_text(encoding="utf-8").strip()
-        return [f"{note}; by hand it is: {command}"]
+        return [f"The board builds its plan when it first loads the bundle; by hand it is: {command}"]
 
 
 def compile_for(
@@ -202,12 +202,12 @@ def _cached_engine(trt: TensorRt, options: Options, key: PlanKey, compile_plan: 
 
 
 def _compile(
-    trt: TensorRt, graph: bytes, options: Options, key: PlanKey, ranges: dict[str, float], progress: Progress
+    trt: TensorRt, graph: bytes, options: Options, key: PlanKey, told: Implicit | None, progress: Progress
 ) -> bytes:
     logger.info("building the plan for %s with %s %s, once", key.gpu, key.package, key.version)
     parsed = trt.parse(graph, options)
     timing = read_timing_cache(key) if options.timing_cache else b""
-    plan, timing = parsed.compile(options, key.precision, timing_cache=timing, ranges=ranges, progress=progress)
+    plan, timing = parsed.compile(options, key.precision, timing_cache=timing, implicit=told, progress=progress)
     write_timing_cache(key, timing)
     return plan
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeyolo.backends._versions import is_accepted_version
+from edgeyolo.backends.tensorrt.dla import Implicit
 from edgeyolo.backends.tensorrt.options import Options, PackageName
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
 from edgeyolo.spec.packages import import_package, install_command
@@ -106,7 +107,7 @@ class Parsed:
         *,
         capability: str = "",
         timing_cache: bytes = b"",
-        ranges: Mapping[str, float] | None = None,
+        implicit: Implicit | None = None,
         progress: Progress = SILENT,
     ) -> tuple[bytes, bytes]:
         """Build the plan.
@@ -114,7 +115,7 @@ class Parsed:
         Args:
             capability: such as "8.6", for tensorrt_rtx, which then needs no GPU; "" for the GPU of this machine.
             timing_cache: of an earlier build, b"" for none.
-            ranges: tensor -> largest magnitude, for INT8 on DLA; only where the package has implicit quantization.
+            implicit: for INT8 on DLA; only where the package has implicit quantization.
 
         Returns:
             The plan, and the timing cache, b"" where the package keeps none.
@@ -130,8 +131,8 @@ class Parsed:
             self._set_capability(config, capability)
         if options.dla_core >= 0:
             self._set_dla(config, options)
-        if ranges:
-            self._set_ranges(config, ranges)
+        if implicit:
+            self.tell(config, implicit)
         self._add_profile(config, options)
         if hasattr(config, "progress_monitor"):
             config.progress_monitor = _make_monitor(self.trt.module, progress)
@@ -186,7 +187,17 @@ class Parsed:
         if options.gpu_fallback:
             config.set_flag(self.trt.module.BuilderFlag.GPU_FALLBACK)
 
-    def _set_ranges(self, config: Any, ranges: Mapping[str, float]) -> None:
+    def tell(self, config: Any, implicit: Implicit) -> None:
+        """Set the ranges of tensors, and the precision of layers wherever the device has them in it."""
+        self._set_ranges(implicit.ranges)
+        kinds = {"int8": self.trt.module.DataType.INT8, "fp16": self.trt.module.DataType.HALF}
+        for i in range(self.network.num_layers):
+            layer = self.network.get_layer(i)
+            if layer.name in implicit.precisions:
+                layer.precision = kinds[implicit.precisions[layer.name]]
+        config.set_flag(self.trt.module.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
+
+    def _set_ranges(self, ranges: Mapping[str, float]) -> None:
         """Implicit quantization; TensorRT 11 removed it."""
         tensors = [self.network.get_input(i) for i in range(self.network.num_inputs)]
         for i in range(self.network.num_layers):

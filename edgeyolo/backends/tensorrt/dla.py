@@ -1,15 +1,22 @@
-"""What a Deep Learning Accelerator (Xavier, Orin) can run of a model, and the INT8 ranges it needs.
+"""What a Deep Learning Accelerator (Xavier, Orin) can run of a model, and what it must be told of INT8.
 
-DLA has no Q/DQ: TensorRT 8 and 10 give it one range per tensor (implicit quantization).
-Source: TensorRT developer guide, "Working with DLA", layer support and restrictions.
+DLA has no Q/DQ: TensorRT 8 and 10 give it one range per tensor, and choose the precision of each layer by its time
+unless they are told (implicit quantization).
+Source: TensorRT developer guide, "Working with DLA", layer support and restrictions;
+github.com/NVIDIA/Deep-Learning-Accelerator-SW, tools/qdq-translator/README.md.
 """
 
 from __future__ import annotations
 
+import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
+from edgeyolo.graph.qdq import weighted_nodes
 from edgeyolo.spec.qparams import QParams
 
 if TYPE_CHECKING:
@@ -21,6 +28,45 @@ _HANDS_ON = ("MaxPool", "Concat", "Resize")
 _ACTIVATIONS = ("Relu", "LeakyRelu")
 _UP_TO_ONE = ("Sigmoid", "HardSigmoid", "Softmax")
 _LARGEST_KERNEL, _LARGEST_POOL = 32, 8
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """What a network without Q/DQ is told of INT8.
+
+    Attributes:
+        ranges: tensor -> largest magnitude.
+        precisions: node -> "int8" or "fp16", for each that has a weight.
+    """
+
+    ranges: dict[str, float]
+    precisions: dict[str, str]
+
+
+def make_implicit(graph: GraphProto, qparams: QParams) -> Implicit:
+    """What the scales say, for a float graph."""
+    int8 = {layer.weight for layer in qparams.layers.values() if layer.precision == "int8"}
+    precisions = {
+        node.name: "int8" if weight in int8 else "fp16"
+        for weight, nodes in weighted_nodes(graph).items()
+        for node in nodes
+        if node.name
+    }
+    return Implicit(dynamic_ranges(graph, qparams), precisions)
+
+
+def calibration_cache(ranges: dict[str, float], versions: str) -> str:
+    """The same ranges as `trtexec --calib` reads them: a tensor and the hexadecimal float of its scale on each line.
+
+    Args:
+        versions: of TensorRT, PEP 440. The first line names the lowest, because TensorRT may leave a cache of another
+            release unread.
+    """
+    bounds = [Version(part.version) for part in SpecifierSet(versions) if part.operator in (">=", ">", "==", "~=")]
+    lowest = max(bounds, default=Version("8.5"))
+    number = lowest.major * (1000 if lowest.major < 10 else 10000) + lowest.minor * 100 + lowest.micro
+    lines = [f"{tensor}: {struct.pack('>f', value / 127).hex()}" for tensor, value in sorted(ranges.items())]
+    return "\n".join([f"TRT-{number}-EntropyCalibration2", *lines, ""])
 
 
 def list_gpu_layers(graph: GraphProto) -> dict[str, str]:

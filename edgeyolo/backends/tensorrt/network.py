@@ -10,6 +10,7 @@ int8 grid, with QuantizeLinear and DequantizeLinear, at opset 13, for the builde
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ from edgeyolo.spec.tensor import INPUT_NAME
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
+
+
+CALIBRATION = "calibration.cache"
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,14 @@ def make_network(
     return Network(result, layers, count)
 
 
-def trtexec_command(options: Options, precision: Precision, shape: list[int]) -> str:
+def trtexec_command(
+    options: Options, precision: Precision, shape: list[int], layer_precisions: dict[str, str] | None = None
+) -> str:
     """The command that builds the same plan from `model.onnx` with NVIDIA's own tool: `trtexec`, or `tensorrt_rtx`.
 
     Args:
         shape: of the graph's input, as `input_shape` gives it.
+        layer_precisions: of a graph without Q/DQ, whose ranges are in `calibration.cache`.
     """
     is_rtx = options.package == "tensorrt_rtx"  # always strongly typed, and has no such flag
     words = ["tensorrt_rtx" if is_rtx else "trtexec", "--onnx=model.onnx", "--saveEngine=model.plan"]
@@ -92,6 +99,9 @@ def trtexec_command(options: Options, precision: Precision, shape: list[int]) ->
     words += [f"--builderOptimizationLevel={options.builder_level}"] if options.builder_level >= 0 else []
     words += [f"--useDLACore={options.dla_core}"] if options.dla_core >= 0 else []
     words += ["--allowGPUFallback"] if options.dla_core >= 0 and options.gpu_fallback else []
+    if layer_precisions is not None:
+        named = ",".join(f"{name}:{precision}" for name, precision in layer_precisions.items())
+        words += [f"--calib={CALIBRATION}", "--precisionConstraints=prefer", shlex.quote(f"--layerPrecisions={named}")]
     if shape[0] == 0:
         sizes = "x".join(map(str, shape[1:]))
         words += [f"--minShapes={INPUT_NAME}:1x{sizes}"]

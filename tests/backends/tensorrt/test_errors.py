@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +19,8 @@ from onnx.reference import ReferenceEvaluator
 from edgeyolo import verbs
 from edgeyolo.backends import build, open_artefact
 from edgeyolo.backends.tensorrt import compile_for
-from edgeyolo.backends.tensorrt.adapter import load_tensorrt
-from edgeyolo.backends.tensorrt.dla import dynamic_ranges, list_gpu_layers
+from edgeyolo.backends.tensorrt.adapter import Parsed, TensorRt, load_tensorrt
+from edgeyolo.backends.tensorrt.dla import calibration_cache, dynamic_ranges, list_gpu_layers, make_implicit
 from edgeyolo.backends.tensorrt.doctor import examine_gpu
 from edgeyolo.backends.tensorrt.network import trtexec_command
 from edgeyolo.backends.tensorrt.options import Options, make_options
@@ -30,6 +33,7 @@ from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.target import Target, load_target
 
 SPEC = any_spec((8, 8))
+STRONGLY_TYPED = ("jetson", "jetson-agx-orin", "jetson-agx-thor")
 has_tensorrt = importlib.util.find_spec("tensorrt") is not None
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
 RTX = make_options({"package": "tensorrt_rtx"})
@@ -53,7 +57,10 @@ def one_conv(path: Path, shape: list[Any], weight: float = 1.0) -> Path:
 
 
 @pytest.mark.skipif(has_tensorrt, reason="tensorrt is installed here")
-@pytest.mark.parametrize("target", ["jetson", "jetson-agx-orin", "jetson-agx-thor", "jetson-xavier-nx", "jetson-nano"])
+@pytest.mark.parametrize(
+    "target",
+    ["jetson", "jetson-agx-orin", "jetson-agx-thor", "jetson-orin-jetpack60", "jetson-xavier-nx", "jetson-nano"],
+)
 def test_without_tensorrt_the_bundle_is_complete_and_says_what_is_missing(
     quantized_model: Any, target: str, tmp_path: Path
 ) -> None:
@@ -66,7 +73,7 @@ def test_without_tensorrt_the_bundle_is_complete_and_says_what_is_missing(
         load_onnx(bundle.folder / "model.onnx")
         command = (bundle.folder / "trtexec.txt").read_text()
         assert command.startswith("trtexec --onnx=model.onnx --saveEngine=model.plan")
-        assert ("--stronglyTyped" in command) == (target not in ("jetson-xavier-nx", "jetson-nano"))
+        assert ("--stronglyTyped" in command) == (target in STRONGLY_TYPED)
         assert (bundle.folder / "qparams.json").is_file() == (precision == "int8")
     with pytest.raises(MissingPackageError, match=r"'tensorrt' is needed.*apt.*--system-site-packages") as error:
         Detector.load(path)
@@ -337,10 +344,55 @@ def test_dla_int8_keeps_the_graph_free_of_qdq(quantized_model: Any, tmp_path: Pa
     artefact = build(folder / "model.onnx", spec, qparams, target, tmp_path, precision="int8")
     assert "QuantizeLinear" not in {node.op_type for node in load_onnx(tmp_path / "model.onnx").graph.node}
     assert artefact.layers == {"int8": 55, "float": 3}
-    assert "trtexec" not in artefact.files  # it has no way to give the ranges
+    assert artefact.files.keys() == {"onnx", "qparams", "calibration", "trtexec"}
+    graph = load_onnx(tmp_path / "model.onnx").graph
+    lines = (tmp_path / artefact.files["calibration"]).read_text().splitlines()
+    assert lines[0] == "TRT-8500-EntropyCalibration2"
+    told = dict(line.split(": ") for line in lines[1:])
+    wanted = dynamic_ranges(graph, qparams)
+    assert told.keys() == wanted.keys()
+    for tensor, value in wanted.items():  # a big-endian float32 of range / 127
+        assert np.frombuffer(bytes.fromhex(told[tensor]), ">f4")[0] == pytest.approx(value / 127, rel=1e-6)
+    words = shlex.split((tmp_path / artefact.files["trtexec"]).read_text())
+    assert {"--int8", "--fp16", "--useDLACore=0", "--calib=calibration.cache", "--precisionConstraints=prefer"} <= set(
+        words
+    )
+    (pins,) = (word.partition("=")[2] for word in words if word.startswith("--layerPrecisions="))
+    pinned = dict(pin.rsplit(":", 1) for pin in pins.split(","))
+    heads = {
+        node.name for node in graph.node if node.op_type == "Conv" and node.output[0] in ("map_0", "map_1", "map_2")
+    }
+    assert {name for name, precision in pinned.items() if precision == "fp16"} == heads
+    assert Counter(pinned.values()) == {"int8": 55, "fp16": 3}
     artefact = build(folder / "model.onnx", spec, None, target, tmp_path / "fp16", precision="fp16")
     command = (tmp_path / "fp16" / artefact.files["trtexec"]).read_text()
     assert "--fp16 --useDLACore=0 --allowGPUFallback" in command
+
+
+@pytest.mark.parametrize(
+    ("versions", "number"),
+    [("", 8500), (">=8.6,<9", 8600), (">=8.5.2,<9", 8502), (">=10.3", 100300), ("~=10.13", 101300)],
+)
+def test_a_calibration_cache_names_the_target_s_tensorrt(versions: str, number: int) -> None:
+    assert calibration_cache({"images": 127.0}, versions) == f"TRT-{number}-EntropyCalibration2\nimages: 3f800000\n"
+
+
+def test_layers_on_dla_are_told_their_precision(quantized_model: Any) -> None:
+    """On a network that is a stand-in; TensorRT 8 and 10 have these calls."""
+    model = quantized_model("yolov7-nano", 128)
+    graph = load_onnx(model.folder / "model.onnx").graph
+    told = make_implicit(graph, load_qparams(model.folder / "qparams.json"))
+    layers = [SimpleNamespace(name=node.name, precision="", num_outputs=0) for node in graph.node]
+    network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__, num_inputs=0)
+    flags: list[str] = []
+    module = SimpleNamespace(
+        DataType=SimpleNamespace(INT8="int8", HALF="fp16"),
+        BuilderFlag=SimpleNamespace(PREFER_PRECISION_CONSTRAINTS="prefer"),
+    )
+    parsed = Parsed(TensorRt("tensorrt", module, "8.6.2"), None, network, None, None)
+    parsed.tell(SimpleNamespace(set_flag=flags.append), told)
+    assert flags == ["prefer"]
+    assert Counter(layer.precision for layer in layers) == {"int8": 55, "fp16": 3, "": len(layers) - 58}
 
 
 def test_defaults_are_the_documented_ones() -> None:

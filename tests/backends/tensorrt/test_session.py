@@ -394,6 +394,6 @@ def test_ranges_for_dla_are_part_of_what_a_plan_is(one_layer: Any, stand_in: Sta
         digests.add(hashlib.sha256((out / "model.onnx").read_bytes()).hexdigest())
         for _ in range(2):
             open_once((out, artefact))
-        assert stand_in.builds[-1]["ranges"]["images"] == pytest.approx(127 * step)
+        assert stand_in.builds[-1]["implicit"].ranges["images"] == pytest.approx(127 * step)
     assert len(digests) == 1
     assert len(stand_in.builds) == 2
