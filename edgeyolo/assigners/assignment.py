@@ -31,11 +31,6 @@ class PointGrid:
     strides: Tensor
     level_hw: tuple[tuple[int, int], ...]
 
-    @property
-    def level_sizes(self) -> tuple[int, ...]:
-        """Points per level; they sum to A."""
-        return tuple(height * width for height, width in self.level_hw)
-
     def level_axes(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """For each level its first point, the x of its columns (w,) and the y of its rows (h,), input pixels."""
         start = 0

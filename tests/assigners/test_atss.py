@@ -37,7 +37,8 @@ def reference(scene: Any, picture: int) -> dict[int, tuple[int, list[float], flo
         centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
         candidates: list[int] = []
         start = 0
-        for size in scene.grid.level_sizes:
+        for height, width in scene.grid.level_hw:
+            size = height * width
             level = range(start, start + size)
             ranked = sorted(((points[a][0] - centre[0]) ** 2 + (points[a][1] - centre[1]) ** 2, a) for a in level)
             candidates += [a for _, a in ranked[:TOP_K]]
