@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from edgeyolo.spec.detections import Detections, Float32, Image, Int64
-from edgeyolo.spec.errors import DataError, MissingPackageError
+from edgeyolo.spec.errors import DataError, ImageError, MissingPackageError
 from edgeyolo.spec.model import Score
 from edgeyolo.spec.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from edgeyolo.data.dataset import Dataset
     from edgeyolo.data.sample import Sample
+
+_LOG = logging.getLogger(__name__)
 
 _Row: TypeAlias = dict[str, Any]
 _UNDEFINED = -1.0
@@ -51,7 +54,7 @@ def evaluate(
 def detect_pictures(
     detect: Callable[[Image], Detections], dataset: Dataset, pictures: Sequence[int], *, progress: Progress = SILENT
 ) -> dict[int, Detections]:
-    """What `detect` finds in some pictures of a split, by their index.
+    """What `detect` finds in some pictures of a split, by their index; one that cannot be read is logged and left out.
 
     Raises:
         DataError: no pictures, or `detect` reports a class that the data set does not have.
@@ -60,23 +63,35 @@ def detect_pictures(
         raise DataError("has no pictures to evaluate on", where=f"{dataset.name}, split {dataset.split}")
     found = {}
     for done, i in enumerate(pictures, start=1):
-        sample = dataset[i]
+        progress.step("evaluate", done, len(pictures))
+        try:
+            sample = dataset[i]
+        except ImageError as error:
+            _LOG.warning("%s; the scores are without this picture", error)
+            continue
         found[i] = detect(sample.image)
         _check_classes(found[i], sample, len(dataset.class_names))
-        progress.step("evaluate", done, len(pictures))
     return found
 
 
 def score_detections(detections: Mapping[int, Detections], dataset: Dataset, *, artefact: str) -> Score:
-    """COCO mAP of what was found in every picture of a split; as `evaluate`."""
+    """COCO mAP of what was found in the pictures of a split, by their index; as `evaluate`.
+
+    A picture of which nothing is said counts neither way.
+
+    Raises:
+        DataError: nothing is said of any picture.
+    """
+    if not detections:
+        raise DataError("no picture can be read", where=f"{dataset.name}, split {dataset.split}")
     run = run_cocoeval(detections, dataset)
     overall, per_class = _average(run.eval["precision"])
     return Score(
         artefact=artefact,
         data=dataset.name,
         split=dataset.split,
-        images=len(dataset),
-        boxes=sum(len(record.class_ids) for record in dataset.records),
+        images=len(detections),
+        boxes=sum(len(dataset.records[i].class_ids) for i in detections),
         ap=overall[0],
         ap50=overall[1],
         ap75=overall[2],
@@ -88,7 +103,7 @@ def score_detections(detections: Mapping[int, Detections], dataset: Dataset, *, 
 
 
 def run_cocoeval(detections: Mapping[int, Detections], dataset: Dataset) -> Any:
-    """pycocotools' `COCOeval` of what was found in every picture, evaluated and accumulated.
+    """pycocotools' `COCOeval` of what was found in these pictures, evaluated and accumulated.
 
     Raises:
         MissingPackageError: pycocotools is not installed.
@@ -97,12 +112,12 @@ def run_cocoeval(detections: Mapping[int, Detections], dataset: Dataset) -> Any:
     truth: list[_Row] = []
     ignored: list[_Row] = []
     found: list[_Row] = []
-    for i, record in enumerate(dataset.records):
-        seen = detections[i]
+    for i, seen in sorted(detections.items()):
+        record = dataset.records[i]
         truth += _annotations(i + 1, record.boxes_xyxy, record.class_ids)
         ignored += _annotations(i + 1, record.ignored_boxes_xyxy, record.ignored_class_ids, iscrowd=1)
         found += _annotations(i + 1, seen.boxes_xyxy, seen.class_ids, scores=seen.scores)
-    images, classes = range(1, len(dataset) + 1), range(1, len(dataset.class_names) + 1)
+    images, classes = sorted(i + 1 for i in detections), range(1, len(dataset.class_names) + 1)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         run = coco_eval(_index(coco, truth + ignored, images, classes), _index(coco, found, images, classes), "bbox")
         run.evaluate()

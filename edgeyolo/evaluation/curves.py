@@ -45,7 +45,7 @@ class Curves:
 
 
 def measure_curves(detections: Mapping[int, Detections], dataset: Dataset) -> Curves:
-    """Curves of what was found in every picture of a split, with scores down to about 0.001.
+    """Curves of what was found in the pictures of a split, by their index, with scores down to about 0.001.
 
     Raises:
         MissingPackageError: pycocotools is not installed.
@@ -53,7 +53,7 @@ def measure_curves(detections: Mapping[int, Detections], dataset: Dataset) -> Cu
     run = run_cocoeval(detections, dataset)
     precision = run.eval["precision"][0, :, :, 0, -1].T.astype(np.float64)
     precision[(precision < 0).all(1)] = np.nan
-    classes, pictures = len(dataset.class_names), len(dataset)
+    classes, pictures = len(dataset.class_names), len(detections)
     per_class = [run.evalImgs[k * pictures * len(run.params.areaRng) :][:pictures] for k in range(classes)]
     return Curves(precision, np.stack([_f1(images) for images in per_class]))
 

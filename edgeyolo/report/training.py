@@ -166,7 +166,7 @@ def measure(session: Session, record: CheckpointRecord, data: Dataset, *, progre
     )
     num_classes = len(data.class_names)
     confusion = sum(
-        (count_confusion(everyday[i], picture, num_classes) for i, picture in enumerate(data.records)),
+        (count_confusion(seen, data.records[i], num_classes) for i, seen in everyday.items()),
         start=np.zeros((num_classes + 1, num_classes + 1), np.int64),
     )
     score = score_detections(detections, data, artefact="float torch")
@@ -174,7 +174,7 @@ def measure(session: Session, record: CheckpointRecord, data: Dataset, *, progre
 
 
 def _draw_pictures(found: Findings, data: Dataset) -> list[tuple[str, bytes]]:
-    outcomes = [judge(i, found.everyday[i], record) for i, record in enumerate(data.records)]
+    outcomes = [judge(i, seen, data.records[i]) for i, seen in found.everyday.items()]
     drawn = []
     for outcome in choose_pictures(outcomes, worst=_WORST, others=_OTHERS):
         sample, record = data[outcome.index], data.records[outcome.index]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -185,3 +187,22 @@ def test_progress_is_told(image_path: Path) -> None:
     steps = Steps()
     evaluate(player([Detections.empty()] * 2), make_dataset(image_path, [[], []]), artefact="test", progress=steps)
     assert steps.seen == [("evaluate", 1, 2), ("evaluate", 2, 2)]
+
+
+def test_an_unreadable_picture_counts_neither_way(
+    image_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    truth = [[([10, 10, 60, 60], 0)], [([20, 20, 90, 90], 1)], [([30, 30, 70, 70], 0)]]
+    dataset = make_dataset(image_path, truth)
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(image_path.read_bytes()[:60])
+    dataset.records[1] = replace(dataset.records[1], image_path=cut)
+    found = Detections(*arrays(truth[0])[:1], np.ones(1, np.float32), np.zeros(1, np.int64))
+    with caplog.at_level(logging.WARNING):
+        score = evaluate(lambda _: found, dataset, artefact="x")
+    rest = replace(dataset, records=[dataset.records[0], dataset.records[2]])
+    assert score == evaluate(lambda _: found, rest, artefact="x")
+    assert (score.images, score.boxes) == (2, 2) and "cut.png" in caplog.text
+    alone = replace(dataset, records=dataset.records[1:2])
+    with pytest.raises(DataError, match="no picture can be read"):
+        evaluate(lambda _: found, alone, artefact="x")

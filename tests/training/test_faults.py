@@ -100,6 +100,34 @@ def test_stopped_at_any_step_and_resumed_it_ends_with_the_same_weights(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+class Gpu(str):
+    """The processor, called a GPU: whose losses are looked at every tenth step only."""
+
+    type = "cuda"
+
+
+def test_stopped_between_two_looks_at_a_gpu_a_run_is_resumed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: dict[int, str] = {}
+
+    class Listen:
+        def step(self, stage: str, done: int, total: int, text: str = "") -> None:
+            if stage == "epoch 1/1":
+                texts[done] = text
+
+    config = msgspec.structs.replace(CONFIG, epochs=1, batch=1)
+    whole = run(config, data, tmp_path / "whole")
+    with pytest.raises(StoppedError, match="3 of 13 steps"):
+        run(config, data, tmp_path / "parts", progress=Signal("epoch 1/1", 3))
+    monkeypatch.setattr(Run, "device", Gpu("cpu"))
+    parts = run(config, data, tmp_path / "parts", resume=True, progress=Listen())
+    assert list(texts) == list(range(4, 14)) and all(texts.values())
+    assert texts[5] == texts[4] != texts[11]
+    mine, theirs = (read_tensors(result.last)[0] for result in (parts, whole))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+
+
 def test_a_second_interrupt_ends_at_once(data: Path, tmp_path: Path) -> None:
     class Twice:
         def step(self, stage: str, done: int, total: int, text: str = "") -> None:

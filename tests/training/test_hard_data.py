@@ -111,3 +111,29 @@ def test_one_object_in_ten_thousand(tmp_path: Path) -> None:
     seen = [key.picture for keys in make_order(config, job.spec, many) for key in keys]
     assert seen.count(9_999) == 10
     losses_of(data, tmp_path / "run", class_balance=0.5)
+
+
+def test_an_unreadable_validation_picture_costs_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = draw(tmp_path, [(40, 40)] * 6, [[0]] * 6)
+    val = replace(data, records=data.records[3:])
+    path = val.records[1].image_path
+    path.write_bytes(path.read_bytes()[:60])
+    with caplog.at_level(logging.WARNING):
+        result = train(CONFIG, replace(data, records=data.records[:3]), val, tmp_path / "run")
+    assert result.score is not None and result.score.images == 2 and result.epochs == 1
+    assert path.name in caplog.text
+
+
+def test_an_epoch_is_saved_before_it_is_measured(tmp_path: Path) -> None:
+    data = draw(tmp_path, [(40, 40)] * 4, [[0]] * 4)
+
+    class Fail:
+        def step(self, stage: str, done: int, total: int, text: str = "") -> None:
+            if stage == "evaluate":
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, data, data, tmp_path / "run", progress=Fail())
+    record = read_tensors(tmp_path / "run" / "last.safetensors")[1]
+    assert (record.epoch, record.step) == (0, 2)
+    assert train(CONFIG, data, data, tmp_path / "run", resume=True).epochs == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.geometry.network_input import make_input
-from edgeyolo.spec.errors import QuantizationError
+from edgeyolo.spec.errors import ImageError, QuantizationError
 from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.provenance import sha256_of
 
@@ -49,20 +50,34 @@ def calibration_pictures(
 ) -> tuple[CalibrationPictures, dict[str, str]]:
     """Choose `count` pictures at random; the same data set and seed give the same pictures in the same order.
 
+    One that cannot be read is logged, and the next one takes its place.
+
     Returns:
         The pictures, and image id -> sha256 of each file.
 
     Raises:
-        QuantizationError: the data set has no pictures, or `count` is below 1.
+        QuantizationError: the data set has no pictures that can be read, or `count` is below 1.
     """
     where = f"{dataset.name} ({dataset.split})"
     if count < 1:
         raise QuantizationError(f"{count} pictures asked for", where=where, hint="Set count to at least 1")
     if len(dataset) == 0:
         raise QuantizationError("no pictures to calibrate on", where=where, hint="Give a split that has pictures")
-    if len(dataset) < count:
-        logger.warning("%s: %d calibration pictures were asked for, there are %d", where, count, len(dataset))
     by_id = sorted(range(len(dataset)), key=lambda index: dataset.records[index].image_id)
-    chosen = np.random.default_rng(seed).permutation(len(by_id))[:count]
-    pictures = CalibrationPictures(dataset, input_spec, [by_id[position] for position in chosen])
+    order = [by_id[position] for position in np.random.default_rng(seed).permutation(len(by_id))]
+    chosen = list(islice((index for index in order if _is_readable(dataset, index)), count))
+    if not chosen:
+        raise QuantizationError("no picture can be read", where=where, hint="Look at the files of this split")
+    if len(chosen) < count:
+        logger.warning("%s: %d calibration pictures were asked for, there are %d", where, count, len(chosen))
+    pictures = CalibrationPictures(dataset, input_spec, chosen)
     return pictures, pictures.hashes()
+
+
+def _is_readable(dataset: Dataset, index: int) -> bool:
+    try:
+        dataset[index]
+    except ImageError as error:
+        logger.warning("%s; another picture takes its place", error)
+        return False
+    return True

@@ -77,3 +77,19 @@ def test_real_pictures_calibrate_a_network() -> None:
     assert quantized.calibration.pictures == hashes
     largest = max(float(picture.abs().max()) for picture in pictures)
     assert quantized.scales.groups["g0"] == pytest.approx(largest / 127, rel=1e-6)
+
+
+def test_an_unreadable_picture_is_replaced_by_the_next_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = make_dataset(tmp_path, 6)
+    _, before = calibration_pictures(dataset, SPEC, count=6, seed=3)
+    broken = list(before)[1]
+    path = next(record.image_path for record in dataset.records if record.image_id == broken)
+    path.write_bytes(path.read_bytes()[:60])
+    with caplog.at_level(logging.WARNING):
+        pictures, hashes = calibration_pictures(dataset, SPEC, count=3, seed=3)
+    assert list(hashes) == [name for name in before if name != broken][:3]
+    assert len(list(pictures)) == 3 and path.name in caplog.text
+    for record in dataset.records:
+        record.image_path.write_bytes(b"")
+    with pytest.raises(QuantizationError, match="no picture can be read"):
+        calibration_pictures(dataset, SPEC, count=3)
