@@ -1,7 +1,8 @@
 """What every assigner takes and gives: points, padded objects, claims on points, and who wins a point.
 
-An object *claims* a few points (C of them); a point claimed twice goes to the better claim. Only claims are kept, so
-that memory grows with the objects and not with objects x points; the dense part is done some objects at a time.
+An object *claims* a few points (C of them); a point claimed twice goes to the object that overlaps it most. Only claims
+are kept, so that memory grows with the objects and not with objects x points; the dense part is done some objects at a
+time.
 """
 
 from __future__ import annotations
@@ -173,23 +174,58 @@ def best_points(values: Tensor, count: int, *, largest: bool) -> Tensor:
     return index_of_key(key.topk(min(count, num_points), dim=-1, largest=False, sorted=True).values)
 
 
-def settle_claims(claims: Claims, num_points: int, priority: Tensor, *, largest: bool) -> Tensor:
-    """Give each point to the claim of best priority, the first object on a tie.
+def settle_claims(claims: Claims, objects: Objects, boxes_xyxy: Tensor) -> tuple[Claims, Tensor]:
+    """Give each point to the object that claims it; if several do, to the one that overlaps its box most of all.
+
+    That may be an object which has not claimed the point: such claims are added. The first object wins a tie.
 
     Args:
-        priority: (B, M, C) float32 >= 0 of each claim.
-        largest: whether a larger priority is better.
+        boxes_xyxy: (B, A, 4) the box of each point that `claims.iou` is of, input pixels.
 
     Returns:
-        (B, A) int64, index of the owner among M, -1 for background.
+        The claims, perhaps with more of each object, and (B, A) int64, index of the owner among M, -1 for background.
     """
+    owner = _best_claimant(claims, boxes_xyxy.shape[1])
+    times = torch.zeros_like(owner).scatter_add_(1, claims.points.flatten(1), claims.made.flatten(1).long())
+    picture, point = (times > 1).nonzero().unbind(dim=1)
+    winner, iou = torch.zeros_like(point), boxes_xyxy.new_zeros(len(point))
+    for part in torch.split(torch.arange(len(point), device=point.device), _CHUNK_ELEMENTS // objects.labels.shape[1]):
+        overlap = paired_iou(objects.boxes_xyxy[picture[part]], boxes_xyxy[picture[part], point[part], None])  # (P, M)
+        best = best_points(overlap, 1, largest=True)
+        winner[part], iou[part] = best[:, 0], overlap.gather(1, best)[:, 0]
+    other = winner != owner[picture, point]
+    owner[picture, point] = winner
+    return _add_claims(claims, picture[other], winner[other], point[other], iou[other]), owner
+
+
+def _best_claimant(claims: Claims, num_points: int) -> Tensor:
+    """(B, A) int64, among M: of those that claim a point the one of highest IoU, -1 for none."""
     batch_size, most, _ = claims.points.shape
     nobody = torch.iinfo(torch.int64).max
-    objects = torch.arange(most, device=priority.device)[:, None]
-    key = order_key(priority, objects, largest=largest).masked_fill_(~claims.made, nobody)
-    best = torch.full((batch_size, num_points), nobody, dtype=torch.int64, device=priority.device)
+    objects = torch.arange(most, device=claims.iou.device)[:, None]
+    key = order_key(claims.iou, objects, largest=True).masked_fill_(~claims.made, nobody)
+    best = torch.full((batch_size, num_points), nobody, dtype=torch.int64, device=key.device)
     best.scatter_reduce_(1, claims.points.flatten(1), key.flatten(1), reduce="amin")
     return torch.where(best == nobody, -1, index_of_key(best))
+
+
+def _add_claims(claims: Claims, picture: Tensor, claimant: Tensor, point: Tensor, iou: Tensor) -> Claims:
+    """One more claim for each of (P,) pictures, objects in them, points and overlaps."""
+    if not len(point):
+        return claims
+    row = picture * claims.points.shape[1] + claimant
+    order = row.argsort(stable=True)
+    place = (picture[order], claimant[order], rank_in_row(row[order]))
+    shape = (*claims.points.shape[:2], int(place[2].max()) + 1)
+    more = Claims(claims.points.new_zeros(shape), claims.made.new_zeros(shape), claims.iou.new_zeros(shape))
+    more.points[place], more.made[place], more.iou[place] = point[order], torch.ones_like(order).bool(), iou[order]
+    return join_claims((claims, more), dim=2)
+
+
+def rank_in_row(row: Tensor) -> Tensor:
+    """Places 0, 1 ... of (P,) entries among those of their row; rows in ascending order."""
+    found = torch.bincount(row)
+    return torch.arange(len(row), device=row.device) - (found.cumsum(0) - found)[row]
 
 
 def won_claims(claims: Claims, owner: Tensor) -> Tensor:

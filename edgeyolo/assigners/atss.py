@@ -27,13 +27,15 @@ class AtssAssigner:
     """Candidates are the `top_k` anchors of each level nearest to an object's centre; an object claims those candidates
     whose IoU reaches the mean plus the standard deviation over its candidates and whose centre lies inside of it.
 
-    Anchors are one square per point. An anchor claimed by several objects goes to the one of highest IoU.
+    Anchors are one square per point. An anchor claimed by several objects goes to the object of the picture that
+    overlaps it most, be it one of them or not.
 
     Attributes:
         top_k: candidates per level.
         anchor_cells: side of the anchor, in cells of its level.
 
-    Source: ATSS, arXiv 1912.02424, algorithm 1 (top_k 9); anchors 5 cells wide as PP-YOLOE's grid cells.
+    Source: ATSS, arXiv 1912.02424, algorithm 1 (top_k 9); anchors 5 cells wide as PP-YOLOE's grid cells, and contested
+    ones as in its published code.
     """
 
     top_k: int = 9
@@ -50,7 +52,7 @@ class AtssAssigner:
         anchors_xyxy = torch.cat((grid.points_xy - half, grid.points_xy + half), dim=1)
         num_points = len(grid.points_xy)
         claims = join_claims([self._claim(part, anchors_xyxy, grid) for part in object_chunks(objects, num_points)])
-        owner = settle_claims(claims, num_points, claims.iou, largest=True)
+        claims, owner = settle_claims(claims, objects, anchors_xyxy.expand(len(boxes_xyxy), -1, -1))
         index = claims.points.flatten(1)[..., None].expand(-1, -1, 4)
         claimed_xyxy = boxes_xyxy.float().gather(1, index).view(*claims.points.shape, 4)  # (B, M, C, 4)
         quality = paired_iou(objects.boxes_xyxy[:, :, None], claimed_xyxy)

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from edgeyolo.assigners.assignment import (
     Assignment,
     Claims,
     Objects,
     PointGrid,
-    best_points,
-    join_claims,
     make_assignment,
     paired_iou,
+    rank_in_row,
     settle_claims,
     won_claims,
 )
@@ -63,13 +63,12 @@ class TaskAlignedAssigner:
         """
         boxes_xyxy = boxes_xyxy.float()
         claims, alignment = self._claim(score_at, boxes_xyxy, grid, objects)
-        owner = settle_claims(claims, len(grid.points_xy), claims.iou, largest=True)
-        pairs = _best_of_all(claims, owner, objects, boxes_xyxy)
-        if len(pairs.picture):
-            owner[pairs.picture, pairs.point] = pairs.object
-            label = objects.labels[pairs.picture, pairs.object]
-            t = self._alignment(score_at(pairs.picture, pairs.point, label), pairs.iou)
-            claims, alignment = _add_claims(claims, alignment, pairs, t)
+        claims, owner = settle_claims(claims, objects, boxes_xyxy)
+        alignment = F.pad(alignment, (0, claims.points.shape[2] - self.top_k))
+        picture, row, column = claims.made[..., self.top_k :].nonzero().unbind(dim=1)
+        added = (picture, row, column + self.top_k)
+        score = score_at(picture, claims.points[added], objects.labels[picture, row])
+        alignment[added] = self._alignment(score, claims.iou[added])
         quality = self._normalise(alignment, claims.iou, won_claims(claims, owner))
         return make_assignment(objects, claims, owner, quality, num_classes)
 
@@ -127,53 +126,6 @@ def _best_of_rows(row: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tens
     bits = values[pair].view(torch.int32).long()
     order = ((row[pair] << 32) - bits).argsort(stable=True)
     pair = pair[order]
-    rank = _rank_in_row(row[pair])
+    rank = rank_in_row(row[pair])
     best = rank < count
     return pair[best], rank[best]
-
-
-def _rank_in_row(row: Tensor) -> Tensor:
-    """Places 0, 1 ... of pairs (P,) among those of their row; rows in ascending order."""
-    found = torch.bincount(row)
-    return torch.arange(len(row), device=row.device) - (found.cumsum(0) - found)[row]
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Objects and points, each attribute (P,): picture in the batch, object in the picture, point, and their IoU."""
-
-    picture: Tensor
-    object: Tensor
-    point: Tensor
-    iou: Tensor
-
-
-def _best_of_all(claims: Claims, owner: Tensor, objects: Objects, boxes_xyxy: Tensor) -> _Pairs:
-    """Points that several objects claim and another one overlaps most; `owner` (B, A) is the best of the claimants."""
-    times = torch.zeros_like(owner).scatter_add_(1, claims.points.flatten(1), claims.made.flatten(1).long())
-    picture, point = (times > 1).nonzero().unbind(dim=1)
-    ious, best = [], []
-    for part in torch.split(torch.arange(len(picture), device=picture.device), _CHUNK_PAIRS // objects.labels.shape[1]):
-        iou = paired_iou(objects.boxes_xyxy[picture[part]], boxes_xyxy[picture[part], point[part], None])  # (P, M)
-        best.append(best_points(iou, 1, largest=True))
-        ious.append(iou.gather(1, best[-1]))
-    if not best:
-        return _Pairs(picture, picture, point, boxes_xyxy.new_zeros(0))
-    winner, iou = torch.cat(best)[:, 0], torch.cat(ious)[:, 0]
-    other = winner != owner[picture, point]
-    return _Pairs(picture[other], winner[other], point[other], iou[other])
-
-
-def _add_claims(claims: Claims, alignment: Tensor, pairs: _Pairs, t: Tensor) -> tuple[Claims, Tensor]:
-    """Claims and alignments with those of some pairs after them."""
-    row = pairs.picture * claims.points.shape[1] + pairs.object
-    order = row.argsort(stable=True)
-    rank = torch.empty_like(row)
-    rank[order] = _rank_in_row(row[order])
-    place = (pairs.picture, pairs.object, rank)
-    shape = (*claims.points.shape[:2], int(rank.max()) + 1)
-    points, made = claims.points.new_zeros(shape), claims.made.new_zeros(shape)
-    iou, more = claims.iou.new_zeros(shape), alignment.new_zeros(shape)
-    points[place], iou[place], more[place] = pairs.point, pairs.iou, t
-    made[place] = True
-    return join_claims((claims, Claims(points, made, iou)), dim=2), torch.cat((alignment, more), dim=2)

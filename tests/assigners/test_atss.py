@@ -31,7 +31,7 @@ def reference(scene: Any, picture: int) -> dict[int, tuple[int, list[float], flo
         [x - s * CELLS / 2, y - s * CELLS / 2, x + s * CELLS / 2, y + s * CELLS / 2]
         for (x, y), s in zip(points, strides, strict=True)
     ]
-    claims: dict[int, list[tuple[float, int]]] = {}
+    claims: dict[int, list[int]] = {}
     objects = scene.objects_of(picture)
     for m, (_, box) in enumerate(objects):
         centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
@@ -48,11 +48,12 @@ def reference(scene: Any, picture: int) -> dict[int, tuple[int, list[float], flo
         for a, iou in zip(candidates, ious, strict=True):
             x, y = points[a]
             if iou >= threshold and box[0] < x < box[2] and box[1] < y < box[3]:
-                claims.setdefault(a, []).append((-iou, m))
+                claims.setdefault(a, []).append(m)
     predicted = scene.boxes_xyxy[picture].double().tolist()
     result = {}
     for a, claimants in claims.items():
-        label, box = objects[min(claimants)[1]]
+        most = max(range(len(objects)), key=lambda m, a=a: iou_of(objects[m][1], anchors[a]))
+        label, box = objects[most if len(claimants) > 1 else claimants[0]]
         result[a] = (label, box, iou_of(box, predicted[a]))
     return result
 
@@ -80,6 +81,22 @@ def test_matches_the_plain_loop(scene: Any) -> None:
 def test_chunks_of_objects_change_nothing(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assignment_module, "_CHUNK_ELEMENTS", 2000)
     assert_matches(scene)
+
+
+def test_a_contested_anchor_goes_to_the_object_that_overlaps_it_most_of_all() -> None:
+    """Two small objects claim the anchor of the first point; a third one, which the point is not in, is nearly it."""
+    grid = make_point_grid([(2, 2)], [8], torch.device("cpu"))  # the first anchor is -16, -16, 24, 24
+    small, shifted, outside = [2.0, 2, 6, 6], [3.0, 3, 7, 7], [-16.0, -16, 24, 3.5]
+
+    def owner(*objects: list[float]) -> tuple[list[float], float]:
+        targets = torch.tensor([[0.0, 0, *box] for box in objects])
+        boxes = torch.tensor(outside).expand(1, 4, 4)
+        found = AtssAssigner(top_k=4).assign(boxes, grid, pad_objects(targets, 1), 1)
+        assert found.positive.tolist() == [[True, False, False, False]]
+        return found.boxes_xyxy[0, 0].tolist(), found.quality[0, 0].item()
+
+    assert owner(small, shifted, outside) == (outside, 1.0)
+    assert owner(small, outside)[0] == small
 
 
 def test_large_objects_go_to_coarse_levels_and_small_ones_to_fine_levels() -> None:
