@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 from pathlib import Path
 
-from edgeyolo.backends.engine import Engine, Finding, Runnable, Session
+from edgeyolo.backends.engine import CpuSession, Engine, Finding, Runnable, Session
 from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import ModelSpec
@@ -23,6 +23,7 @@ from edgeyolo.spec.qparams import QParams, check_qparams
 from edgeyolo.spec.target import Precision, Target, load_target
 
 __all__ = [
+    "CpuSession",
     "Engine",
     "Finding",
     "Runnable",

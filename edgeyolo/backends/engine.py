@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,22 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Give the engine's memory back; the session cannot run afterwards."""
+
+
+@runtime_checkable
+class CpuSession(Session, Protocol):
+    """A session that computes with threads on processors, and whose number of threads can be changed."""
+
+    @property
+    def threads(self) -> int:
+        """Threads that it computes with."""
+
+    def use_threads(self, count: int) -> None:
+        """Compute with so many, at least 1, from the next run on.
+
+        Raises:
+            BackendError: the artefact's file has changed since it was opened.
+        """
 
 
 @dataclass(frozen=True)

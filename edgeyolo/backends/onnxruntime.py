@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeyolo.backends._artefact import artefact_file, check_option_names, read_artefact
+from edgeyolo.backends._copies import ThreadCopies
 from edgeyolo.backends._versions import check_version, list_version_problems
 from edgeyolo.backends.engine import Engine, check_images
 from edgeyolo.graph.external_data import refuse_external_data
 from edgeyolo.graph.qdq import insert_qdq, int8_layers, load_onnx, weighted_nodes
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
+from edgeyolo.spec.machine import count_cores
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.packages import Package, import_package
@@ -97,27 +99,43 @@ class OnnxRuntimeEngine(Engine):
         _import_engine()
         check_option_names(artefact.options, _OPTIONS, engine="onnxruntime")
         path = artefact_file(folder, artefact, "onnx")
-        raw = read_artefact(path)
-        refuse_external_data(raw, where=path)
-        with _explaining(path):
-            session = _make_session(raw, threads=threads)
-        _check_signature(session, spec, where=path)
-        return OnnxRuntimeSession(session, output_names(spec.output_count), spec.input.image_hw)
+
+        def load(count: int) -> Any:
+            raw = read_artefact(path)
+            refuse_external_data(raw, where=path)
+            with _explaining(path):
+                session = _make_session(raw, threads=count)
+            _check_signature(session, spec, where=path)
+            return session
+
+        copies = ThreadCopies(load, threads or count_cores(), [path])
+        return OnnxRuntimeSession(copies, output_names(spec.output_count), spec.input.image_hw)
 
 
 class OnnxRuntimeSession:
     """Runs an ONNX graph; a graph of a fixed batch size is run once per that many pictures."""
 
-    def __init__(self, session: Any, names: list[str], image_hw: tuple[int, int]) -> None:
-        self._session: Any = session
+    def __init__(self, copies: ThreadCopies[Any], names: list[str], image_hw: tuple[int, int]) -> None:
+        self._copies = copies
         self._names = names
         self._image_hw = image_hw
-        batch = session.get_inputs()[0].shape[0]
+        first: Any = copies.current
+        batch = first.get_inputs()[0].shape[0]
         self._fixed_batch = batch if isinstance(batch, int) else None
+
+    @property
+    def threads(self) -> int:
+        """Threads that it computes with."""
+        return self._copies.threads
+
+    def use_threads(self, count: int) -> None:
+        """See `CpuSession.use_threads`."""
+        self._copies.use(count)
 
     def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
-        if self._session is None:
+        session = self._copies.current
+        if session is None:
             raise BackendError("the session is closed", hint="Open the artefact again")
         check_images(images, self._image_hw)
         step = self._fixed_batch or max(len(images), 1)
@@ -125,14 +143,14 @@ class OnnxRuntimeSession:
             raise BackendError(f"{len(images)} pictures given, and the graph takes {step} at a time")
         with _explaining("onnxruntime"):
             parts = [
-                self._session.run(self._names, {INPUT_NAME: images[start : start + step]})
+                session.run(self._names, {INPUT_NAME: images[start : start + step]})
                 for start in range(0, len(images), step)
             ]
         return parts[0] if len(parts) == 1 else [np.concatenate(maps) for maps in zip(*parts, strict=True)]
 
     def close(self) -> None:
         """Give the engine's memory back."""
-        self._session = None
+        self._copies.close()
 
 
 def _import_engine() -> Any:

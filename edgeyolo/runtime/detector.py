@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Sequence
@@ -88,7 +89,7 @@ class Detector:
         """Open a bundle: a `.eyb` archive, or a folder with the same files. The engine is found from its manifest.
 
         Args:
-            threads: engine threads, 0 for the number in the manifest.
+            threads: engine threads; 0 for at most the number in the manifest, and fewer while other work takes cores.
             score_threshold, iou_threshold, max_detections, multi_label: see `Thresholds`.
             progress: hears of an engine that builds on this machine when a bundle is first loaded.
 
@@ -99,13 +100,15 @@ class Detector:
         """
         from edgeyolo.bundle import for_this_device, open_bundle
         from edgeyolo.runtime.processor import open_session
+        from edgeyolo.runtime.thread_choice import follow_machine
 
         if threads < 0:
             raise UsageError(f"threads is {threads}", hint="Give 0 for the number in the bundle, or more")
         with contextlib.ExitStack() as opening:
             bundle = opening.enter_context(open_bundle(Path(path)))
             manifest = for_this_device(bundle.manifest)
-            session = open_session(bundle.folder, manifest, threads=threads, progress=progress)
+            opener = functools.partial(open_session, bundle.folder, manifest, threads=threads, progress=progress)
+            session = opener() if threads else follow_machine(opener)
             opening.callback(session.close)
             thresholds = Thresholds(
                 score_threshold=score_threshold,

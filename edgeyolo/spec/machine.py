@@ -11,6 +11,7 @@ from typing import Any
 
 _ALIASES = {"arm64": "aarch64", "amd64": "x86_64"}
 _CPUINFO = Path("/proc/cpuinfo")
+_TOPOLOGY = Path("/sys/devices/system/cpu")
 _BOARD = Path("/proc/device-tree/model")  # an ARM board's name, where cpuinfo has none of its processor
 
 # What the kernel of an aarch64 Linux tells every process of the features that count here: name -> (word, bit).
@@ -62,6 +63,14 @@ def machine_here() -> str:
     """The architecture of this computer, as Linux names it: "x86_64", "aarch64" ..."""
     name = platform.machine()
     return _ALIASES.get(name.lower(), name)
+
+
+def count_cores() -> int:
+    """Cores that this process may run on, at least 1; two processors of one core count once, where Linux says so."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    siblings = (_TOPOLOGY / f"cpu{number}/topology/thread_siblings_list" for number in os.sched_getaffinity(0))
+    return len({path.read_text() if path.is_file() else str(path) for path in siblings})
 
 
 def processor_name() -> str:

@@ -25,3 +25,16 @@ def test_the_description_holds_only_what_tells_something() -> None:
     described = machine.describe_machine()
     assert set(described["cpu_features"]) <= machine.list_cpu_features()
     assert described["processor"] == machine.processor_name()
+
+
+def test_two_processors_of_one_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, siblings in enumerate(("0,4", "1,5", "2-3", "2-3", "0,4", "1,5")):
+        (tmp_path / f"cpu{number}" / "topology").mkdir(parents=True)
+        (tmp_path / f"cpu{number}" / "topology" / "thread_siblings_list").write_text(siblings)
+    monkeypatch.setattr(machine, "_TOPOLOGY", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3, 4, 5}, raising=False)
+    assert machine.count_cores() == 3
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 4})
+    assert machine.count_cores() == 1
+    monkeypatch.setattr(machine, "_TOPOLOGY", tmp_path / "none")
+    assert machine.count_cores() == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeyolo.backends._artefact import artefact_file, check_option_names
+from edgeyolo.backends._copies import ThreadCopies
 from edgeyolo.backends._versions import check_version, list_version_problems
 from edgeyolo.backends.engine import Engine, check_images
 from edgeyolo.backends.ncnn.files import CONVOLUTIONAL, Layer, format_param, parse_param, read_bin, write_bin
@@ -41,6 +43,8 @@ from edgeyolo.spec.tuning import Choice
 
 _PARAM_FILE, _BIN_FILE = "model.ncnn.param", "model.ncnn.bin"
 _POWERSAVE = "cpu_powersave"  # of ncnn's cpu.h, not of its Option: 0 all cores, 1 the little ones, 2 the big ones
+_PINNED = threading.local()  # `powersave` of the thread, once it was bound
+_PINNED_ANYWHERE: set[int] = set()  # threads inherit their cores from the one that starts them
 _INPUT_BLOB = "in0"  # pnnx numbers inputs and outputs in the order of the ONNX graph
 
 
@@ -116,26 +120,14 @@ class NcnnEngine(Engine):
         """Check the files, then load them."""
         engine = _import_engine()
         _check_options(artefact.options)
-        param, weights = (artefact_file(folder, artefact, role) for role in ("param", "bin"))
-        try:
-            layers = read_bin(_read_param(param), weights.read_bytes(), where=weights)
-        except OSError as error:
-            raise BackendError(f"cannot be read ({error})", where=weights) from None
-        check_network(layers, spec.input.image_hw, spec.output_count, where=param)
-        options = dict(artefact.options)
-        powersave = int(options.pop(_POWERSAVE, 0))
-        net = engine.Net()
-        for name, value in options.items():
-            setattr(net.opt, name, value)
-        if threads > 0:
-            net.opt.num_threads = threads
-        with _loadable(layers, artefact, param, weights) as paths:
-            for load, path in zip((net.load_param, net.load_model), paths, strict=True):
-                if load(str(path)) != 0:
-                    raise BackendError(
-                        "ncnn cannot load it", where=path, hint="Deploy again with the board's ncnn version"
-                    )
-        return NcnnSession(engine, net, spec.output_count, spec.input.image_hw, powersave=powersave)
+        files = [artefact_file(folder, artefact, role) for role in ("param", "bin")]
+        copies = ThreadCopies(
+            lambda count: _load_net(engine, artefact, spec, *files, threads=count),
+            threads or engine.Option().num_threads,
+            files,
+        )
+        powersave = int(artefact.options.get(_POWERSAVE, 0))
+        return NcnnSession(engine, copies, spec.output_count, spec.input.image_hw, powersave=powersave)
 
     def tuning_choices(self, folder: Path, artefact: Artefact) -> list[Choice]:
         """Threads, engine options, and parts of the int8 layers in float."""
@@ -149,6 +141,25 @@ class NcnnEngine(Engine):
         """
         unguarded = artefact.precision == "int8" and artefact.options.get("use_winograd43_convolution", True)
         return ("asimddp",) if unguarded and target.machine == "aarch64" else ()
+
+
+def _load_net(engine: Any, artefact: Artefact, spec: ModelSpec, param: Path, weights: Path, *, threads: int) -> Any:
+    """A network whose weights are laid out for so many threads."""
+    try:
+        layers = read_bin(_read_param(param), weights.read_bytes(), where=weights)
+    except OSError as error:
+        raise BackendError(f"cannot be read ({error})", where=weights) from None
+    check_network(layers, spec.input.image_hw, spec.output_count, where=param)
+    net = engine.Net()
+    for name, value in artefact.options.items():
+        if name != _POWERSAVE:
+            setattr(net.opt, name, value)
+    net.opt.num_threads = threads
+    with _loadable(layers, artefact, param, weights) as paths:
+        for load, path in zip((net.load_param, net.load_model), paths, strict=True):
+            if load(str(path)) != 0:
+                raise BackendError("ncnn cannot load it", where=path, hint="Deploy again with the board's ncnn version")
+    return net
 
 
 @contextlib.contextmanager
@@ -169,24 +180,39 @@ class NcnnSession:
     """Runs an ncnn network, picture by picture. `run` may be called from several threads."""
 
     def __init__(
-        self, engine: Any, net: Any, output_count: int, image_hw: tuple[int, int], *, powersave: int = 0
+        self,
+        engine: Any,
+        copies: ThreadCopies[Any],
+        output_count: int,
+        image_hw: tuple[int, int],
+        *,
+        powersave: int = 0,
     ) -> None:
         self._engine = engine
         self._powersave = powersave
-        self._net: Any = net
+        self._copies = copies
         self._outputs = [f"out{i}" for i in range(output_count)]
         self._image_hw = image_hw
 
+    @property
+    def threads(self) -> int:
+        """Threads that it computes with."""
+        return self._copies.threads
+
+    def use_threads(self, count: int) -> None:
+        """See `CpuSession.use_threads`."""
+        self._copies.use(count)
+
     def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
-        if self._net is None:
+        net = self._copies.current
+        if net is None:
             raise BackendError("the session is closed", hint="Open the artefact again")
         check_images(images, self._image_hw)
         if len(images) == 0:
             raise BackendError("no pictures given")
-        if self._engine.get_cpu_powersave() != self._powersave:  # of the whole process, so another session may differ
-            self._engine.set_cpu_powersave(self._powersave)
-        runs = [self._run_one(np.ascontiguousarray(image)) for image in images]
+        _pin(self._engine, self._powersave)
+        runs = [self._run_one(net, np.ascontiguousarray(image)) for image in images]
         return [np.stack(maps) for maps in zip(*runs, strict=True)]
 
     def time_layers(self, image: npt.NDArray[np.float32]) -> dict[str, float]:
@@ -195,10 +221,11 @@ class NcnnSession:
         A layer's time holds what the engine does to its inputs first, such as packing them.
         """
         check_images(image[None], self._image_hw)
-        extractor = self._net.create_extractor()
+        net: Any = self._copies.current
+        extractor = net.create_extractor()
         extractor.input(_INPUT_BLOB, self._engine.Mat(image))
         taken = {}
-        for layer in self._net.layers():
+        for layer in net.layers():
             if layer.type != "Input":
                 started = time.perf_counter()
                 extractor.extract(layer.tops[0], 1)  # 1: as the layer leaves it, not converted for the caller
@@ -207,16 +234,14 @@ class NcnnSession:
 
     def close(self) -> None:
         """Give the engine's memory back."""
-        if self._net is not None:
-            self._net.clear()
-            self._net = None
+        self._copies.close()
 
-    def _run_one(self, image: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+    def _run_one(self, net: Any, image: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """(3, H, W) -> each map (C, h, w), in memory of the extractor's that `run` copies."""
         mat = self._engine.Mat(image)  # looks at `image`, which outlives the extractor
         if image[0].size % 4:  # ncnn's own planes begin at multiples of 16 bytes, and its kernels may count on it
             mat = mat.clone()
-        extractor = self._net.create_extractor()
+        extractor = net.create_extractor()
         if extractor.input(_INPUT_BLOB, mat) != 0:
             raise BackendError(f"ncnn does not take '{_INPUT_BLOB}'")
         maps = []
@@ -226,6 +251,18 @@ class NcnnSession:
                 raise BackendError(f"ncnn cannot compute '{name}' (code {code})", hint="Out of memory, perhaps")
             maps.append(np.asarray(map_, np.float32))
         return maps
+
+
+def _pin(engine: Any, powersave: int) -> None:
+    """Bind the calling thread, and the team that it computes with, to a kind of cores.
+
+    ncnn remembers one kind for the process, but binds the threads of the caller only. A thread that was never bound is
+    left alone where none has to be: its cores are for whoever started the process to choose.
+    """
+    if getattr(_PINNED, "powersave", 0 if not _PINNED_ANYWHERE else None) != powersave:
+        engine.set_cpu_powersave(powersave)
+        _PINNED.powersave = powersave
+        _PINNED_ANYWHERE.add(powersave)
 
 
 def _read_param(path: Path) -> list[Layer]:
