@@ -31,7 +31,7 @@ class DetectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     Attributes:
         save: folder for pictures, and a video (.mp4) of each stream, with the boxes drawn.
-        threads: threads of the engine, 0 for the bundle's own number.
+        threads: threads of the engine, 0 for the bundle's number or fewer, as other work leaves cores.
         frames: stop after so many pictures, 0 for all there are.
         every_frame: drop no frame of a live source, however late the boxes come.
         reconnect: seconds for which a live source that goes away is tried again, 0 for none.
@@ -51,7 +51,7 @@ class BenchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         image: picture to time it on, noise if not given; with tune, one such as the board will see.
         runs: calls that are timed.
         warmup: calls before, that are not.
-        threads: threads of the engine, 0 for the bundle's own number.
+        threads: threads of the engine, 0 for the bundle's number or fewer, as other work leaves cores.
         tune: first find the fastest way to run it here, and write it into the bundle; needs data, or an image.
         data: with tune, labelled pictures to hold max_drop on.
         split: split of data; its validation split if not given.
