@@ -131,8 +131,9 @@ def _make_flag(setting: Setting, default: Any) -> inspect.Parameter:
     if typing.get_origin(kind) is tuple:
         kind = list[str]
     if setting.words:
-        parser = functools.partial(_parse_number, setting.words)
-        option = typer.Option(name, help=help_text, parser=parser, metavar="|".join(["INTEGER", *setting.words]))
+        option = typer.Option(
+            name, help=help_text, parser=_make_parser(setting.words), metavar="|".join(["INTEGER", *setting.words])
+        )
     else:
         option = typer.Option(name, help=help_text)
     if default is None:
@@ -140,9 +141,12 @@ def _make_flag(setting: Setting, default: Any) -> inspect.Parameter:
     return _parameter(setting.name, Annotated[kind, option], default)
 
 
-def _parse_number(words: dict[str, int], written: object) -> int:
-    text = str(written)
-    return words[text] if text in words else int(text)
+def _make_parser(words: dict[str, int]) -> Callable[[object], int]:
+    def number(written: object) -> int:
+        text = str(written)
+        return words[text] if text in words else int(text)
+
+    return number
 
 
 def _help_of(setting: Setting, limits: str) -> str:

@@ -117,10 +117,7 @@ def quantize(
 
     options = options or QuantizeOptions()
     check_options(options)
-    work = Path(f"{out}.work")
-    check_replaceable(out, QUANTIZED_FILES, sources=(checkpoint, data))
-    check_replaceable(work, _WORK_FILES)
-    job = open_job(checkpoint, data, work, recipe, options, progress)
+    job = open_job(checkpoint, data, out, recipe, options, progress)
     found = improve(job, calibrate(job))
     spec = job.source.record.model
     scores = measure_torch(job, found) if options.evaluate else ()
@@ -143,15 +140,16 @@ def check_options(options: QuantizeOptions) -> None:
         raise UsageError("the target has no int8", where=options.target, hint="Choose another --target")
 
 
-def open_job(
-    checkpoint: Path, data: Path, work: Path, recipe: str, options: QuantizeOptions, progress: Progress
-) -> Job:
-    """Read checkpoint, recipe and data; errors as in `quantize`."""
+def open_job(checkpoint: Path, data: Path, out: Path, recipe: str, options: QuantizeOptions, progress: Progress) -> Job:
+    """Read recipe, checkpoint and data, and see that nothing of others is in the way; errors as in `quantize`."""
     from edgeyolo.evaluation.measure import check_classes
     from edgeyolo.spec.recipe import load_recipe
     from edgeyolo.training.checkpoint import load_checkpoint
 
-    settings, source = load_recipe(recipe), load_checkpoint(checkpoint)
+    settings, work = load_recipe(recipe), Path(f"{out}.work")
+    check_replaceable(out, QUANTIZED_FILES, sources=(checkpoint, data))
+    check_replaceable(work, _WORK_FILES)
+    source = load_checkpoint(checkpoint)
     train_data, choice_data = open_training_data(data)
     check_classes(source.record.model, train_data)
     return Job(

@@ -162,12 +162,12 @@ def test_without_a_val_split_part_of_train_is_held_out(whole_way: WholeWay, tmp_
     shutil.copytree(whole_way.data, tmp_path / "data")
     index = (tmp_path / "data" / "data.yaml").read_text()
     (tmp_path / "data" / "data.yaml").write_text(index.replace("val: images/val\n", ""))
-    job = open_job(whole_way.run, tmp_path / "data", tmp_path, "int8-mse", QuantizeOptions(), SILENT)
+    job = open_job(whole_way.run, tmp_path / "data", tmp_path / "out", "int8-mse", QuantizeOptions(), SILENT)
     trained, chosen = ({r.image_id for r in data.records} for data in (job.train_data, job.choice_data))
     assert chosen and not chosen & trained
     assert trained | chosen == {r.image_id for r in open_dataset(whole_way.data, "train").records}
     assert job.scored_data.split == "test"
-    job = open_job(whole_way.run, whole_way.data, tmp_path, "int8-mse", QuantizeOptions(), SILENT)
+    job = open_job(whole_way.run, whole_way.data, tmp_path / "out", "int8-mse", QuantizeOptions(), SILENT)
     assert job.scored_data is job.choice_data and job.choice_data.split == "val"
 
 
@@ -185,7 +185,7 @@ def test_what_was_measured_before_labels_changed_is_not_used(
     for text in (first, first, first + "0 0.5 0.5 0.1 0.1\n", first):
         label.write_text(text)
         job = open_job(
-            whole_way.run, tmp_path / "data", tmp_path, "int8-mse", QuantizeOptions(sensitivity=True), SILENT
+            whole_way.run, tmp_path / "data", tmp_path / "out", "int8-mse", QuantizeOptions(sensitivity=True), SILENT
         )
         find_sensitivity(job, Findings(quantized=None))  # type: ignore[arg-type]
     assert seen[0] == seen[1] == seen[3] != seen[2]
