@@ -16,7 +16,8 @@ class SyncBatchNorm(nn.BatchNorm2d):
         """(B, C, H, W) -> (B, C, H, W)."""
         if not self.training or not distributed.is_initialized():
             return super().forward(x)
-        mean, variance, count = _statistics(x.to(torch.promote_types(x.dtype, torch.float32)))
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # scale and shift cancel: half precision shows it
+        mean, variance, count = _statistics(wide)
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 assert self.momentum is not None and self.num_batches_tracked is not None
@@ -29,7 +30,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         shift = -mean * scale
         if self.bias is not None:
             shift = shift + self.bias
-        return x * scale.to(x.dtype).view(1, -1, 1, 1) + shift.to(x.dtype).view(1, -1, 1, 1)
+        return (wide * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(x.dtype)
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
