@@ -71,7 +71,7 @@ class _Tour:
 
     def detect_all(self, sources: list[str]) -> None:
         """Every source in turn, folders and patterns picture by picture; one that cannot be read is reported."""
-        from edgeyolo.runtime.capture import make_source
+        from edgeyolo.runtime.capture import make_source, show_address
         from edgeyolo.runtime.stream import list_pictures
         from edgeyolo.spec.errors import DataError
 
@@ -91,7 +91,7 @@ class _Tour:
                     return
             except DataError as error:
                 self._console.fail(error)
-                self._tell_error({"source": source, "what": error.what, "hint": error.hint})
+                self._tell_error({"source": show_address(source), "what": error.what, "hint": error.hint})
 
     def _check_save(self, sources: list[str]) -> None:
         """Raise OutputError where a source lies in the folder that pictures are saved to: it would be written over."""

@@ -65,9 +65,10 @@ def make_source(text: str) -> Source | None:
         hint = "Is it plugged in and free?"
         return Source(f"camera{int(text)}", f"camera {int(text)}", lambda: cv2.VideoCapture(int(text)), True, hint)
     if _URL.match(text):
-        stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(text.split("?")[0]).stem) or "stream"
+        shown = show_address(text)
+        stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", shown.partition("://")[2]).strip("-.") or "stream"
         hint = "Check the address, and whether the camera or server answers"
-        return Source(stem, _without_password(text), lambda: _connect_url(text), True, hint)
+        return Source(stem, shown, lambda: _connect_url(text), True, hint)
     path = Path(text)
     if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
         hint = "Convert it, to H.264 MP4 say"
@@ -169,9 +170,18 @@ def _connect_url(url: str) -> cv2.VideoCapture:
     return cv2.VideoCapture(url, cv2.CAP_FFMPEG, limits)
 
 
-def _without_password(url: str) -> str:
-    """An address as it may be shown: rtsp://user:secret@host is rtsp://host."""
-    return re.sub(r"://[^/@]*@", "://", url)
+def show_address(text: str) -> str:
+    """An address as it may be shown, scheme and host: cameras take passwords before the host, in the path and behind it.
+
+    An @ after the host may mean that the password has a slash in it, and that what looks like the host is a part of it;
+    no host is shown then. What is no address is shown as it is.
+    """
+    if not _URL.match(text):
+        return text
+    scheme, _, rest = text.partition("://")
+    authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+    host = "..." if "@" in rest[len(authority) :] else authority.rpartition("@")[2]
+    return f"{scheme}://{host}"
 
 
 def _sleep(seconds: float) -> bool:

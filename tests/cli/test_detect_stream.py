@@ -61,11 +61,14 @@ def test_frames_and_broken_sources_in_a_row(run: Run, bundle: Path, tmp_path: Pa
 
 
 def test_a_camera_that_is_not_there(run: Run, bundle: Path) -> None:
-    done = run("detect", bundle, "97", "rtsp://me:secret@127.0.0.1:9/x", "--reconnect", "0")
+    address = "rtsp://me:se@cret@127.0.0.1:9/user=me_password=cret?password=cret"
+    done = run("detect", bundle, "97", address, "--reconnect", "0", "--json")
     assert done.returncode == 1
     assert "camera 97: does not open" in done.stderr
-    assert "rtsp://127.0.0.1:9/x: does not open" in done.stderr
-    assert "error: rtsp://me" not in done.stderr
+    assert "rtsp://127.0.0.1:9: does not open" in done.stderr
+    assert "cret" not in done.stderr + done.stdout
+    errors = [json.loads(line)["error"]["source"] for line in done.stdout.splitlines()]
+    assert errors == ["97", "rtsp://127.0.0.1:9"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgeyolo.runtime import capture, pipeline
-from edgeyolo.runtime.capture import FrameReader, Source, make_source
+from edgeyolo.runtime.capture import FrameReader, Source, make_source, show_address
 from edgeyolo.runtime.clock import Timing
 from edgeyolo.runtime.pipeline import run_stream
 from edgeyolo.runtime.video_file import VideoFile
@@ -286,14 +286,22 @@ def test_what_was_written_stays_when_the_camera_goes(tmp_path: Path) -> None:
     ("text", "stem", "where"),
     [
         ("3", "camera3", "camera 3"),
-        ("rtsp://me:secret@10.0.0.7:554/h264?x=1", "h264", "rtsp://10.0.0.7:554/h264?x=1"),
-        ("http://host/a%20b/live.m3u8", "live", "http://host/a%20b/live.m3u8"),
+        ("rtsp://me:secret@10.0.0.7:554/h264?x=1", "10.0.0.7-554", "rtsp://10.0.0.7:554"),
+        ("http://host/a%20b/live.m3u8", "host", "http://host"),
+        ("rtsp://me:sec@ret@host/x", "host", "rtsp://host"),
+        ("rtsp://host/user=me_password=secret_channel=1", "host", "rtsp://host"),
+        ("http://host?user=me&password=secret", "host", "http://host"),
+        ("http://host#secret", "host", "http://host"),
+        ("rtsp://me:sec/secret@host/x", "stream", "rtsp://..."),
+        ("rtsp://me:secret?x@host/x", "stream", "rtsp://..."),
+        ("rtsp://[fe80::1]:554/x", "fe80-1-554", "rtsp://[fe80::1]:554"),
     ],
 )
 def test_live_sources_are_recognised_and_keep_their_secret(text: str, stem: str, where: str) -> None:
     source = make_source(text)
     assert source is not None and source.live
     assert (source.stem, source.where) == (stem, where)
+    assert show_address(text) == (where if "://" in text else text) and "secret" not in where + stem + source.hint
 
 
 def test_a_network_stream_that_breaks_off_and_comes_back(capfd: pytest.CaptureFixture[str]) -> None:
