@@ -1,13 +1,15 @@
 """Threads that follow the machine, against every fixed number of threads: on an idle machine, and on a busy one.
 
-    python benchmarks/busy.py cells.eyb [another.eyb ...] [--seconds 12] [--alone]
+    python benchmarks/busy.py [cells.eyb ...] [--seconds 12] [--situations idle busy] [--alone]
+
+Without a bundle, some are made of random weights, for the times do not depend on them.
 
 Situations: idle; one core taken by a plain loop; that loop for two seconds in every four. In each, single calls and a
 live stream, contestants in turns on a picture of noise. Goals against the best fixed number of the same situation:
 idle median at most 1.1; busy p90 at most 1.5 and worst at most 3 times.
 
-On a computer that others use too, `--alone` runs everything in a scheduling group of the highest weight and counts no
-load but that of this script. What a contestant does in the first second after the situation changed is kept apart, as
+On a computer that others use too, `--alone` runs everything in a scheduling group of the highest weight, with rests, and
+counts no load but that of this script. What a contestant does in the first second after the situation changed is kept apart, as
 "first_worst_ms". Writes benchmarks/results/busy.json and prints a Markdown table.
 """
 
@@ -19,6 +21,7 @@ import functools
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -29,15 +32,21 @@ from unittest import mock
 import numpy as np
 from record import RESULTS, save_result
 
+from edgeyolo import models, verbs
+from edgeyolo.export import export_model
+from edgeyolo.nn.fold import fold_model
 from edgeyolo.runtime import Detector
 from edgeyolo.runtime.capture import Source
 from edgeyolo.runtime.load_meter import LoadMeter
 from edgeyolo.runtime.pipeline import StreamRun
 from edgeyolo.spec.detections import Image
 from edgeyolo.spec.errors import DataError
+from edgeyolo.spec.model import ModelSpec
 
 TURN_S, SETTLE_S, FIRST_S = 1.5, 0.2, 1.0
 STREAM_FPS = 20.0
+REST_S = 10.0  # with `--alone`, so that others get on
+MODELS = (("yolov7-tiny", 320, "host-cpu"), ("yolov7-nano", 256, "host-cpu"), ("yolov7-tiny", 320, "host-onnx"))
 GOALS = {"idle": {"median_ms": 1.1}, "busy": {"p90_ms": 1.5, "worst_ms": 3.0}, "on and off": {}}
 BURN = {
     "busy": "while True: pass",
@@ -49,19 +58,42 @@ OURS = "as the machine is"
 def main() -> None:
     """Measure every bundle in every situation, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundles", type=Path, nargs="+")
+    parser.add_argument("bundles", type=Path, nargs="*")
+    parser.add_argument("--situations", nargs="+", choices=list(GOALS), default=list(GOALS))
     parser.add_argument("--seconds", type=float, default=12.0, help="of each contestant in each situation and mode")
     parser.add_argument("--alone", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS / "busy.json")
     arguments = parser.parse_args()
-    if arguments.alone:
-        _take_precedence()
-    rows = [row for path in arguments.bundles for row in measure(path, arguments.seconds, arguments.alone)]
-    save_result(arguments.out, {"alone": arguments.alone, "seconds": arguments.seconds, "rows": rows})
-    sys.stdout.write(markdown(rows))
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
+        bundles = arguments.bundles or make_bundles(Path(work))
+        if arguments.alone:
+            _take_precedence()
+        for path in bundles:
+            rows += measure(path, arguments.situations, arguments.seconds, arguments.alone)
+        save_result(arguments.out, {"alone": arguments.alone, "seconds": arguments.seconds, "rows": rows})
+        sys.stdout.write(markdown(rows))
 
 
-def measure(path: Path, seconds: float, alone: bool) -> list[dict[str, Any]]:
+def make_bundles(work: Path) -> list[Path]:
+    """Float bundles of `MODELS` for this computer, with random weights."""
+    made = []
+    for name, side, target in MODELS:
+        network = models.create(name, 3).eval()
+        spec = ModelSpec(
+            name=name,
+            activation=network.config.activation,
+            class_names=("a", "b", "c"),
+            input=network.make_input_spec((side, side)),
+            decode=network.decode,
+        )
+        export_model(fold_model(network), spec, work / name, checkpoint_sha256="")
+        made.append(work / f"{name}-{target}.eyb")
+        verbs.deploy(work / name, target, made[-1], precision="fp32")
+    return made
+
+
+def measure(path: Path, situations: list[str], seconds: float, alone: bool) -> list[dict[str, Any]]:
     """Rows of one bundle."""
     burners: list[subprocess.Popen[bytes]] = []
     rows: list[dict[str, Any]] = []
@@ -74,8 +106,9 @@ def measure(path: Path, seconds: float, alone: bool) -> list[dict[str, Any]]:
         detectors[OURS] = Detector.load(path)
         for detector in detectors.values():
             closing.callback(detector.close)
-        for situation in GOALS:
+        for situation in situations:
             for mode, turn in (("calls", _call_for), ("stream", _stream_for)):
+                time.sleep(REST_S if alone else 0)
                 with _burning(situation, burners):
                     times = _take_turns(detectors, turn, seconds)
                 rows += _rows(times, bundle=_describe(detectors[OURS]), situation=situation, mode=mode)
@@ -176,9 +209,9 @@ def _burning(situation: str, burners: list[subprocess.Popen[bytes]]) -> Iterator
 
 def _take_precedence() -> None:
     """A session, and with it a scheduling group, of the highest weight (Linux, root)."""
-    if os.fork():
-        os.wait()
-        os._exit(0)
+    child = os.fork()
+    if child:
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     os.setsid()
     Path("/proc/self/autogroup").write_text("-20")
 

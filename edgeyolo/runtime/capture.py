@@ -171,7 +171,7 @@ def _connect_url(url: str) -> cv2.VideoCapture:
 
 
 def show_address(text: str) -> str:
-    """An address as it may be shown, scheme and host: cameras take passwords before the host, in the path and behind it.
+    """An address as it may be shown, scheme and host: cameras take passwords before the host, in the path and after.
 
     An @ after the host may mean that the password has a slash in it, and that what looks like the host is a part of it;
     no host is shown then. What is no address is shown as it is.
