@@ -8,9 +8,9 @@ Situations: idle; one core taken by a plain loop; that loop for two seconds in e
 live stream, contestants in turns on a picture of noise. Goals against the best fixed number of the same situation:
 idle median at most 1.1; busy p90 at most 1.5 and worst at most 3 times.
 
-On a computer that others use too, `--alone` runs everything in a scheduling group of the highest weight, with rests, and
-counts no load but that of this script. What a contestant does in the first second after the situation changed is kept apart, as
-"first_worst_ms". Writes benchmarks/results/busy.json and prints a Markdown table.
+On a computer that others use too, `--alone` runs everything in a scheduling group of the highest weight, with rests,
+and counts no load but that of this script. What a contestant does in the first second after the situation changed is
+kept apart, as "first_worst_ms". Writes benchmarks/results/busy.json and prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS / "busy.json")
     arguments = parser.parse_args()
+    if arguments.alone:
+        _take_precedence()  # before anything has threads, which a fork would not copy
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
         bundles = arguments.bundles or make_bundles(Path(work))
-        if arguments.alone:
-            _take_precedence()
         for path in bundles:
             rows += measure(path, arguments.situations, arguments.seconds, arguments.alone)
         save_result(arguments.out, {"alone": arguments.alone, "seconds": arguments.seconds, "rows": rows})
