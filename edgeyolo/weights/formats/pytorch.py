@@ -170,7 +170,8 @@ def _tensors_in(root: object, path: Path) -> dict[str, Tensor]:
         root = next((root[key] for key in ("ema", "model", "state_dict") if root.get(key)), root)
     if isinstance(root, ForeignObject):
         return _tensors_of_module(root, path)
-    named = {name: value for name, value in root.items() if isinstance(value, Tensor)} if isinstance(root, dict) else {}
+    items = root.items() if isinstance(root, dict) else ()
+    named = {str(name): value for name, value in items if isinstance(value, Tensor)}
     if not named:
         raise CheckpointError("holds no model", where=path, hint="Give a checkpoint of the official repository")
     return named

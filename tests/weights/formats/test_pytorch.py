@@ -68,6 +68,18 @@ def test_what_torch_saves_is_read(dtype, tmp_path):
     assert all(read[name].dtype == value.dtype and torch.equal(read[name], value) for name, value in tensors.items())
 
 
+def test_names_that_are_numbers_are_text(tmp_path):
+    torch.save({3: torch.ones(1)}, tmp_path / "x.pt")
+    assert list(read_tensors(tmp_path / "x.pt")) == ["3"]
+
+
+def test_a_chain_of_objects_is_no_deeper_than_the_stack(tmp_path):
+    """50,000 modules, each an attribute of the next."""
+    link = HOLDER + b")\x81}" + text("x")
+    zip_of(tmp_path / "x.pt", raw_pickle(b"}", text("model"), link * 50_000, b"N", b"sb" * 50_000, b"s"))
+    assert read_tensors(tmp_path / "x.pt") == {}
+
+
 def test_a_later_protocol_is_read(tmp_path):
     torch.save({"model": torch.nn.Linear(2, 3)}, tmp_path / "x.pt", pickle_protocol=4)
     assert list(read_tensors(tmp_path / "x.pt")) == ["weight", "bias"]
