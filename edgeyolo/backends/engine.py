@@ -135,6 +135,10 @@ class Engine(ABC):
         """Whether a vendor's simulator stands in for the board here, so that results are to be called simulated."""
         return False
 
+    def is_half(self, target: Target, precision: Precision) -> bool:
+        """Whether boards like `target` compute in float16 what an artefact of this precision does not do in int8."""
+        return False
+
     def needed_features(self, artefact: Artefact, target: Target) -> tuple[str, ...]:
         """Processor features without which `artefact` is wrong on boards like `target`, as Linux names them.
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_RANGE_PICTURES = 32  # on which half precision must hold all values
+
 
 @dataclass(frozen=True)
 class DeployResult:
@@ -52,7 +54,8 @@ def deploy(
     Args:
         target: name in `targets/`, or a path to a `.toml`.
         precision: one of the target's; None for its first that the source allows.
-        data: also measure the bundle on `split` of this data set, and record the score in its manifest; where this
+        data: also measure the bundle on `split` of this data set, and record the score in its manifest, and, for a
+            board that computes in half precision, check on its pictures that this holds all values; where this
             computer cannot run what the board will, the bundle is written all the same, and a warning says so.
 
     Raises:
@@ -73,6 +76,8 @@ def deploy(
         check_onnx(folder, record)
         qparams = load_qparams(folder / "qparams.json") if (folder / "qparams.json").exists() else None
         chosen = choose_precision(board, precision, qparams, where=source)
+        if dataset is not None and backends.load_engine(board.engine).is_half(board, chosen):
+            _check_half_range(folder / "model.onnx", record.model, dataset)
         progress.step("deploy", 1, 3, f"building for {board.title}")
         artefact = backends.build(
             folder / "model.onnx",
@@ -92,6 +97,16 @@ def deploy(
         manifest = write_bundle(out, manifest, Path(work))
         progress.step("deploy", 3, 3, str(out))
     return DeployResult(out, manifest, tuple(notes))
+
+
+def _check_half_range(onnx_path: Path, spec: ModelSpec, dataset: Dataset) -> None:
+    from edgeyolo.evaluation.half_range import check_half_range
+
+    images = (dataset[index].image for index in range(min(_RANGE_PICTURES, len(dataset))))
+    try:
+        check_half_range(onnx_path, images, spec.input)
+    except MissingPackageError as error:
+        logger.warning("the range of half precision is not checked: %s", error)
 
 
 @contextlib.contextmanager

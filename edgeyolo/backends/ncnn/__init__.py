@@ -90,7 +90,7 @@ class NcnnEngine(Engine):
         """Write `model.ncnn.param` and `model.ncnn.bin`."""
         version = _import_engine().__version__
         check_version("ncnn", version, target)
-        options = _precision_options(target, precision) | target.engine_options
+        options = _precision_options(target, precision, half=self.is_half(target, precision)) | target.engine_options
         _check_options(options)
         model = load_onnx(onnx_path)
         _check_signature(model.graph, spec, where=onnx_path)
@@ -98,7 +98,7 @@ class NcnnEngine(Engine):
         layers = [_with_size(layer, image_hw) for layer in convert(onnx_path, image_hw)]
         if qparams is not None:
             layers = requantize(quantize_network(layers, model, qparams))
-        if _is_half(target, precision):
+        if self.is_half(target, precision):
             layers = store_half(layers)
         check_network(layers, image_hw, spec.output_count, where=onnx_path)
         write_file(out / _PARAM_FILE, format_param(layers).encode())
@@ -133,6 +133,10 @@ class NcnnEngine(Engine):
         """Threads, engine options, and parts of the int8 layers in float."""
         param = artefact_file(folder, artefact, "param")
         return list_choices(_import_engine(), artefact, _read_param(param))
+
+    def is_half(self, target: Target, precision: Precision) -> bool:
+        """fp16, and int8 on aarch64."""
+        return precision == "fp16" or (precision == "int8" and target.machine == "aarch64")
 
     def needed_features(self, artefact: Artefact, target: Target) -> tuple[str, ...]:
         """Dot products, where int8 asks for winograd F(4,3): an ARM core without them runs it, and its sums overflow.
@@ -281,11 +285,7 @@ def _with_size(layer: Layer, image_hw: tuple[int, int]) -> Layer:
     return replace(layer, params={0: image_hw[1], 1: image_hw[0], 2: 3}) if layer.kind == "Input" else layer
 
 
-def _is_half(target: Target, precision: Precision) -> bool:
-    return precision == "fp16" or (precision == "int8" and target.machine == "aarch64")
-
-
-def _precision_options(target: Target, precision: Precision) -> dict[str, Option]:
+def _precision_options(target: Target, precision: Precision, *, half: bool) -> dict[str, Option]:
     """Engine options that make float layers run as `precision` says, whatever the engine's defaults are.
 
     int8 goes without winograd F(4,3), whose int32 sums overflow with full 8-bit weights. x86 and ARM cores without dot
@@ -293,7 +293,6 @@ def _precision_options(target: Target, precision: Precision) -> dict[str, Option
 
     Source: github.com/Tencent/ncnn, src/layer/arm/convolution_arm.cpp and convolution_3x3_winograd_int8.h.
     """
-    half = _is_half(target, precision)
     guard: dict[str, Option] = {"use_winograd43_convolution": False} if precision == "int8" else {}
     return guard | {
         "use_fp16_packed": half,

@@ -159,6 +159,10 @@ class TensorRtEngine(Engine):
         names = session_outputs(spec.output_count, artefact.graph_candidates)
         return TensorRtSession(cuda, trt, engine, names, spec.input.image_hw, options)
 
+    def is_half(self, target: Target, precision: Precision) -> bool:
+        """All but fp32."""
+        return precision != "fp32"
+
     def examine(self) -> list[Finding]:
         """Jetson release, packages, driver, GPU, and where plans are kept."""
         return examine_gpu()
