@@ -98,14 +98,55 @@ def published_loss(maps: list[torch.Tensor], targets: torch.Tensor) -> dict[str,
     return {name: weight * totals[name] / divisor for name, weight in (("class", 1.0), ("iou", 2.5), ("dfl", 0.5))}
 
 
+def make_criterion(static_epochs: int = 0) -> TalCriterion:
+    decode = DflDecode(strides=STRIDES, bins=BINS)
+    return TalCriterion(decode, CLASSES, TalWeights(), static_assigner_epochs=static_epochs)
+
+
 @pytest.mark.parametrize("sharpness", [0.0, 0.5, 1.5])
 @pytest.mark.parametrize("counts", [[1], [6, 0, 3], [40]])
 def test_the_loss_is_the_published_one(counts: list[int], sharpness: float) -> None:
     generator = torch.Generator().manual_seed(len(counts))
     maps = make_maps(generator, len(counts), sharpness)
     targets = make_targets(generator, counts)
-    criterion = TalCriterion(DflDecode(strides=STRIDES, bins=BINS), CLASSES, TalWeights(), static_assigner_epochs=0)
-    found = criterion(maps, targets, IMAGE_HW)
+    found = make_criterion()(maps, targets, IMAGE_HW)
     wanted = published_loss(maps, targets)
     assert {name: part.item() for name, part in found.parts.items()} == pytest.approx(wanted, rel=1e-4, abs=1e-12)
     assert found.total.item() == pytest.approx(sum(wanted.values()), rel=1e-4)
+
+
+def test_the_assigner_changes_after_the_static_epochs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps, targets = make_maps(generator, 2, 0.5), make_targets(generator, [3, 2])
+
+    def losses(criterion: TalCriterion) -> list[float]:
+        found = []
+        for epoch in (0, 2, 3, 29):
+            criterion.start_epoch(epoch)
+            found.append(criterion(maps, targets, IMAGE_HW).total.item())
+        return found
+
+    static, aligned = losses(make_criterion(1000))[0], losses(make_criterion())[0]
+    assert static != aligned
+    assert losses(make_criterion(3)) == [static, static, aligned, aligned]
+
+
+@pytest.mark.parametrize("static_epochs", [0, 1])
+def test_loss_does_not_grow_with_the_batch(static_epochs: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps, targets = make_maps(generator, 2, 1.5), make_targets(generator, [20, 12])
+    again = targets + torch.tensor([2.0, 0, 0, 0, 0, 0])
+    criterion = make_criterion(static_epochs)
+    once = criterion(maps, targets, IMAGE_HW).total.item()
+    twice = criterion([torch.cat((level, level)) for level in maps], torch.cat((targets, again)), IMAGE_HW).total.item()
+    assert twice == pytest.approx(once, rel=1e-4)
+
+
+def test_loss_is_float32_under_autocast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps, targets = make_maps(generator, 2, 0.5), make_targets(generator, [3, 2])
+    plain = make_criterion()(maps, targets, IMAGE_HW).total
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = make_criterion()(maps, targets, IMAGE_HW).total
+    assert mixed.dtype == torch.float32
+    assert mixed.item() == plain.item()
