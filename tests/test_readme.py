@@ -57,6 +57,9 @@ def test_every_command_runs(document: Path, workspace: Path) -> None:
         done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
     if document.name == "README.md":
+        page = (workspace / "demo/index.html").read_text()
+        links = re.findall(r'(?:href|src)="([^"]+)"', page)
+        assert len(links) > 10 and all((workspace / "demo" / link).is_file() for link in links)
         assert len(list((workspace / "boxes").iterdir())) == len(list((workspace / "demo/data/images/test").iterdir()))
 
 

@@ -1,7 +1,8 @@
 """A data set that is drawn: textured shapes on clutter, in YOLO layout, for trying the whole way without any download.
 
-Hard on purpose: objects span a factor of twenty in size, hide each other and leave the picture, shapes of no class
-stand among them, and blur, noise and light vary from picture to picture.
+Hard ones span a factor of twenty in size, hide each other and leave the picture; shapes of no class stand among them,
+and blur, noise and light vary. On easy ones each class has a colour of its own and nothing is hidden, so that a small
+network learns them within a minute.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from edgeyolo.spec.errors import OutputError
 from edgeyolo.spec.progress import SILENT, Progress
 
 CLASS_NAMES = ("disc", "square", "triangle", "star", "ring", "cross")
+EASY_COLOURS_BGR = {"disc": (230, 120, 30), "square": (40, 40, 230), "star": (40, 200, 240)}
 
 _DISTRACTORS = ("half-disc", "bar", "hook")
 _SIZES_PX = (8.0, 160.0)  # at 320 pixels
 _LEAST_VISIBLE = 0.4  # of an object's area; what shows less is not labelled
 _LEAST_SIDE_PX = 4
 _SUBPIXEL_BITS = 4
+_EASY_OBJECTS = 5  # at most
+_EASY_SHARES = (0.09, 0.2)  # an object's radius, of the picture's shorter side
 
 Contours = list[Float32]
 Rng = np.random.Generator
@@ -55,6 +59,7 @@ def draw_dataset(
     test: int = 96,
     image_hw: tuple[int, int] = (320, 320),
     seed: int = 0,
+    easy: bool = False,
     progress: Progress = SILENT,
 ) -> Path:
     """Draw a data set; the same arguments give the same pictures.
@@ -62,6 +67,7 @@ def draw_dataset(
     Args:
         folder: absent or empty.
         train, val, test: pictures in each split.
+        easy: three classes that a colour tells apart, instead of six.
 
     Returns:
         The `data.yaml` that was written.
@@ -70,17 +76,18 @@ def draw_dataset(
         OutputError: the folder cannot be written, or holds something.
     """
     counts = {"train": train, "val": val, "test": test}
+    draw, class_names = (draw_easy_picture, tuple(EASY_COLOURS_BGR)) if easy else (draw_picture, CLASS_NAMES)
     done = 0
     with replacing_folder(folder, names=()) as work:
         for split_index, (split, count) in enumerate(counts.items()):
             (work / "images" / split).mkdir(parents=True)
             (work / "labels" / split).mkdir(parents=True)
             for i in range(count):
-                picture = draw_picture(np.random.default_rng((seed, split_index, i)), image_hw)
+                picture = draw(np.random.default_rng((seed, split_index, i)), image_hw)
                 _save_picture(picture, work, split, f"{i:04d}")
                 done += 1
                 progress.step("draw", done, sum(counts.values()))
-        names = "".join(f"  {i}: {name}\n" for i, name in enumerate(CLASS_NAMES))
+        names = "".join(f"  {i}: {name}\n" for i, name in enumerate(class_names))
         splits = "".join(f"{split}: images/{split}\n" for split in counts)
         (work / "data.yaml").write_text(f"path: .\n{splits}names:\n{names}", encoding="utf-8")
     return folder / "data.yaml"
@@ -105,6 +112,35 @@ def draw_picture(rng: Rng, image_hw: tuple[int, int]) -> DrawnPicture:
         areas_px.append(_area(contours))
     boxes_xyxy, kept = _visible_boxes(owners, areas_px)
     return DrawnPicture(_photograph(rng, canvas), boxes_xyxy, np.asarray(class_ids, np.int64)[kept])
+
+
+def draw_easy_picture(rng: Rng, image_hw: tuple[int, int]) -> DrawnPicture:
+    """Draw one picture of whole shapes that do not touch; class ids are positions in `EASY_COLOURS_BGR`."""
+    coarse = rng.random((6, 6, 3), dtype=np.float32)
+    canvas = 70 + 90 * cv2.resize(coarse, image_hw[::-1], interpolation=cv2.INTER_CUBIC)
+    taken = np.zeros(image_hw, bool)
+    boxes: list[tuple[int, int, int, int]] = []
+    class_ids: list[int] = []
+    for _ in range(_EASY_OBJECTS):
+        class_id = int(rng.integers(len(EASY_COLOURS_BGR)))
+        name, colour_bgr = list(EASY_COLOURS_BGR.items())[class_id]
+        radius_px = rng.uniform(*_EASY_SHARES) * min(image_hw)
+        edge_px = radius_px + 1
+        centre_xy = rng.uniform((edge_px, edge_px), (image_hw[1] - edge_px, image_hw[0] - edge_px))
+        (points,) = _outline(rng, name)
+        points = np.round(points @ _turn(rng.uniform(0, 2 * np.pi)) * radius_px + centre_xy).astype(np.int32)
+        left, top, width, height = cv2.boundingRect(points)
+        place = slice(top, top + height), slice(left, left + width)
+        if taken[place].any():
+            continue
+        taken[place] = True
+        shade = rng.uniform(0.8, 1.1)
+        cv2.fillPoly(canvas, [points], [shade * value for value in colour_bgr], cv2.LINE_AA)
+        boxes.append((left, top, left + width, top + height))
+        class_ids.append(class_id)
+    noisy = canvas + rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(4)
+    image = np.clip(np.round(noisy), 0, 255).astype(np.uint8)
+    return DrawnPicture(image, np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(class_ids, np.int64))
 
 
 def _save_picture(picture: DrawnPicture, folder: Path, split: str, name: str) -> None:
@@ -191,10 +227,13 @@ def _place(rng: Rng, contours: Contours, image_hw: tuple[int, int]) -> Contours:
     share = np.sqrt(rng.random())  # of the way from least to most, in the logarithm: large ones are more frequent
     size_px = scale * _SIZES_PX[0] * (_SIZES_PX[1] / _SIZES_PX[0]) ** float(share)
     angle, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.25)
-    turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix = turn @ np.diag((stretch, 1 / stretch)) * (size_px / 2)
+    matrix = _turn(angle) @ np.diag((stretch, 1 / stretch)) * (size_px / 2)
     centre_xy = rng.uniform((0, 0), (image_hw[1], image_hw[0]))
     return [(points @ matrix.T + centre_xy).astype(np.float32) for points in contours]
+
+
+def _turn(angle: float) -> npt.NDArray[np.float64]:
+    return np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 def _area(contours: Contours) -> float:

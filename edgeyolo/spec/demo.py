@@ -15,10 +15,10 @@ class DemoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     Attributes:
         epochs: passes over the drawn pictures.
-        pictures: training pictures; val and test are a fifth each.
+        pictures: training pictures; val and test are a third each.
         seed: seed of the pictures and the training.
     """
 
-    epochs: Count = 70
-    pictures: Annotated[int, Meta(ge=16)] = 480
+    epochs: Count = 24
+    pictures: Annotated[int, Meta(ge=16)] = 72
     seed: WholeNumber = 0

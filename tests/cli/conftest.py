@@ -20,7 +20,7 @@ def run() -> Run:
     def run_command(*arguments: object, cwd: Path | None = None, **environment: str) -> object:
         command = [sys.executable, "-m", "edgeyolo", *map(str, arguments)]
         variables = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables, check=False, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables, check=False, timeout=300)
 
     return run_command
 

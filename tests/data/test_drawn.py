@@ -7,7 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edgeyolo.data.drawn import CLASS_NAMES, draw_dataset, draw_picture
+from edgeyolo.data.dataset import open_dataset
+from edgeyolo.data.drawn import CLASS_NAMES, EASY_COLOURS_BGR, draw_dataset, draw_easy_picture, draw_picture
 
 
 def test_same_seed_same_pictures(tmp_path: Path) -> None:
@@ -69,3 +70,25 @@ def test_box_edges_are_where_the_picture_changes() -> None:
             across.append(np.abs(grey[middle, x1 - 5] - grey[middle, (x1 + x2) // 2]).mean())
     assert len(across) > 30
     assert np.median(across) > 2 * np.median(inside)
+
+
+def test_easy_objects_are_whole_apart_and_of_their_colour() -> None:
+    colours_bgr = np.array(list(EASY_COLOURS_BGR.values()), float)
+    counts = []
+    for i in range(40):
+        picture = draw_easy_picture(np.random.default_rng(i), (120, 160))
+        covered = np.zeros((120, 160), int)
+        for (x1, y1, x2, y2), class_id in zip(picture.boxes_xyxy.astype(int), picture.class_ids, strict=True):
+            assert 0 <= x1 < x2 <= 160 and 0 <= y1 < y2 <= 120
+            covered[y1:y2, x1:x2] += 1
+            middle = picture.image[(y1 + y2) // 2, (x1 + x2) // 2].astype(float)
+            cosine = colours_bgr @ middle / np.linalg.norm(colours_bgr, axis=1) / np.linalg.norm(middle)
+            assert cosine.argmax() == class_id
+        assert covered.max() == 1
+        counts.append(len(picture.class_ids))
+    assert min(counts) > 0 and max(counts) > 3
+
+
+def test_the_easy_data_set_has_its_own_classes(tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "data", train=2, val=1, test=1, image_hw=(96, 128), easy=True)
+    assert open_dataset(tmp_path / "data", "train").class_names == tuple(EASY_COLOURS_BGR)

@@ -1,8 +1,10 @@
+"""A process that is killed leaves its output whole or not there, at whichever moment it dies."""
+
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -11,36 +13,58 @@ from whole_way import WholeWay
 from edgeyolo.bundle import open_bundle
 from edgeyolo.spec.qparams import load_qparams
 
+# Runs the command line and kills its own process at a moment of the writing of OUT, as `kill -9` would:
+# "half": the second file since something beside OUT was begun is about to be opened; "written": all is there but the
+# rename; "renamed": whatever comes first after it.
+KILLED = """
+import os, signal, sys
+out, moment, sys.argv[1:] = sys.argv[1], sys.argv[2], sys.argv[3:]
+opened, now = [], ""
+def watch(event, args):
+    global now
+    names = [os.fspath(name) for name in args[:2] if isinstance(name, (str, os.PathLike))]
+    if now == moment or (event == "os.rename" and names[-1] == out and moment == "written"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if event == "os.rename" and names[-1] == out:
+        now = "renamed"
+    if event in ("open", "os.mkdir") and (opened or names[0].startswith(out + ".tmp-")):
+        opened.append(names)
+        now = "half" if len(opened) == 2 else now
+sys.addaudithook(watch)
+from edgeyolo.cli.app import main
+main()
+"""
 
-def kill_after(command: list[str], seconds: float, place: Path) -> bool:
-    """Run a command in `place`, kill it after some time; whether it had finished before."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edgeyolo", *command], cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    time.sleep(seconds)
-    finished = process.poll() is not None
-    process.kill()
-    process.wait()
-    return finished
+
+def run_until(moment: str, out: Path, command: list[str]) -> int:
+    """How the command ended that kills itself at `moment`; "" for never."""
+    arguments = [sys.executable, "-c", KILLED, str(out), moment, *command]
+    return subprocess.run(arguments, cwd=out.parent, capture_output=True, check=False).returncode
+
+
+def check_whole(out: Path) -> None:
+    if out.is_dir():
+        assert load_qparams(out / "qparams.json").layers
+        assert (out / "model.onnx").exists() and (out / "model.json").exists()
+    else:
+        with open_bundle(out) as bundle:
+            assert bundle.manifest.artefact.engine == "ncnn"
 
 
 @pytest.mark.parametrize("verb", ["quantize", "deploy"])
 def test_kill_leaves_a_whole_output_or_none(whole_way: WholeWay, tmp_path: Path, verb: str) -> None:
-    """Killed at several moments, the last of them when the output has just appeared."""
     out = tmp_path / ("out" if verb == "quantize" else "out.eyb")
+    quick = ["--no-report", "--no-evaluate"]
     command = {
-        "quantize": ["quantize", str(whole_way.run), "--data", str(whole_way.data), "--out", str(out)],
+        "quantize": ["quantize", str(whole_way.run), "--data", str(whole_way.data), "--out", str(out), *quick],
         "deploy": ["deploy", str(whole_way.quantized), "--target", "host-cpu", "--out", str(out)],
     }[verb]
-    for seconds in (0.4, 1.0, 2.0, 4.0, 6.0):
-        kill_after(command, seconds, tmp_path)
-        if not out.exists():
-            continue
-        if verb == "quantize":
-            assert load_qparams(out / "qparams.json").layers
-            assert (out / "model.onnx").exists() and (out / "model.json").exists()
-        else:
-            with open_bundle(out) as bundle:
-                assert bundle.manifest.artefact.engine == "ncnn"
-    subprocess.run([sys.executable, "-m", "edgeyolo", *command], check=True, capture_output=True)
-    assert out.exists()
+    for moment in ("half", "written"):
+        assert run_until(moment, out, command) == -signal.SIGKILL
+        assert not out.exists() and list(tmp_path.glob("out*.tmp-*")), moment
+    assert run_until("renamed", out, command) == -signal.SIGKILL
+    check_whole(out)
+    assert run_until("half", out, command) == -signal.SIGKILL  # what was there stays until the new one is whole
+    check_whole(out)
+    assert run_until("", out, command) == 0
+    check_whole(out)

@@ -83,7 +83,7 @@ def test_everything_that_can_be_chosen_runs_and_detects_the_same(
     deployed = verbs.evaluate(whole_way.bundles["host-cpu"], whole_way.data, split="val").ap
     assert verbs.evaluate(bundle, whole_way.data, split="val").ap == pytest.approx(deployed, abs=3)
     with Detector.load(bundle) as detector:
-        detector.detect(cv2.imread(str(next(whole_way.data.rglob("*.png")))))
+        detector.detect(cv2.imread(str(next(whole_way.data.rglob("*.jpg")))))
 
 
 def test_a_budget_that_nothing_meets_leaves_the_bundle_as_deployed(
