@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_TOTAL_BYTES = 4 << 30
 REBUILD = "Build it again with `edgeyolo deploy`, or copy it again from where it was built"
-_MAX_THREADS, _MAX_CLASSES, _MAX_SIDE, _LARGE = 1024, 100_000, 1 << 14, 1_000_000
+_MAX_THREADS, _MAX_CLASSES, _MAX_SIDE, _MAX_AREA, _LARGE = 1024, 100_000, 1 << 14, 1 << 24, 1_000_000
 
 # One flat folder of plain names: no separator, drive, leading dot or control character can name another place.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
@@ -96,6 +97,7 @@ def _list_checks(manifest: Manifest) -> Iterator[tuple[str, bool]]:
     yield "threads", 0 <= manifest.threads <= _MAX_THREADS
     yield "model.class_names", 0 < len(model.class_names) <= _MAX_CLASSES
     yield "model.input.image_hw", all(0 < side <= _MAX_SIDE for side in picture.image_hw)
+    yield "model.input.image_hw", math.prod(picture.image_hw) <= _MAX_AREA
     yield "model.input.mean", all(abs(mean) <= _LARGE for mean in picture.mean)
     yield "model.input.std", all(1 / _LARGE <= std <= _LARGE for std in picture.std)
     yield "model.input.letterbox_value", 0 <= picture.letterbox_value <= 255

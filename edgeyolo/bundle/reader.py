@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
+import os
 import shutil
 import stat
 import struct
+import sys
 import tempfile
 import weakref
 import zipfile
@@ -30,6 +33,7 @@ from edgeyolo.spec.provenance import sha256_of
 _BROKEN = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error)
 _ENCRYPTED = 0x1
 _COPY_BYTES = 1 << 20
+_MAX_DIRECTORY_BYTES = 1 << 17  # of a zip archive; a bundle has a handful of files
 
 
 class Bundle:
@@ -120,8 +124,26 @@ def _check_folder(folder: Path, manifest: Manifest) -> None:
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     if not path.is_file():
         raise BundleError("does not exist or is no file", where=path, hint="Check the path of the bundle")
-    with _explaining(path), zipfile.ZipFile(path) as archive:
+    with _explaining(path), _Watched(path) as file, zipfile.ZipFile(file) as archive:
+        file.most_bytes = sys.maxsize
         yield archive
+
+
+class _Watched(io.FileIO):
+    """A file of which little can be read at once, while zipfile reads the archive's directory, all at once.
+
+    Attributes:
+        most_bytes: of one `read`.
+    """
+
+    most_bytes = _MAX_DIRECTORY_BYTES
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As `io.FileIO.read`; BadZipFile for more than may be read."""
+        wanted = size if size is not None and size >= 0 else os.fstat(self.fileno()).st_size - self.tell()
+        if wanted > self.most_bytes:
+            raise zipfile.BadZipFile(f"its directory is over {_MAX_DIRECTORY_BYTES >> 10} KiB")
+        return super().read(wanted)
 
 
 @contextlib.contextmanager

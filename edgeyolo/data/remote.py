@@ -11,7 +11,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edgeyolo.spec.atomic import replacing_folder
+from edgeyolo.spec.atomic import make_folder_once
 from edgeyolo.spec.cache import cache_folder
 from edgeyolo.spec.errors import DataError, MissingPackageError
 
@@ -42,10 +42,11 @@ def local_path(place: Path | str) -> Path:
     names = {name: _place_of(name, root, url) for name in sorted(files)}
     state = [[str(names[name]), *(str(files[name].get(key, "")) for key in _STATE)] for name in names]
     digest = hashlib.sha256(json.dumps([url, state]).encode()).hexdigest()[:32]
-    folder = cache_folder("remote") / digest
-    if not folder.is_dir():
-        with replacing_folder(folder) as temporary:
-            _copy(system, {name: temporary / target for name, target in names.items()}, url)
+    folder = make_folder_once(
+        cache_folder("remote") / digest,
+        lambda folder: _copy(system, {name: folder / place for name, place in names.items()}, url),
+        doing=f"copying {url}",
+    )
     is_file = list(names.values()) == [PurePosixPath(PurePosixPath(root).name)] and root.rstrip("/") in files
     return folder / PurePosixPath(root).name if is_file else folder
 

@@ -25,7 +25,7 @@ from edgeyolo.data.assembly import SPLIT_ALIASES
 from edgeyolo.data.dataset import Dataset, read_dataset
 from edgeyolo.data.image_file import SUFFIXES, read_image_hw
 from edgeyolo.geometry.boxes import cxcywh_from_xyxy
-from edgeyolo.spec.atomic import replacing_folder
+from edgeyolo.spec.atomic import make_folder_once
 from edgeyolo.spec.cache import cache_folder
 from edgeyolo.spec.errors import DataError, ImageError
 
@@ -64,15 +64,15 @@ def read_split(path: Path, split: str) -> Dataset:
     for shard in shards:
         state = shard.stat()
         digest.update(f"{shard.resolve()}\n{state.st_size}\n{state.st_mtime_ns}\n".encode())
+
+    def unpack(folder: Path) -> None:
+        if not sum(_unpack(shard, folder, f"{split}/{i:05d}") for i, shard in enumerate(shards)):
+            raise DataError(f"split '{split}' has no pictures in {len(shards)} shards", where=path)
+        index = {"names": names, split: f"images/{split}"}
+        (folder / "data.yaml").write_text(yaml.safe_dump(index), encoding="utf-8")
+
     folder = cache_folder("shards") / digest.hexdigest()[:32]
-    if not folder.is_dir():
-        with replacing_folder(folder) as temporary:
-            unpacked = sum(_unpack(shard, temporary, f"{split}/{i:05d}") for i, shard in enumerate(shards))
-            if not unpacked:
-                raise DataError(f"split '{split}' has no pictures in {len(shards)} shards", where=path)
-            index = {"names": names, split: f"images/{split}"}
-            (temporary / "data.yaml").write_text(yaml.safe_dump(index), encoding="utf-8")
-    return read_dataset(folder, split)
+    return read_dataset(make_folder_once(folder, unpack, doing=f"unpacking {path}"), split)
 
 
 def _shards(path: Path) -> dict[str, list[Path]]:

@@ -6,10 +6,11 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from edgeyolo.spec.errors import OutputError
+from edgeyolo.spec.lock import locked, remove_if_free
 
 
 @contextlib.contextmanager
@@ -85,6 +86,49 @@ def replacing_folder(path: Path, *, names: Collection[str] | None = None) -> Ite
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_folder_once(path: Path, fill: Callable[[Path], None], *, doing: str) -> Path:
+    """Let `fill` fill a folder beside `path` and rename it to `path`, unless that is there.
+
+    Of processes that want the same folder one makes it and the others wait. What is there is never replaced: somebody
+    may be reading it.
+
+    Args:
+        doing: what `fill` does, for people who wait: "unpacking these shards".
+
+    Raises:
+        OutputError: as in `replacing_file`.
+    """
+    if path.is_dir():
+        return path
+    lock = Path(f"{path}.lock")
+    try:
+        with _explaining(path), locked(lock, waiting_for=doing):
+            if not path.is_dir():
+                _make_folder(path, fill)
+    finally:
+        remove_if_free(lock)
+    return path
+
+
+def _make_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.tmp-", dir=path.parent))
+    temporary.chmod(0o755)
+    try:
+        fill(temporary)
+        _rename_if_free(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename_if_free(temporary: Path, path: Path) -> None:
+    """Where locks do nothing, as on some network file systems, somebody else may have been faster."""
+    try:
+        temporary.rename(path)
+    except OSError:
+        if not path.is_dir():
+            raise
 
 
 def _check(path: Path, names: Collection[str] | None) -> None:

@@ -22,7 +22,9 @@ out, moment, sys.argv[1:] = sys.argv[1], sys.argv[2], sys.argv[3:]
 opened, now = [], ""
 def watch(event, args):
     global now
-    names = [os.fspath(name) for name in args[:2] if isinstance(name, (str, os.PathLike))]
+    if event not in ("open", "os.mkdir", "os.rename") and now != moment:
+        return
+    names = [os.fspath(name) for name in args[:2] if isinstance(name, (str, os.PathLike))] or [""]
     if now == moment or (event == "os.rename" and names[-1] == out and moment == "written"):
         os.kill(os.getpid(), signal.SIGKILL)
     if event == "os.rename" and names[-1] == out:
@@ -37,7 +39,7 @@ main()
 
 
 def run_until(moment: str, out: Path, command: list[str]) -> int:
-    """How the command ended that kills itself at `moment`; "" for never."""
+    """Exit code of the command, which kills itself at `moment`; "never" lets it end."""
     arguments = [sys.executable, "-c", KILLED, str(out), moment, *command]
     return subprocess.run(arguments, cwd=out.parent, capture_output=True, check=False).returncode
 
@@ -66,5 +68,5 @@ def test_kill_leaves_a_whole_output_or_none(whole_way: WholeWay, tmp_path: Path,
     check_whole(out)
     assert run_until("half", out, command) == -signal.SIGKILL  # what was there stays until the new one is whole
     check_whole(out)
-    assert run_until("", out, command) == 0
+    assert run_until("never", out, command) == 0
     check_whole(out)

@@ -3,11 +3,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from edgeyolo.spec.atomic import check_replaceable, replacing_file, replacing_folder, write_file
+from edgeyolo.spec.atomic import check_replaceable, make_folder_once, replacing_file, replacing_folder, write_file
 from edgeyolo.spec.errors import OutputError
 
 
@@ -102,3 +103,58 @@ def test_unwritable_place_is_an_output_error(tmp_path: Path) -> None:
         write_file(tmp_path / "file" / "below.txt", b"x")
     with pytest.raises(OutputError, match="is a file"), replacing_folder(tmp_path / "file"):
         pass
+
+
+MAKER = """
+import os, sys, time
+from pathlib import Path
+from edgeyolo.spec.atomic import make_folder_once
+
+def fill(folder):
+    with open("made", "a") as log:
+        log.write(f"{os.getpid()}\\n")
+    (folder / "a.txt").write_text("whole")
+    time.sleep(0.5)
+
+Path(f"ready-{os.getpid()}").touch()
+while not Path("go").exists():
+    time.sleep(0.001)
+folder = make_folder_once(Path("cache/x"), fill, doing="filling")
+print((folder / "a.txt").read_text(), folder.stat().st_ino)
+"""
+
+
+def test_of_several_processes_one_makes_a_folder_and_the_others_wait(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MAKER]
+    makers = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    while len(list(tmp_path.glob("ready-*"))) < len(makers):
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    said = {maker.communicate()[0] for maker in makers}
+    assert said == {f"whole {(tmp_path / 'cache/x').stat().st_ino}\n"}
+    assert len((tmp_path / "made").read_text().splitlines()) == 1
+    assert not list(tmp_path.glob("cache/*.tmp-*"))
+
+
+def test_a_folder_that_is_there_is_kept_where_locks_do_nothing(tmp_path: Path) -> None:
+    """Somebody else finishes while we fill ours; they may be reading it already."""
+    path = tmp_path / "x"
+
+    def fill(folder: Path) -> None:
+        (folder / "a.txt").write_text("ours")
+        path.mkdir()
+        (path / "a.txt").write_text("theirs")
+
+    assert make_folder_once(path, fill, doing="filling") == path
+    assert (path / "a.txt").read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_could_not_be_filled_is_not_there(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "a.txt").touch()
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        make_folder_once(tmp_path / "x", fail, doing="filling")
+    assert not list(tmp_path.iterdir())

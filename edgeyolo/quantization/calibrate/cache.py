@@ -6,6 +6,7 @@ into place when whole. The folder keeps the latest 64; a file is at most a few M
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -118,7 +119,8 @@ class CalibrationCache:
         if entry.key != key or entry.sha256 != _digest(entry.calibration):
             logger.warning("the cached calibration %s is not what it says and is made again", path)
             return None
-        os.utime(path)
+        with contextlib.suppress(OSError):  # a folder of others, or an entry that somebody has just pruned
+            os.utime(path)
         return entry.calibration
 
     def store(self, key: CacheKey, calibration: Calibration) -> None:

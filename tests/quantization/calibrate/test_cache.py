@@ -171,6 +171,22 @@ def test_a_folder_that_cannot_be_written_costs_a_warning_only(tmp_path: Path, ca
     assert "not kept for the next run" in caplog.text
 
 
+@pytest.mark.parametrize("error", [PermissionError, FileNotFoundError])
+def test_an_entry_that_can_only_be_read_is_used(
+    error: type[OSError], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A folder of others, or an entry that another process prunes just then: its time cannot be set."""
+    expected = run(tmp_path).scales
+
+    def refuse(path: Path) -> None:
+        raise error(1, "no", str(path))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    pictures = Pictures()
+    assert run(tmp_path, pictures=pictures).scales == expected
+    assert pictures.read == 0
+
+
 def test_pictures_without_hashes_are_not_kept(tmp_path: Path) -> None:
     cache = CalibrationCache(INPUT, tmp_path)
     quantize(Net(), Pictures(), RECIPE, recipe_name="", picture_hashes={"a": "1" * 64}, cache=cache)
