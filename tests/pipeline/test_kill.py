@@ -19,19 +19,20 @@ from edgeyolo.spec.qparams import load_qparams
 KILLED = """
 import os, signal, sys
 out, moment, sys.argv[1:] = sys.argv[1], sys.argv[2], sys.argv[3:]
-opened, now = [], ""
+opened, now = 0, ""
 def watch(event, args):
-    global now
-    if event not in ("open", "os.mkdir", "os.rename") and now != moment:
+    global opened, now
+    if event == "os.kill":
         return
     names = [os.fspath(name) for name in args[:2] if isinstance(name, (str, os.PathLike))] or [""]
-    if now == moment or (event == "os.rename" and names[-1] == out and moment == "written"):
+    is_rename = event == "os.rename" and names[-1] == out
+    if now == moment or (is_rename and moment == "written"):
         os.kill(os.getpid(), signal.SIGKILL)
-    if event == "os.rename" and names[-1] == out:
+    if is_rename:
         now = "renamed"
-    if event in ("open", "os.mkdir") and (opened or names[0].startswith(out + ".tmp-")):
-        opened.append(names)
-        now = "half" if len(opened) == 2 else now
+    elif event in ("open", "os.mkdir") and (opened or names[0].startswith(out + ".tmp-")):
+        opened += 1
+        now = "half" if opened == 2 else now
 sys.addaudithook(watch)
 from edgeyolo.cli.app import main
 main()
