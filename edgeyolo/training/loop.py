@@ -65,8 +65,7 @@ class TrainResult:
 
 def train(
     config: TrainConfig,
-    train_data: Dataset,
-    val_data: Dataset,
+    splits: tuple[Dataset, Dataset],
     out: Path,
     *,
     weights: Path | None = None,
@@ -80,6 +79,7 @@ def train(
     going on; the last checkpoint then holds the middle of the epoch.
 
     Args:
+        splits: to train and to measure on.
         weights: checkpoint to start from, of our own or as a model's authors publish it; what does not fit, such as
             the head of other classes, is made anew.
         resume: go on from `out`'s last checkpoint, with its config but for the device, as if never interrupted.
@@ -93,9 +93,9 @@ def train(
     """
 
     def make(config: TrainConfig, device: torch.device, record: CheckpointRecord | None) -> Job:
-        return make_detector_job(config, train_data, device, weights=weights, record=record)
+        return make_detector_job(config, splits[0], device, weights=weights, record=record)
 
-    return train_job(make, config, (train_data, val_data), out, resume=resume, progress=progress, on_epoch=on_epoch)
+    return train_job(make, config, splits, out, resume=resume, progress=progress, on_epoch=on_epoch)
 
 
 def train_job(
@@ -112,7 +112,6 @@ def train_job(
 
     Args:
         make: the job for a config, on a device; told the record of the run that is to be resumed, if one is.
-        splits: to train and to measure on.
     """
     check_config(config)
     train_data, val_data = splits

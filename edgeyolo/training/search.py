@@ -20,7 +20,7 @@ from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import MissingPackageError, OutputError, StoppedError, TrainingError, UsageError
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.settings import override_settings
-from edgeyolo.spec.training import TrainConfig
+from edgeyolo.spec.training import SearchOptions, TrainConfig
 from edgeyolo.training.checkpoint import EpochRow
 from edgeyolo.training.config import check_config, peak_learning_rate
 from edgeyolo.training.loop import train
@@ -142,17 +142,13 @@ def check_ranges(config: TrainConfig, ranges: Sequence[Range]) -> None:
 
 def search(
     config: TrainConfig,
-    train_data: Dataset,
-    val_data: Dataset,
+    splits: tuple[Dataset, Dataset],
     out: Path,
+    options: SearchOptions,
     *,
-    ranges: Sequence[Range] = (),
-    trials: int = 30,
-    storage: str | None = None,
-    keep_all: bool = False,
     progress: Progress = SILENT,
 ) -> SearchResult:
-    """Train `trials` short runs, each with its own settings, and say which were best.
+    """Train short runs, each with its own settings, and say which were best.
 
     A run is cut short when its best AP so far is below the median of the others at the same epoch. Finished and cut
     runs of the database count, whoever made them, so that the same call goes on with a search that was stopped. A run
@@ -161,27 +157,26 @@ def search(
     Args:
         config: of every run, but for the settings that are searched.
         out: folder for the runs, `search.csv` and `best.toml`, and for the database where no `storage` is given.
-        ranges: empty for `default_ranges`.
-        storage: URL of a database as SQLAlchemy takes it; processes and machines with the same one share the search.
-        keep_all: keep the folder of every run, not only of the best one.
+        splits: to train and to measure on.
+        options: what is varied, `default_ranges` if nothing is named; its database is shared with other processes.
 
     Raises:
         UsageError: a range or the config cannot be used, the storage cannot be opened or is of another search.
         MissingPackageError: Optuna, or what it needs for this storage, is not installed.
         DataError, OutputError, StoppedError: as `train`.
     """
-    ranges = list(ranges) or default_ranges(config)
+    ranges = [parse_range(text) for text in options.vary] or default_ranges(config)
     check_config(config)
     check_ranges(config, ranges)
-    study = open_study(config, ranges, train_data, out, storage)
-    while (done := _finished(study)) < trials:
-        progress.step("search", done, trials, _best_text(study))
-        runner = _TrialRunner(config, ranges, train_data, val_data, out, progress)
+    study = open_study(config, ranges, splits[0], out, options.storage)
+    while (done := _finished(study)) < options.trials:
+        progress.step("search", done, options.trials, _best_text(study))
+        runner = _TrialRunner(config, ranges, splits, out, progress)
         study.optimize(runner, n_trials=1)
-        if not keep_all:
+        if not options.keep_all:
             _remove_all_but_best(study, out)
         _write_results(study, out)
-    progress.step("search", trials, trials, _best_text(study))
+    progress.step("search", options.trials, options.trials, _best_text(study))
     rows = _rows(study)
     best = next(row for row in rows if row.number == study.best_trial.number)
     folder = _trial_folder(out, best.number)
@@ -235,13 +230,11 @@ class _TrialRunner:
         self,
         config: TrainConfig,
         ranges: Sequence[Range],
-        train_data: Dataset,
-        val_data: Dataset,
+        splits: tuple[Dataset, Dataset],
         out: Path,
         progress: Progress,
     ) -> None:
-        self.config, self.ranges, self.out, self.progress = config, ranges, out, progress
-        self.train_data, self.val_data = train_data, val_data
+        self.config, self.ranges, self.splits, self.out, self.progress = config, ranges, splits, out, progress
 
     def __call__(self, trial: Trial) -> float:
         """The best AP of a run with the settings that the trial suggests.
@@ -267,7 +260,7 @@ class _TrialRunner:
         folder = _trial_folder(self.out, trial.number)
         progress = _NamedProgress(self.progress, f"trial {trial.number}")
         try:
-            train(config, self.train_data, self.val_data, folder, progress=progress, on_epoch=report)
+            train(config, self.splits, folder, progress=progress, on_epoch=report)
         except StoppedError:
             raise
         except TrainingError as error:

@@ -24,21 +24,8 @@ def search(
     progress: Progress = SILENT,
 ) -> SearchResult:
     """Search settings on a data set's `train` and `val` splits; see `edgeyolo.training.search.search`."""
-    from edgeyolo.training.search import parse_range
     from edgeyolo.training.search import search as search_settings
 
     options = options or SearchOptions()
     check_settings(options)
-    ranges = [parse_range(text) for text in options.vary]
-    train_data, val_data = open_training_data(data)
-    return search_settings(
-        config,
-        train_data,
-        val_data,
-        out,
-        ranges=ranges,
-        trials=options.trials,
-        storage=options.storage,
-        keep_all=options.keep_all,
-        progress=progress,
-    )
+    return search_settings(config, open_training_data(data), out, options, progress=progress)

@@ -49,7 +49,7 @@ def train(
             write_curves(out / "curves.png", history)
 
     splits = open_training_data(data)
-    result = train_model(config, *splits, out, weights=weights, resume=resume, progress=progress, on_epoch=draw)
+    result = train_model(config, splits, out, weights=weights, resume=resume, progress=progress, on_epoch=draw)
     if report and is_first:
         try:
             report_training(result, *splits, progress=progress)

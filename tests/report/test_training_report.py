@@ -247,7 +247,7 @@ def test_plots_of_many_classes() -> None:
 
 def test_a_run_gets_its_page(drawn: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     config = TrainConfig(model="yolov7-nano", epochs=1, image_size=64, batch=4, workers=0, device="cpu", cache_mib=16)
-    result = train_model(config, *drawn, tmp_path)
+    result = train_model(config, drawn, tmp_path)
     page = report_training(result, *drawn)
     assert page == tmp_path / "train.html" and result.score is not None
     assert f"AP {result.score.ap:.2f}, AP50 {result.score.ap50:.2f} on 3 pictures" in page.read_text(encoding="utf-8")

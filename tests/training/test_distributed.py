@@ -22,6 +22,7 @@ from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.training import AugmentConfig, TrainConfig
 from edgeyolo.training import train
+from edgeyolo.training.batch_size import find_batch
 from edgeyolo.training.checkpoint import CheckpointRecord, load_checkpoint, read_tensors, save_checkpoint
 from edgeyolo.training.config import resolve
 from edgeyolo.training.detector import make_detector_job
@@ -93,6 +94,8 @@ def in_every_process(folder: Path) -> None:
         for scene in SCENES:
             found = gradients_of(scene, data, folder)
             save_file({n: t.contiguous() for n, t in found.items()}, folder / f"{scene}-{world.rank}.safetensors")
+        job = make_detector_job(resolve(NANO), data, torch.device("cpu"))
+        save_file({"batch": torch.tensor(find_batch(job, 200, world))}, folder / f"auto-{world.rank}.safetensors")
 
 
 def torchrun(*arguments: str | Path) -> list[str]:
@@ -160,6 +163,11 @@ def test_two_processes_find_the_loss_and_gradients_of_one(scene: str, two: Path,
                 torch.cat([t.flatten() for n, t in sorted(v.items()) if n.startswith(kind)]) for v in (part, whole)
             )
             assert (found - expected).norm() < tolerance * expected.norm(), (found - expected).norm() / expected.norm()
+
+
+def test_a_batch_that_fits_is_found_by_one_for_all(two: Path) -> None:
+    """Two hundred pictures in sixteen steps: six for each of two processes, of which four are a power of two."""
+    assert [int(load_file(two / f"auto-{rank}.safetensors")["batch"]) for rank in (0, 1)] == [8, 8]
 
 
 def test_parts_of_uneven_shares_leave_both_processes_with_the_same(two: Path) -> None:
@@ -232,9 +240,9 @@ def train_one_more(out: Path, folder: Path, reached: int) -> None:
             if stage.startswith(f"epoch {reached + 2}/"):
                 raise KeyboardInterrupt
 
-    splits = (open_dataset(folder / "data", split) for split in ("train", "val"))
+    splits = (open_dataset(folder / "data", "train"), open_dataset(folder / "data", "val"))
     with pytest.raises(KeyboardInterrupt):
-        train(NANO, *splits, out, resume=True, progress=Leave())
+        train(NANO, splits, out, resume=True, progress=Leave())
     assert load_checkpoint(out / "last.safetensors").record.epoch == reached + 1
 
 

@@ -50,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(config: TrainConfig, data: Path, out: Path, **settings: object) -> TrainResult:
-    return train(config, open_dataset(data, "train"), open_dataset(data, "val"), out, **settings)
+    return train(config, (open_dataset(data, "train"), open_dataset(data, "val")), out, **settings)
 
 
 def fresh(data: Path, out: Path, **change: object) -> tuple[Run, Batch]:

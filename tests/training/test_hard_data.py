@@ -41,7 +41,7 @@ def draw(folder: Path, sizes_hw: Sequence[tuple[int, int]], class_ids: Sequence[
 
 def losses_of(data: Dataset, out: Path, **change: object) -> dict[str, float]:
     """Of the last epoch of a run, which must be finite."""
-    result = train(msgspec.structs.replace(CONFIG, **change), data, data, out)
+    result = train(msgspec.structs.replace(CONFIG, **change), (data, data), out)
     losses = read_tensors(result.last)[1].history[-1].losses
     assert all(np.isfinite(value) for value in losses.values())
     return losses
@@ -97,7 +97,7 @@ def test_a_picture_that_breaks_between_epochs_is_named_and_replaced(
 
     val = replace(data, records=data.records[3:])
     with caplog.at_level(logging.WARNING):
-        train(msgspec.structs.replace(CONFIG, epochs=2, cache_mib=0), data, val, tmp_path / "run", progress=Break())
+        train(msgspec.structs.replace(CONFIG, epochs=2, cache_mib=0), (data, val), tmp_path / "run", progress=Break())
     named = {i for i in range(6) for record in caplog.records if f"/{i}.png" in record.getMessage()}
     assert named == {0, 1, 2}
 
@@ -119,7 +119,7 @@ def test_an_unreadable_validation_picture_costs_no_training(tmp_path: Path, capl
     path = val.records[1].image_path
     path.write_bytes(path.read_bytes()[:60])
     with caplog.at_level(logging.WARNING):
-        result = train(CONFIG, replace(data, records=data.records[:3]), val, tmp_path / "run")
+        result = train(CONFIG, (replace(data, records=data.records[:3]), val), tmp_path / "run")
     assert result.score is not None and result.score.images == 2 and result.epochs == 1
     assert path.name in caplog.text
 
@@ -133,7 +133,7 @@ def test_an_epoch_is_saved_before_it_is_measured(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(CONFIG, data, data, tmp_path / "run", progress=Fail())
+        train(CONFIG, (data, data), tmp_path / "run", progress=Fail())
     record = read_tensors(tmp_path / "run" / "last.safetensors")[1]
     assert (record.epoch, record.step) == (0, 2)
-    assert train(CONFIG, data, data, tmp_path / "run", resume=True).epochs == 1
+    assert train(CONFIG, (data, data), tmp_path / "run", resume=True).epochs == 1

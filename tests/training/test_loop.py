@@ -41,7 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(config: TrainConfig, data: Path, out: Path, **settings: object) -> TrainResult:
-    return train(config, open_dataset(data, "train"), open_dataset(data, "val"), out, **settings)
+    return train(config, (open_dataset(data, "train"), open_dataset(data, "val")), out, **settings)
 
 
 def assert_same_tensors(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -115,7 +115,7 @@ def test_resume_needs_a_run_of_the_same_classes(data: Path, tmp_path: Path) -> N
     train_data, val_data = (open_dataset(data, split) for split in ("train", "val"))
     renamed = replace(train_data, class_names=("other", *train_data.class_names[1:]))
     with pytest.raises(CheckpointError, match="started on other classes"):
-        train(CONFIG, renamed, val_data, tmp_path / "run", resume=True)
+        train(CONFIG, (renamed, val_data), tmp_path / "run", resume=True)
 
 
 def test_a_loss_that_is_not_a_number_stops_and_names_the_pictures(data: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.spec.errors import DataError, MissingPackageError, StoppedError, TrainingError, UsageError
 from edgeyolo.spec.settings import override_settings
-from edgeyolo.spec.training import TrainConfig
+from edgeyolo.spec.training import SearchOptions, TrainConfig
 from edgeyolo.training import search as module
 from edgeyolo.training.checkpoint import EpochRow
 from edgeyolo.training.config import peak_learning_rate, resolve
@@ -28,6 +29,10 @@ CONFIG = TrainConfig(
     model="yolov7-nano", epochs=1, image_size=64, batch=4, workers=0, precision="fp32", device="cpu", cache_mib=16
 )
 RANGES = [Range("learning_rate", 1e-4, 1e-2, log=True), Range("augment.mosaic", 0.0, 1.0), Range("batch", 2, 4)]
+
+
+def asked(ranges: Sequence[Range], **options: object) -> SearchOptions:
+    return SearchOptions(vary=tuple(map(str, ranges)), **options)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,7 @@ def splits(folder: Path) -> tuple[Dataset, Dataset]:
 
 
 def test_three_trials_leave_the_best_run_and_a_table(splits: tuple[Dataset, Dataset], tmp_path: Path) -> None:
-    result = search(CONFIG, *splits, tmp_path, ranges=RANGES, trials=3)
+    result = search(CONFIG, splits, tmp_path, asked(RANGES, trials=3))
     assert [row.number for row in result.trials] == [0, 1, 2] and {row.state for row in result.trials} == {"done"}
     assert result.best.ap == max(row.ap or 0.0 for row in result.trials)
     assert [path.name for path in sorted(tmp_path.glob("trial-*"))] == [result.folder.name if result.folder else ""]
@@ -57,11 +62,11 @@ def test_three_trials_leave_the_best_run_and_a_table(splits: tuple[Dataset, Data
     toml = msgspec.toml.decode((tmp_path / "best.toml").read_bytes())
     assert toml["augment"]["mosaic"] == best.augment.mosaic and toml["learning_rate"] == best.learning_rate
 
-    again = search(CONFIG, *splits, tmp_path, ranges=RANGES, trials=4, keep_all=True)
+    again = search(CONFIG, splits, tmp_path, asked(RANGES, trials=4, keep_all=True))
     assert again.trials[:3] == result.trials and len(again.trials) == 4
-    assert search(CONFIG, *splits, tmp_path, ranges=RANGES, trials=2).trials == again.trials
+    assert search(CONFIG, splits, tmp_path, asked(RANGES, trials=2)).trials == again.trials
     with pytest.raises(UsageError, match="other settings or ranges"):
-        search(CONFIG, *splits, tmp_path, ranges=RANGES[:1], trials=4)
+        search(CONFIG, splits, tmp_path, asked(RANGES[:1], trials=4))
 
 
 def test_a_search_that_was_killed_goes_on(folder: Path, splits: tuple[Dataset, Dataset], tmp_path: Path) -> None:
@@ -86,7 +91,7 @@ search(config, Path({str(folder)!r}), Path({str(tmp_path)!r}), options)
     child.kill()
     child.communicate()
     done = table.read_text().count("done")
-    result = search(CONFIG, *splits, tmp_path, ranges=[Range("learning_rate", 1e-4, 1e-2)], trials=done + 1)
+    result = search(CONFIG, splits, tmp_path, asked([Range("learning_rate", 1e-4, 1e-2)], trials=done + 1))
     states = [row.state for row in result.trials]
     assert done + 1 <= states.count("done") <= done + 2 and states.count("running") <= 1
     assert result.trials[0].number == 0
@@ -107,7 +112,7 @@ def test_a_run_that_lags_behind_is_cut_short(
 
     monkeypatch.setattr(module, "train", train)
     config = msgspec.structs.replace(CONFIG, epochs=9)
-    result = search(config, *splits, tmp_path, ranges=RANGES, trials=6)
+    result = search(config, splits, tmp_path, asked(RANGES, trials=6))
     assert [row.state for row in result.trials] == ["done"] * 5 + ["cut short"]
     assert epochs_of == [9] * 5 + [3]  # a third is always trained
     assert result.best.number == 4 and result.best.ap == 35 * 9 and result.trials[5].ap == 3.0
@@ -120,7 +125,7 @@ def test_a_loss_that_runs_away_counts_nothing_and_a_stop_ends_all(
         raise TrainingError("the loss is nan")
 
     monkeypatch.setattr(module, "train", run_away)
-    result = search(CONFIG, *splits, tmp_path, ranges=RANGES, trials=2)
+    result = search(CONFIG, splits, tmp_path, asked(RANGES, trials=2))
     assert [row.ap for row in result.trials] == [0.0, 0.0] and result.folder is None
 
     def stop(*_: object, **__: object) -> None:
@@ -128,14 +133,14 @@ def test_a_loss_that_runs_away_counts_nothing_and_a_stop_ends_all(
 
     monkeypatch.setattr(module, "train", stop)
     with pytest.raises(StoppedError):
-        search(CONFIG, *splits, tmp_path, ranges=RANGES, trials=4)
+        search(CONFIG, splits, tmp_path, asked(RANGES, trials=4))
 
 
 def test_what_is_wrong_with_the_data_is_said(tmp_path: Path, splits: tuple[Dataset, Dataset]) -> None:
     train, val = splits
     empty = Dataset(train.name, "train", train.class_names, [], train.report)
     with pytest.raises(DataError):
-        search(CONFIG, empty, val, tmp_path, ranges=RANGES, trials=1)
+        search(CONFIG, (empty, val), tmp_path, asked(RANGES, trials=1))
 
 
 @pytest.mark.parametrize(
@@ -193,7 +198,7 @@ def test_the_default_ranges_can_be_used(optimizer: str) -> None:
 def test_a_storage_that_cannot_be_opened(splits: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     for url in ("nonsense", f"sqlite:///{tmp_path}/none/here.db", "nodialect://x"):
         with pytest.raises(UsageError, match="cannot be opened"):
-            search(CONFIG, *splits, tmp_path, ranges=RANGES, trials=1, storage=url)
+            search(CONFIG, splits, tmp_path, asked(RANGES, trials=1, storage=url))
 
 
 def test_without_optuna_it_says_what_to_install(
@@ -201,7 +206,7 @@ def test_without_optuna_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingPackageError, match=r"edgeyolo\[search\]"):
-        search(CONFIG, *splits, tmp_path, ranges=RANGES, trials=1)
+        search(CONFIG, splits, tmp_path, asked(RANGES, trials=1))
 
 
 def test_the_command_says_how_to_train_with_what_it_found(folder: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Dataset]:
 @pytest.fixture(scope="module")
 def teacher(splits: tuple[Dataset, Dataset], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("teacher") / "run"
-    train(msgspec.structs.replace(CONFIG, model="yolov7-tiny", epochs=1, seed=5), *splits, out)
+    train(msgspec.structs.replace(CONFIG, model="yolov7-tiny", epochs=1, seed=5), splits, out)
     return out
 
 
@@ -58,10 +58,10 @@ def test_a_run_with_a_teacher_is_resumed_exactly(
     splits: tuple[Dataset, Dataset], teacher: Path, tmp_path: Path
 ) -> None:
     config = msgspec.structs.replace(CONFIG, teacher=str(teacher))
-    whole = train(config, *splits, tmp_path / "whole")
+    whole = train(config, splits, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(config, *splits, tmp_path / "parts", progress=Interrupt())
-    parts = train(config, *splits, tmp_path / "parts", resume=True)
+        train(config, splits, tmp_path / "parts", progress=Interrupt())
+    parts = train(config, splits, tmp_path / "parts", resume=True)
     (mine, record), (theirs, _) = read_tensors(whole.last), read_tensors(parts.last)
     assert mine.keys() == theirs.keys() and any(name.startswith("distiller.adapters.") for name in mine)
     for name in mine:
@@ -81,14 +81,14 @@ def test_parts_of_a_batch_are_taught_as_the_whole(
         config = msgspec.structs.replace(
             CONFIG, epochs=1, teacher=str(teacher), accumulate=accumulate, freeze=("backbone", "neck")
         )
-        result = train(config, *splits, tmp_path / str(accumulate))
+        result = train(config, splits, tmp_path / str(accumulate))
         losses.append(read_tensors(result.last)[1].history[0].losses)
     assert losses[0]["distill_feature"] == pytest.approx(losses[1]["distill_feature"], rel=1e-3)
 
 
 def test_a_teacher_that_is_not_there(splits: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
-        train(msgspec.structs.replace(CONFIG, teacher=str(tmp_path / "none")), *splits, tmp_path / "run")
+        train(msgspec.structs.replace(CONFIG, teacher=str(tmp_path / "none")), splits, tmp_path / "run")
 
 
 def flat_objects(folder: Path) -> Dataset:
@@ -105,25 +105,28 @@ def flat_objects(folder: Path) -> Dataset:
 def test_anchors_are_fitted_saved_and_kept(tmp_path: Path) -> None:
     data = flat_objects(tmp_path)
     own = models.anchors_of("yolov7-nano")
-    first = train(msgspec.structs.replace(CONFIG, epochs=1), data, data, tmp_path / "run")
+    first = train(msgspec.structs.replace(CONFIG, epochs=1), (data, data), tmp_path / "run")
     fitted = load_checkpoint(first.best).model.decode.anchors_wh
     assert fitted != own
     record = read_tensors(first.last)[1]
     more = msgspec.structs.replace(record, config=msgspec.structs.replace(record.config, epochs=2))
     assert models.anchors_in(more.model) == fitted
-    kept = train(msgspec.structs.replace(CONFIG, epochs=1, auto_anchor=False), data, data, tmp_path / "kept")
+    kept = train(msgspec.structs.replace(CONFIG, epochs=1, auto_anchor=False), (data, data), tmp_path / "kept")
     assert load_checkpoint(kept.best).model.decode.anchors_wh == own
     tuned = train(
-        msgspec.structs.replace(CONFIG, epochs=1, auto_anchor=False), data, data, tmp_path / "tuned", weights=first.best
+        msgspec.structs.replace(CONFIG, epochs=1, auto_anchor=False),
+        (data, data),
+        tmp_path / "tuned",
+        weights=first.best,
     )
     assert load_checkpoint(tuned.best).model.decode.anchors_wh == fitted  # weights belong to their anchors
-    resumed = train(CONFIG, data, data, tmp_path / "run", resume=True)
+    resumed = train(CONFIG, (data, data), tmp_path / "run", resume=True)
     assert load_checkpoint(resumed.last).model.decode.anchors_wh == fitted
 
 
 def test_a_tensorboard_log_is_written(splits: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    train(msgspec.structs.replace(CONFIG, tensorboard=True), *splits, tmp_path / "run")
+    train(msgspec.structs.replace(CONFIG, tensorboard=True), splits, tmp_path / "run")
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("loss/total")] == [1, 2]
     assert [e.step for e in events.Scalars("val/ap")] == [2]
