@@ -137,7 +137,7 @@ def save_teacher(name: str, class_names: tuple[str, ...], path: Path) -> None:
 @pytest.fixture(scope="module")
 def two(folder: Path) -> Path:
     """The folder with what two processes found."""
-    done = subprocess.run(torchrun(__file__, folder), env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(torchrun(__file__, folder), env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return folder
 
