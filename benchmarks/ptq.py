@@ -31,7 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as work:
-        draw_dataset(Path(work) / "data", train=args.pictures, val=1, test=1, image_hw=(480, 640))
+        draw_dataset(Path(work) / "data", {"train": args.pictures, "val": 1, "test": 1}, image_hw=(480, 640))
         dataset = open_dataset(Path(work) / "data", "train")
 
         started = time.perf_counter()

@@ -38,7 +38,7 @@ GROUND_ROOMS = [room for rooms in GROUND_FLOOR for room in rooms]
 VENDORS = {"onnx", "onnxslim", "pycocotools", "modelopt", "tensorrt", *(p.module for p in list_packages())}
 JUNK_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "core", "manager", "tools"}
 FILES = sorted(PACKAGE.rglob("*.py"))
-LONGEST_FILE = 400
+LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 400, 60, 7
 
 
 def room_of(path: Path) -> str:
@@ -179,8 +179,28 @@ def test_no_junk_drawers(path: Path) -> None:
     assert len(text.splitlines()) < LONGEST_FILE
     tree = ast.parse(text)
     assert ast.get_docstring(tree), "a module says what it is"
-    functions = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    assert not [name for name in functions if name.lstrip("_").startswith(("get_", "do_", "process_"))]
+    names = [function.name for function in functions_of(tree)]
+    assert not [name for name in names if name.lstrip("_").startswith(("get_", "do_", "process_"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_functions_are_short_and_take_few_arguments(path: Path) -> None:
+    """Lines from `def` to the last; arguments without the object or class that a method belongs to."""
+    functions = functions_of(ast.parse(path.read_text()))
+    long = {f.name: lines for f in functions if (lines := (f.end_lineno or 0) - f.lineno + 1) >= LONGEST_FUNCTION}
+    assert not long
+    many = {f.name: count for f in functions if (count := len(arguments_of(f))) > MOST_ARGUMENTS}
+    assert not many
+
+
+def functions_of(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def arguments_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    given = function.args
+    names = [argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return names[1:] if names[:1] in (["self"], ["cls"]) else names
 
 
 def run_python(code: str) -> str:

@@ -37,7 +37,7 @@ BEFORE = {"formats.md": _TRAINED, "quantization.md": _TRAINED}
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """A folder with what the documents say a user has: a data set, a photo, a recipe and a board of their own."""
-    draw_dataset(tmp_path / "cells", train=8, val=4, test=4, image_hw=(96, 96))
+    draw_dataset(tmp_path / "cells", {"train": 8, "val": 4, "test": 4}, image_hw=(96, 96))
     photo = draw_picture(np.random.default_rng(1), (120, 160)).image
     assert cv2.imwrite(str(tmp_path / "photo.jpg"), photo)
     (tmp_path / "my-recipe.toml").write_text((ROOT / "calib/int8-max.toml").read_text())

@@ -7,7 +7,7 @@ network learns them within a minute.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,10 +53,8 @@ class DrawnPicture:
 
 def draw_dataset(
     folder: Path,
+    counts: Mapping[str, int],
     *,
-    train: int = 480,
-    val: int = 96,
-    test: int = 96,
     image_hw: tuple[int, int] = (320, 320),
     seed: int = 0,
     easy: bool = False,
@@ -66,7 +64,7 @@ def draw_dataset(
 
     Args:
         folder: absent or empty.
-        train, val, test: pictures in each split.
+        counts: split -> number of its pictures.
         easy: three classes that a colour tells apart, instead of six.
 
     Returns:
@@ -75,7 +73,6 @@ def draw_dataset(
     Raises:
         OutputError: the folder cannot be written, or holds something.
     """
-    counts = {"train": train, "val": val, "test": test}
     draw, class_names = (draw_easy_picture, tuple(EASY_COLOURS_BGR)) if easy else (draw_picture, CLASS_NAMES)
     done = 0
     with replacing_folder(folder, names=()) as work:

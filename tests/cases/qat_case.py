@@ -70,7 +70,7 @@ class Shallow(nn.Module):
 
 
 def make_case(folder: Path, **recipe: object) -> Case:
-    draw_dataset(folder, train=16, val=6, test=2, seed=1)
+    draw_dataset(folder, {"train": 16, "val": 6, "test": 2}, seed=1)
     train, val = (open_dataset(folder, split) for split in ("train", "val"))
     decode = AnchorDecode(strides=(8,), anchors_wh=(((20.0, 20.0),),))
     spec = ModelSpec(

@@ -16,7 +16,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_dataset(tmp_path_factory.mktemp("drawn") / "data", train=4, val=2, test=2, image_hw=(64, 64))
+    return draw_dataset(tmp_path_factory.mktemp("drawn") / "data", {"train": 4, "val": 2, "test": 2}, image_hw=(64, 64))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ PICTURE = np.full((64, 64, 3), 90, np.uint8)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_dataset(tmp_path_factory.mktemp("drawn") / "data", train=4, val=2, test=2, image_hw=(64, 64))
+    return draw_dataset(tmp_path_factory.mktemp("drawn") / "data", {"train": 4, "val": 2, "test": 2}, image_hw=(64, 64))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from edgeyolo.data.drawn import CLASS_NAMES, EASY_COLOURS_BGR, draw_dataset, dra
 def test_same_seed_same_pictures(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("one", "two", "other")]
     for folder, seed in zip(folders, (5, 5, 6), strict=True):
-        draw_dataset(folder, train=3, val=1, test=1, image_hw=(96, 128), seed=seed)
+        draw_dataset(folder, {"train": 3, "val": 1, "test": 1}, image_hw=(96, 128), seed=seed)
     contents = [{str(p.relative_to(f)): p.read_bytes() for p in f.rglob("*.*")} for f in folders]
     assert contents[0] == contents[1]
     assert contents[0].keys() == contents[2].keys()
@@ -22,13 +22,13 @@ def test_same_seed_same_pictures(tmp_path: Path) -> None:
 
 
 def test_splits_do_not_share_pictures(tmp_path: Path) -> None:
-    draw_dataset(tmp_path / "data", train=4, val=4, test=4, image_hw=(64, 64))
+    draw_dataset(tmp_path / "data", {"train": 4, "val": 4, "test": 4}, image_hw=(64, 64))
     pictures = [path.read_bytes() for path in (tmp_path / "data/images").rglob("*.jpg")]
     assert len(set(pictures)) == 12
 
 
 def test_files_say_what_was_drawn(tmp_path: Path) -> None:
-    draw_dataset(tmp_path / "data", train=6, val=1, test=1, image_hw=(96, 128), seed=3)
+    draw_dataset(tmp_path / "data", {"train": 6, "val": 1, "test": 1}, image_hw=(96, 128), seed=3)
     for i in range(6):
         picture = draw_picture(np.random.default_rng((3, 0, i)), (96, 128))
         stored = cv2.imread(str(tmp_path / f"data/images/train/{i:04d}.jpg"))
@@ -90,5 +90,5 @@ def test_easy_objects_are_whole_apart_and_of_their_colour() -> None:
 
 
 def test_the_easy_data_set_has_its_own_classes(tmp_path: Path) -> None:
-    draw_dataset(tmp_path / "data", train=2, val=1, test=1, image_hw=(96, 128), easy=True)
+    draw_dataset(tmp_path / "data", {"train": 2, "val": 1, "test": 1}, image_hw=(96, 128), easy=True)
     assert open_dataset(tmp_path / "data", "train").class_names == tuple(EASY_COLOURS_BGR)

@@ -12,7 +12,9 @@ from edgeyolo.spec.errors import DataError
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    data = draw_dataset(tmp_path_factory.mktemp("drawn") / "data", train=30, val=1, test=1, image_hw=(64, 64), seed=3)
+    data = draw_dataset(
+        tmp_path_factory.mktemp("drawn") / "data", {"train": 30, "val": 1, "test": 1}, image_hw=(64, 64), seed=3
+    )
     return open_dataset(data, "train")
 
 

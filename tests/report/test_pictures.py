@@ -18,7 +18,7 @@ from edgeyolo.spec.errors import DataError
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("drawn")
-    draw_dataset(folder, train=1, val=6, test=1, seed=1)
+    draw_dataset(folder, {"train": 1, "val": 6, "test": 1}, seed=1)
     return open_dataset(folder, "val")
 
 

@@ -74,7 +74,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Dataset]:
     folder = tmp_path_factory.mktemp("drawn")
-    draw_dataset(folder, train=6, val=3, test=1, image_hw=(96, 96), seed=2)
+    draw_dataset(folder, {"train": 6, "val": 3, "test": 1}, image_hw=(96, 96), seed=2)
     return open_dataset(folder, "train"), open_dataset(folder, "val")
 
 

@@ -113,7 +113,7 @@ def torchrun(*arguments: str | Path) -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    draw_dataset(folder / "data", train=13, val=4, test=2, seed=1)
+    draw_dataset(folder / "data", {"train": 13, "val": 4, "test": 2}, seed=1)
     for name in ("yolov7-nano", "ppyoloe-s"):
         save_teacher(name, open_dataset(folder / "data", "train").class_names, folder / f"{name}.safetensors")
     return folder

@@ -45,7 +45,7 @@ EVERYTHING = {"accumulate": 2, "class_balance": 0.5, "multi_scale": 0.5, "optimi
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
-    draw_dataset(folder, train=13, val=3, test=2, seed=1)
+    draw_dataset(folder, {"train": 13, "val": 3, "test": 2}, seed=1)
     return folder
 
 

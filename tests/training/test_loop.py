@@ -36,7 +36,7 @@ CONFIG = TrainConfig(
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
-    draw_dataset(folder, train=12, val=4, test=2, seed=1)
+    draw_dataset(folder, {"train": 12, "val": 4, "test": 2}, seed=1)
     return folder
 
 

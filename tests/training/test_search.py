@@ -38,7 +38,7 @@ def asked(ranges: Sequence[Range], **options: object) -> SearchOptions:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
-    draw_dataset(folder, train=4, val=2, test=1, image_hw=(64, 64), seed=1)
+    draw_dataset(folder, {"train": 4, "val": 2, "test": 1}, image_hw=(64, 64), seed=1)
     return folder
 
 

@@ -36,7 +36,7 @@ CONFIG = TrainConfig(
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Dataset]:
     folder = tmp_path_factory.mktemp("drawn")
-    draw_dataset(folder, train=8, val=2, test=1, image_hw=(64, 64), seed=1)
+    draw_dataset(folder, {"train": 8, "val": 2, "test": 1}, image_hw=(64, 64), seed=1)
     return open_dataset(folder, "train"), open_dataset(folder, "val")
 
 
