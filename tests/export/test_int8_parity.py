@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from edgeyolo import models
 from edgeyolo.export import export_model
+from edgeyolo.export.integers import compare_integers, differing_part
 from edgeyolo.quantization import Quantized, quantize
 from edgeyolo.spec.model import AnchorDecode, InputSpec, ModelSpec
 from edgeyolo.spec.qparams import QParams, load_qparams
@@ -129,6 +130,9 @@ def test_a_shallow_network_is_the_same_function(recipe: str, tmp_path: Path) -> 
     group = msgspec.structs.replace(qparams.groups["g1"], scale=1.1 * qparams.groups["g1"].scale)
     wrong = msgspec.structs.replace(qparams, groups=qparams.groups | {"g1": group})
     assert min(disagreement(quantized, wrong, tmp_path / "out")) > 0.2
+    graph, batches = onnx.load(tmp_path / "out/model.onnx"), [x.numpy() for x in calibration_inputs()]
+    assert differing_part(compare_integers(quantized, graph, qparams, batches)) < 0.01
+    assert differing_part(compare_integers(quantized, graph, wrong, batches)) > 0.1
 
 
 @pytest.mark.parametrize(("name", "recipe"), [("yolov7-nano", "int8-mse"), ("ppyoloe-s", "int8-max")])

@@ -48,7 +48,8 @@ def test_the_report_has_a_row_for_every_engine(whole_way: WholeWay, tmp_path: Pa
     assert ncnn["latency"]["total_ms_median"] > 0
     assert all(found["maps"][0]["relative_rms"] < 0.1 for found in report["parity"])
     differing = {found["artefact"]: found["integers_differing"] for found in report["parity"]}
-    assert 0 < differing["onnxruntime int8"] < 0.2 and differing["ncnn int8"] is None
+    assert 0 <= differing["onnxruntime int8"] < 0.2  # planted differences are counted in tests/export
+    assert differing["ncnn int8"] is None
     layers = load_qparams(out / "qparams.json").layers
     assert [row["path"] for row in report["signal"]] == list(layers)
     rows = report["sensitivity"]["rows"]

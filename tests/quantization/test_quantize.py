@@ -74,7 +74,7 @@ def test_batches_and_arrays_are_the_same_as_single_pictures() -> None:
 
 
 def test_each_tensor_is_seen_once_however_many_layers_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgeyolo.quantization import observers
+    from edgeyolo.quantization.calibrate import observers
 
     seen: list[int] = []
     collect: Callable[..., None] = observers.MaxObserver.collect
