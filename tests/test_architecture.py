@@ -159,7 +159,7 @@ def test_help_needs_neither_torch_nor_opencv_nor_numpy() -> None:
     assert "quantize" in text
 
 
-@pytest.mark.parametrize("room", RANK)
+@pytest.mark.parametrize("room", [*RANK, "verbs", "cli"])
 def test_every_room_says_what_enters_and_leaves(room: str) -> None:
     text = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())) or ""
     assert "In:" in text

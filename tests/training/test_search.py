@@ -82,7 +82,7 @@ search(config, Path({str(folder)!r}), Path({str(tmp_path)!r}), options)
 """
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     table = tmp_path / "search.csv"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and child.poll() is None:
         if table.exists() and table.read_text().count("done") >= 1:
             break
