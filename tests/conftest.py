@@ -20,6 +20,8 @@ REQUIRED = tuple(name for name in os.environ.get("EDGEYOLO_REQUIRE", "").split("
 
 
 def pytest_sessionstart() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # seen to by the process that started this one
+        return
     for name in REQUIRED:
         if name == "bccd":
             if not (BCCD / "JPEGImages").is_dir():
@@ -35,7 +37,7 @@ def pytest_sessionstart() -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
     if report.skipped and not hasattr(report, "wasxfail"):
-        reason = str(report.longrepr).lower()
+        reason = (report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)).lower()
         missing = [name for name in REQUIRED if name in reason]
         if missing:
             report.outcome = "failed"
