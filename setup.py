@@ -19,13 +19,13 @@ SEARCH = ["optuna>=4"]
 TENSORBOARD = ["tensorboard>=2.12"]
 REMOTE = ["fsspec>=2024.2"]
 TRAIN = [
-    "torch>=2.4",
+    "torch>=2.8",
     "nvidia-modelopt>=0.47",
     "huggingface_hub",  # modelopt imports it without declaring it
     "safetensors>=0.4",
     "scipy>=1.10",
     "onnxslim>=0.1.40",
-    "pnnx>=20240102",
+    "pnnx>=20261020",
     "pycocotools>=2.0.8",
     *ONNXRUNTIME,
     *NCNN,
@@ -53,7 +53,7 @@ setup(
     install_requires=[
         "numpy>=1.24",
         "opencv-python-headless>=4.8",
-        "msgspec>=0.18",
+        "msgspec>=0.18.6",
         "packaging>=23",
         "pyyaml>=6",
         "tomli>=2; python_version < '3.11'",
