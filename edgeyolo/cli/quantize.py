@@ -25,9 +25,12 @@ def quantize(
 ) -> None:
     """Calibrate a trained model to int8, recover what that costs, export it, and report."""
     from edgeyolo import verbs
+    from edgeyolo.training.distributed import find_world
 
     with console.show_progress() as progress:
         result = verbs.quantize(checkpoint, data, out, recipe=recipe, options=options, progress=progress)
+    if not find_world().is_first:
+        return  # the first process of several speaks for all
     if result.explanation:
         console.say(result.explanation)
         console.say(f"Drawn by Graphviz: dot -Tsvg {out / 'graph.dot'} -o graph.svg; Netron opens {out / 'model.onnx'}")

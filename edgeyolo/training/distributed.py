@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 2 -m edgeyolo train ...
 
 Every process walks through the same order of the same pictures and takes its share of each batch, so that the numbers
-are those of one process. All of them must see the data set and the output folder; only the first one writes.
+are those of one process. All of them must see the data set, or a copy; only the first one reads and writes checkpoints.
 """
 
 from __future__ import annotations

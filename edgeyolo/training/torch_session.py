@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+
+from edgeyolo.training.device import choose_device
 
 
 class TorchSession:
@@ -27,3 +31,9 @@ class TorchSession:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def open_torch_session(module: nn.Module) -> TorchSession:
+    """A session on the GPU, for a copy of the module, or on the CPU where there is none."""
+    device = choose_device("auto")
+    return TorchSession(module if device.type == "cpu" else copy.deepcopy(module).to(device), device=device)

@@ -38,10 +38,10 @@ def evaluate(
     if source.suffix != ".eyb" and not (source / "manifest.json").is_file():
         from edgeyolo.nn.fold import fold_model
         from edgeyolo.training.checkpoint import load_checkpoint
-        from edgeyolo.training.torch_session import TorchSession
+        from edgeyolo.training.torch_session import open_torch_session
 
         loaded = load_checkpoint(source)
-        folded = TorchSession(fold_model(loaded.model))
+        folded = open_torch_session(fold_model(loaded.model))
         return measure_session(folded, loaded.record.model, dataset, artefact="float torch", progress=progress)
 
     from edgeyolo.bundle import for_this_device, open_bundle, rewrite_manifest

@@ -102,7 +102,9 @@ def quantize(
 ) -> QuantizeResult:
     """Calibrate a trained model on training pictures and write `model.onnx`, `qparams.json` and `model.json` to `out`.
 
-    Long parts keep their state in the folder `out` + ".work", which is gone once `out` is written.
+    Long parts keep their state in the folder `out` + ".work", which is gone once `out` is written. The processes that
+    `torchrun` starts share quantization-aware training; the rest is done by the first one, and the others give back an
+    empty result.
 
     Args:
         out: absent, empty, or written by `quantize` before; a folder that holds anything else is left as it is.
@@ -114,11 +116,20 @@ def quantize(
         CheckpointError, DataError, QuantizationError, ExportError, OutputError: as their names say.
     """
     from edgeyolo.export import export_model
+    from edgeyolo.training.distributed import find_world
 
     options = options or QuantizeOptions()
     check_options(options)
-    job = open_job(checkpoint, data, out, recipe, options, progress)
-    found = improve(job, calibrate(job))
+    is_first = find_world().is_first
+    if not (is_first or options.qat):
+        return QuantizeResult(out, (), {})
+    job = open_job(checkpoint, data, out, recipe, options, progress if is_first else SILENT)
+    found = calibrate(job)
+    if options.qat:
+        found = train_on(job, found)
+    if not is_first:
+        return QuantizeResult(out, (), {})
+    found = improve(job, found)
     spec = job.source.record.model
     scores = measure_torch(job, found) if options.evaluate else ()
     export_model(found.quantized, spec, out, checkpoint_sha256=job.source.sha256, scores=scores)
@@ -188,15 +199,11 @@ def calibrate(job: Job) -> Findings:
 
 
 def improve(job: Job, found: Findings) -> Findings:
-    """Train, measure what each group costs, and keep layers float, as asked for."""
+    """Measure what each group costs, and keep layers float, as asked for."""
     options = job.options
     if options.sensitivity or options.max_drop is not None:
         score = measure_module(job, found.quantized.reference, _FLOAT, job.choice_data)
         found = replace(found, float_choice=score)
-    if options.qat:
-        qat = train_on(job, found.quantized)
-        found = replace(found, quantized=qat.quantized, qat=qat)
-    if options.sensitivity or options.max_drop is not None:
         found = replace(found, sensitivity=find_sensitivity(job, found))
     if options.max_drop is not None:
         budget = keep_within_budget(job, found, options.max_drop)
@@ -207,10 +214,10 @@ def improve(job: Job, found: Findings) -> Findings:
 def measure_module(job: Job, module: nn.Module, artefact: str, data: Dataset) -> Score:
     """COCO mAP of a torch module."""
     from edgeyolo.evaluation.measure import measure_session
-    from edgeyolo.training.torch_session import TorchSession
+    from edgeyolo.training.torch_session import open_torch_session
 
     spec = job.source.record.model
-    return measure_session(TorchSession(module), spec, data, artefact=artefact, progress=job.progress)
+    return measure_session(open_torch_session(module), spec, data, artefact=artefact, progress=job.progress)
 
 
 def measure_torch(job: Job, found: Findings) -> tuple[Score, ...]:
@@ -221,15 +228,16 @@ def measure_torch(job: Job, found: Findings) -> tuple[Score, ...]:
     return score, measure_module(job, found.quantized.fake_quant, _FAKE_QUANT, job.scored_data)
 
 
-def train_on(job: Job, quantized: Quantized) -> QatResult:
+def train_on(job: Job, found: Findings) -> Findings:
     """Quantization-aware training."""
     from edgeyolo.quantization.recover.qat import QatStart, train_quantized
     from edgeyolo.training.run import LAST
 
     folder = job.work / "qat"
-    start = QatStart(quantized, job.source.model, job.source.record.model, job.train_data, job.choice_data)
+    start = QatStart(found.quantized, job.source.model, job.source.record.model, job.train_data, job.choice_data)
     resume = job.options.resume and (folder / LAST).is_file()
-    return train_quantized(start, job.recipe.qat, folder, resume=resume, progress=job.progress)
+    qat = train_quantized(start, job.recipe.qat, folder, resume=resume, progress=job.progress)
+    return replace(found, quantized=qat.quantized, qat=qat)
 
 
 def find_sensitivity(job: Job, found: Findings) -> Sensitivity:

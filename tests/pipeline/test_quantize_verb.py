@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +109,25 @@ def test_training_on_leaves_a_model_that_is_never_worse(whole_way: WholeWay, tmp
     fake = next(score for score in result.scores if score.artefact == "fake-quant torch")
     assert fake.ap >= history["start_ap"] - 1e-6
     assert load_qparams(out / "qparams.json").calibration.method == ("qat" if history["best_epoch"] else "ptq")
+    assert not Path(f"{out}.work").exists()
+
+
+def test_two_processes_train_and_one_of_them_writes_and_speaks(whole_way: WholeWay, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "short.toml", "title = 'short'\ncount = 4\n[qat]\nepochs = 1\n")
+    out = tmp_path / "qat"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "edgeyolo"]
+    what = ["quantize", str(whole_way.run), "--data", str(whole_way.data), "--out", str(out), "--recipe", str(recipe)]
+    done = subprocess.run(
+        [*launch, *what, "--qat", "--no-report", "--json"],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["folder"] == str(out) and len(said["scores"]) == 2
+    assert load_qparams(out / "qparams.json").calibration.count == 4
+    assert done.stderr.count("Next: edgeyolo deploy") == 1
     assert not Path(f"{out}.work").exists()
 
 

@@ -34,6 +34,7 @@ from edgeyolo.spec.training import AugmentConfig, TrainConfig
 from edgeyolo.training import TrainResult, train_job
 from edgeyolo.training.checkpoint import CheckpointRecord, EpochRow, read_tensors, strip_prefix
 from edgeyolo.training.device import autocast_dtype, use_channels_last
+from edgeyolo.training.distributed import find_world
 from edgeyolo.training.job import Job
 
 _LOG = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ class QatResult:
     """What training gave.
 
     Attributes:
-        quantized: with the weights of the best epoch; the one that was given if no epoch was better.
+        quantized: with the weights of the best epoch; the one that was given if no epoch was better, and on all but
+            the first process of several.
         start: fake-quant score before training.
         best: of `quantized`; never below `start` in AP.
         best_epoch: counted from 1; 0 means that the start was kept.
@@ -199,7 +201,7 @@ def _finish(quantized: Quantized, recipe: QatRecipe, result: TrainResult) -> Qat
     assert start is not None and best is not None
     if epoch == 0:
         _LOG.warning("no epoch was better than the start (AP %.2f), which is kept", start.ap)
-    else:
+    elif find_world().is_first:  # which has written the checkpoint
         _LOG.info("epoch %d is the best: AP %.2f, %.2f at the start", epoch, best.ap, start.ap)
         record = QatRecord(recipe=recipe, best_epoch=epoch, ap_start=start.ap, ap_best=best.ap)
         weights = strip_prefix(read_tensors(result.best)[0], "model.")
