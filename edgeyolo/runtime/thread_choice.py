@@ -90,7 +90,7 @@ class ThreadChoice:
             return
         self._trial.add(count, taken_ms)
         if self._trial.is_over():
-            self._usual_ms |= self._trial.medians_ms()
+            self._usual_ms |= self._trial.usual_ms()
             if not self._trial.is_fewer_faster():
                 self._trial, self._trial_after_s = None, now_s + self._pause_s
                 self._pause_s = min(2 * self._pause_s, LONGEST_TRIAL_S)
@@ -130,13 +130,13 @@ class _Trial:
         """Whether both sides have had all their turns."""
         return self._turns == 2 * _TURNS
 
-    def medians_ms(self) -> dict[int, float]:
-        """By number of threads."""
-        return {count: statistics.median(times_ms) for count, times_ms in self._times_ms.items()}
+    def usual_ms(self) -> dict[int, float]:
+        """First quartiles by number of threads: what other work does to some calls is not the threads' fault."""
+        return {count: statistics.quantiles(times_ms, n=4)[0] for count, times_ms in self._times_ms.items()}
 
     def is_fewer_faster(self) -> bool:
         """Whether the smaller number won."""
-        more_ms, fewer_ms = (self.medians_ms()[count] for count in self._counts)
+        more_ms, fewer_ms = (self.usual_ms()[count] for count in self._counts)
         return fewer_ms < _GAIN * more_ms
 
 

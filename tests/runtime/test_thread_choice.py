@@ -124,6 +124,19 @@ def test_noise_does_not_take_threads_away() -> None:
         assert machine.choice.count() == 2
 
 
+def test_stalls_in_half_of_a_trial_do_not_take_threads_away() -> None:
+    rng = np.random.default_rng(0)
+
+    class Stalling(Machine):
+        def call_ms(self, count: int) -> float:
+            return 17.0 if count == 1 else float(rng.choice((10.0, 30.0)))
+
+    for _ in range(10):
+        machine = Stalling(2)
+        machine.live(10)
+        assert machine.choice.count() == 2
+
+
 def test_a_slow_call_is_one_of_much_more_than_the_usual_time() -> None:
     machine = Machine(2)
     assert not machine.choice.is_slow(2, 1e9)
