@@ -18,6 +18,7 @@ Shape = tuple[int, ...]
 Rule = Callable[[Layer, list[Shape]], Shape | list[Shape]]
 
 _MAX_ELEMENTS = 2**26
+_ALWAYS = 2**20  # elements that a blob may have however small the picture: 4 MiB
 _MAX_PER_INPUT = 64  # elements of a blob for each of the picture; YOLOv7-X, the widest of those there are, has 13
 _AUTOMATIC = -233
 
@@ -74,7 +75,7 @@ def _infer(layer: Layer, inputs: list[Shape], image_hw: tuple[int, int]) -> list
     made = rule(layer, inputs)
     shapes = made if isinstance(made, list) else [made]
     _require(len(shapes) == len(layer.outputs), f"{len(layer.outputs)} outputs")
-    most = min(_MAX_ELEMENTS, _MAX_PER_INPUT * 3 * math.prod(image_hw))
+    most = min(_MAX_ELEMENTS, max(_ALWAYS, _MAX_PER_INPUT * 3 * math.prod(image_hw)))
     for shape in shapes:
         _require(all(size > 0 for size in shape) and math.prod(shape) <= most, f"makes a blob of shape {shape}")
     return shapes
