@@ -53,3 +53,33 @@ class ThreadCopies(Generic[T]):
     def _list_stamps(self) -> list[tuple[int, int, int]]:
         found = [path.stat() for path in self._files if path.exists()]
         return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in found]
+
+
+class CopiesSession(Generic[T]):
+    """What sessions on `ThreadCopies` have in common: the number of threads, and the end."""
+
+    def __init__(self, copies: ThreadCopies[T]) -> None:
+        self._copies = copies
+
+    @property
+    def threads(self) -> int:
+        """Threads that it computes with."""
+        return self._copies.threads
+
+    def use_threads(self, count: int) -> None:
+        """See `CpuSession.use_threads`."""
+        self._copies.use(count)
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self._copies.close()
+
+    def _opened(self) -> T:
+        """The network in use.
+
+        Raises:
+            BackendError: the session is closed.
+        """
+        if self._copies.current is None:
+            raise BackendError("the session is closed", hint="Open the artefact again")
+        return self._copies.current

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeyolo.backends._artefact import artefact_file, check_option_names, read_artefact
-from edgeyolo.backends._copies import ThreadCopies
+from edgeyolo.backends._copies import CopiesSession, ThreadCopies
 from edgeyolo.backends._versions import check_version, list_version_problems
 from edgeyolo.backends.engine import Engine, check_images
 from edgeyolo.graph.external_data import refuse_external_data
@@ -112,31 +112,20 @@ class OnnxRuntimeEngine(Engine):
         return OnnxRuntimeSession(copies, output_names(spec.output_count), spec.input.image_hw)
 
 
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(CopiesSession[Any]):
     """Runs an ONNX graph; a graph of a fixed batch size is run once per that many pictures."""
 
     def __init__(self, copies: ThreadCopies[Any], names: list[str], image_hw: tuple[int, int]) -> None:
-        self._copies = copies
+        super().__init__(copies)
         self._names = names
         self._image_hw = image_hw
         first: Any = copies.current
         batch = first.get_inputs()[0].shape[0]
         self._fixed_batch = batch if isinstance(batch, int) else None
 
-    @property
-    def threads(self) -> int:
-        """Threads that it computes with."""
-        return self._copies.threads
-
-    def use_threads(self, count: int) -> None:
-        """See `CpuSession.use_threads`."""
-        self._copies.use(count)
-
     def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
-        session = self._copies.current
-        if session is None:
-            raise BackendError("the session is closed", hint="Open the artefact again")
+        session = self._opened()
         check_images(images, self._image_hw)
         step = self._fixed_batch or max(len(images), 1)
         if len(images) == 0 or len(images) % step:
@@ -147,10 +136,6 @@ class OnnxRuntimeSession:
                 for start in range(0, len(images), step)
             ]
         return parts[0] if len(parts) == 1 else [np.concatenate(maps) for maps in zip(*parts, strict=True)]
-
-    def close(self) -> None:
-        """Give the engine's memory back."""
-        self._copies.close()
 
 
 def _import_engine() -> Any:

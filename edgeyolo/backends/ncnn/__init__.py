@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeyolo.backends._artefact import artefact_file, check_option_names
-from edgeyolo.backends._copies import ThreadCopies
+from edgeyolo.backends._copies import CopiesSession, ThreadCopies
 from edgeyolo.backends._versions import check_version, list_version_problems
 from edgeyolo.backends.engine import Engine, check_images
 from edgeyolo.backends.ncnn.files import CONVOLUTIONAL, Layer, format_param, parse_param, read_bin, write_bin
@@ -180,7 +180,7 @@ def _loadable(layers: list[Layer], artefact: Artefact, param: Path, weights: Pat
         yield turned
 
 
-class NcnnSession:
+class NcnnSession(CopiesSession[Any]):
     """Runs an ncnn network, picture by picture. `run` may be called from several threads."""
 
     def __init__(
@@ -194,24 +194,13 @@ class NcnnSession:
     ) -> None:
         self._engine = engine
         self._powersave = powersave
-        self._copies = copies
+        super().__init__(copies)
         self._outputs = [f"out{i}" for i in range(output_count)]
         self._image_hw = image_hw
 
-    @property
-    def threads(self) -> int:
-        """Threads that it computes with."""
-        return self._copies.threads
-
-    def use_threads(self, count: int) -> None:
-        """See `CpuSession.use_threads`."""
-        self._copies.use(count)
-
     def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
-        net = self._copies.current
-        if net is None:
-            raise BackendError("the session is closed", hint="Open the artefact again")
+        net = self._opened()
         check_images(images, self._image_hw)
         if len(images) == 0:
             raise BackendError("no pictures given")
@@ -225,7 +214,7 @@ class NcnnSession:
         A layer's time holds what the engine does to its inputs first, such as packing them.
         """
         check_images(image[None], self._image_hw)
-        net: Any = self._copies.current
+        net = self._opened()
         extractor = net.create_extractor()
         extractor.input(_INPUT_BLOB, self._engine.Mat(image))
         taken = {}
@@ -235,10 +224,6 @@ class NcnnSession:
                 extractor.extract(layer.tops[0], 1)  # 1: as the layer leaves it, not converted for the caller
                 taken[layer.name] = 1000 * (time.perf_counter() - started)
         return taken
-
-    def close(self) -> None:
-        """Give the engine's memory back."""
-        self._copies.close()
 
     def _run_one(self, net: Any, image: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """(3, H, W) -> each map (C, h, w), in memory of the extractor's that `run` copies."""
