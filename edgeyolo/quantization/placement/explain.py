@@ -9,16 +9,8 @@ from torch import fx, nn
 
 from edgeyolo.quantization.calibrate.scales import Scales
 from edgeyolo.quantization.placement.groups import Placement, tensors_by_group
-from edgeyolo.quantization.placement.operators import LAYERS, Effect, Modules, effect_of, operator_name
+from edgeyolo.quantization.placement.operators import CONVOLUTIONS, LAYERS, Effect, Modules, effect_of, operator_name
 
-_CONVOLUTIONS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
 _CAUSES = {
     Effect.JOIN: "puts the values of its inputs side by side",
     Effect.SELECT: "picks some of its input's values",
@@ -131,7 +123,7 @@ def layer_kind(module: nn.Module) -> str:
     name = type(module).__name__
     if isinstance(module, nn.Linear):
         return f"{name} {module.in_features} -> {module.out_features}"
-    if isinstance(module, _CONVOLUTIONS):
+    if isinstance(module, CONVOLUTIONS):
         groups = f", {module.groups} groups" if module.groups > 1 else ""
         kernel = "x".join(map(str, module.kernel_size))
         return f"{name} {kernel}/{module.stride[0]}, {module.in_channels} -> {module.out_channels}{groups}"

@@ -20,15 +20,15 @@ class Effect(Enum):
     UNKNOWN = "not known to this module"
 
 
-LAYERS = (
+CONVOLUTIONS = (
     nn.Conv1d,
     nn.Conv2d,
     nn.Conv3d,
     nn.ConvTranspose1d,
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
-    nn.Linear,
 )
+LAYERS = (*CONVOLUTIONS, nn.Linear)
 
 _BY_NAME: dict[Effect, str] = {
     Effect.VIEW: "getitem chunk split tensor_split unbind view reshape flatten unflatten permute transpose contiguous "
