@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 _TIMEOUT = timedelta(minutes=10)  # the first process scores and writes, while the others wait
 _ROLL_CALL_SECONDS = 3.0
+_LETTING_GO_SECONDS = 0.5  # microseconds suffice; a busy machine may keep a thread waiting for a hundred milliseconds
 _SIGNS_OF_LOSS = ("Connection", "Timed out", "Broken pipe", "gloo", "NCCL", "Socket")  # in torch's messages
 
 
@@ -132,7 +133,12 @@ def find_world() -> World:
 
 @contextlib.contextmanager
 def joined(world: World, device: torch.device) -> Iterator[None]:
-    """Meet the other processes, and part from them when the block ends well."""
+    """Meet the other processes, and part from them when the block ends well.
+
+    A thread of gloo lets go of the last tensors a moment after the exchange is over, and needs the interpreter's lock
+    for that. If the interpreter ends first, Python ends the thread instead, and that aborts the process. So this
+    waits a moment, without the lock.
+    """
     if not world.is_shared or distributed.is_initialized():
         yield
         return
@@ -140,7 +146,10 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=_TIMEOUT)
-    yield
+    try:
+        yield
+    finally:
+        time.sleep(_LETTING_GO_SECONDS)
     distributed.destroy_process_group()
 
 

@@ -86,7 +86,12 @@ def gradients_of(scene: str, data: Dataset, out: Path, **change: int) -> dict[st
 
 
 def in_every_process(folder: Path) -> None:
-    """What torchrun runs."""
+    """What torchrun runs.
+
+    Its threads hand over the interpreter's lock only where they wait: a thread of torch's that still needs it when the
+    run ends would be met by the end of the interpreter, as happens by chance on a busy machine, and abort the process.
+    """
+    sys.setswitchinterval(100)
     torch.set_num_threads(1)
     world = find_world()
     with joined(world, torch.device("cpu")):
@@ -96,6 +101,8 @@ def in_every_process(folder: Path) -> None:
             save_file({n: t.contiguous() for n, t in found.items()}, folder / f"{scene}-{world.rank}.safetensors")
         job = make_detector_job(resolve(NANO), data, torch.device("cpu"))
         save_file({"batch": torch.tensor(find_batch(job, 200, world))}, folder / f"auto-{world.rank}.safetensors")
+        for _ in range(20):
+            world.by_first(lambda: None)
 
 
 def torchrun(*arguments: str | Path) -> list[str]:
