@@ -32,7 +32,7 @@ from edgeyolo.training.log import TensorBoardLog, csv_text, progress_text
 from edgeyolo.training.optim import learning_rate_at, set_schedule
 from edgeyolo.training.order import make_order
 from edgeyolo.training.run import BEST, LAST, Run, read_saved, start_run
-from edgeyolo.training.step import train_step
+from edgeyolo.training.step import check_numbers, train_step
 from edgeyolo.training.stop import StopNow, StoppingProgress, StopRequest, heeding_signals
 
 Listener = Callable[[Sequence[EpochRow]], None]
@@ -201,6 +201,7 @@ class Story:
             if run.world.any(bool(self.stop)):
                 self.save_middle(index + 1, sums)
                 raise self.stopped()
+        check_numbers(run)
         self.run.step, self.run.sums = steps, _as_floats(sums, run)
         return {name: value / steps for name, value in self.run.sums.items()}
 
@@ -218,6 +219,7 @@ class Story:
 
     def save_middle(self, step: int, sums: dict[str, Tensor]) -> None:
         """Save the state after some steps of an epoch, to be resumed from there."""
+        check_numbers(self.run)
         self.run.step, self.run.sums = step, _as_floats(sums, self.run)
         self.run.save_last(None)
 

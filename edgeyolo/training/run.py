@@ -30,6 +30,7 @@ from edgeyolo.training.distributed import World, shared, synchronise
 from edgeyolo.training.ema import EmaModel
 from edgeyolo.training.job import Job
 from edgeyolo.training.optim import freeze_parts, make_optimizer
+from edgeyolo.training.watch import Watch
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 _SCALER = "scaler."
@@ -45,6 +46,7 @@ class Run:
         forward: the same as it is called in a step: shared between processes, compiled.
         frozen: batch normalisations that are never in train mode.
         scaler: of the loss in half precision; does nothing in others.
+        watch: sees that the numbers of each step are finite.
         start: score before training, where the job counts it.
         best_epoch: of the highest score, counted from 1; 0 for the start.
         step: steps done of the epoch that was interrupted, and `sums` of their losses.
@@ -59,6 +61,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     ema: EmaModel
     scaler: torch.amp.GradScaler
+    watch: Watch
     frozen: Sequence[nn.Module] = ()
     world: World = field(default_factory=World)
     history: list[EpochRow] = field(default_factory=list)
@@ -196,6 +199,7 @@ def start_run(
         optimizer=optimizer,
         ema=ema,
         scaler=torch.amp.GradScaler(job.device.type, enabled=job.half is torch.float16),
+        watch=Watch(job.device),
         frozen=frozen,
         world=world,
     )

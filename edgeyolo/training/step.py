@@ -27,8 +27,9 @@ def train_step(run: Run, batch: Batch) -> dict[str, Tensor]:
     """Forward, loss, backward, optimizer, average; returns the loss parts and their `total`.
 
     Raises:
-        TrainingError: the loss or a gradient is not a finite number, or memory runs out; no weight has been changed by
-            this batch then. UsageError: batch and image_size are too small to train, or the model cannot be compiled.
+        TrainingError: the loss or a gradient, on a GPU perhaps of some steps before, is not a finite number, or memory
+            runs out; no weight has been changed by that batch then. UsageError: batch and image_size are too small to
+            train, or the model cannot be compiled.
     """
     try:
         return _step(run, batch)
@@ -46,22 +47,44 @@ def train_step(run: Run, batch: Batch) -> dict[str, Tensor]:
 
 
 def _step(run: Run, batch: Batch) -> dict[str, Tensor]:
-    images = batch.images.to(run.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-    targets = batch.targets.to(run.device, non_blocking=True)
-    images = normalise(images, run.job.spec.input)
+    images, targets = _on_device(run, batch)
     run.optimizer.zero_grad(set_to_none=True)
     loss = backward(run, images, targets)
     run.scaler.unscale_(run.optimizer)
     gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    healthy = torch.isfinite(loss.total) if run.scaler.is_enabled() else torch.isfinite(loss.total + norm)
-    if not healthy:
-        raise no_number_error(run, images, batch.image_ids, loss.total.detach(), norm)
+    run.watch.add(batch, loss.total.detach(), norm, norm_counts=not run.scaler.is_enabled())
+    check_numbers(run, lag=run.watch.lag)
     torch._foreach_mul_(gradients, (run.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+    if run.watch.lag:
+        run.optimizer.found_inf = run.watch.is_bad  # type: ignore[attr-defined]
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.ema.step(run.model)
     return {**loss.parts, "total": loss.total.detach()}
+
+
+def check_numbers(run: Run, *, lag: int = 0) -> None:
+    """See that all steps but the last `lag` had finite numbers; the weights are those before the first that had not.
+
+    Raises:
+        TrainingError: one had not.
+    """
+    bad = run.watch.first_bad(lag=lag)
+    if bad is None:
+        return
+    images, targets = _on_device(run, bad.batch)
+    if run.watch.lag and not run.world.is_shared:  # the gradients that are there may be a later step's
+        run.optimizer.zero_grad(set_to_none=True)
+        backward(run, images, targets)
+    _, loss, norm = bad.numbers
+    raise no_number_error(run, images, bad.batch.image_ids, loss, norm)
+
+
+def _on_device(run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Pictures as the network takes them, and targets."""
+    images = batch.images.to(run.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    return normalise(images, run.job.spec.input), batch.targets.to(run.device, non_blocking=True)
 
 
 def backward(run: Run, images: Tensor, targets: Tensor) -> Loss:
@@ -88,5 +111,7 @@ def _propagate(total: Tensor, outputs: Sequence[Tensor]) -> None:
 
 def normalise(images: Tensor, spec: InputSpec) -> Tensor:
     """(B, 3, H, W) uint8 -> float32 as the network takes it, to the bit as on the board."""
-    factor, offset = (torch.from_numpy(values).to(images.device).view(1, 3, 1, 1) for values in scaling_of(spec))
+    factor, offset = (
+        torch.from_numpy(values).to(images.device, non_blocking=True).view(1, 3, 1, 1) for values in scaling_of(spec)
+    )
     return images.float() * factor - offset
