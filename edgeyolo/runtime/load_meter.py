@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PROC = Path("/proc")
+_THREAD_CLOCK = 6  # how Linux numbers clocks: of one thread, of the time that the scheduler gave it
 _LEAST_WINDOW_S = 0.1  # the kernel counts in hundredths of a second
+_ACTIVE = 0.25  # of the time of a run, that a thread must work in it to be one of its engine's
+_USERS: dict[int, int] = {}  # engines' threads of this process, and the thread that each works for
 
 
 class LoadMeter:
@@ -31,16 +34,31 @@ class LoadMeter:
         self.read()
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Inside, an engine may start threads; they and the calling one count as its own from then on."""
+    def watching(self, *, run: bool = False) -> Iterator[None]:
+        """Inside, an engine may start threads; they and the calling one count as its own from then on.
+
+        Args:
+            run: the network runs inside. What works then for no other caller counts too: OpenMP keeps one team for
+                each thread that calls, whichever network it was started for.
+        """
         caller = threading.get_native_id()
-        before, taken_s = _list_threads(), _thread_seconds(caller) or 0.0
+        before_s, began_s = _read_threads(), time.monotonic()
         yield
-        started = _list_threads() - before - {thread.native_id for thread in threading.enumerate()}
+        least_s = _ACTIVE * (time.monotonic() - began_s) if run else float("inf")
+        after_s = _read_threads()
+        for number in [*_USERS]:
+            if number not in after_s:  # has ended, and its number may be given to another
+                _USERS.pop(number, None)
+        engines = {
+            number: before_s.get(number, 0.0)
+            for number in after_s.keys() - {thread.native_id for thread in threading.enumerate()}
+            if number not in before_s
+            or (after_s[number] - before_s[number] > least_s and _USERS.get(number, caller) == caller)
+        }
+        _USERS.update(dict.fromkeys(engines, caller))
         self.cpus = os.sched_getaffinity(0)
         with self._lock:
-            self._taken_s.setdefault(caller, taken_s)
-            self._taken_s |= dict.fromkeys(started, 0.0)
+            self._taken_s = {caller: before_s.get(caller, 0.0)} | engines | self._taken_s
 
     def read(self) -> float | None:
         """Cores in use by other work, on average since the last reading; None if that was too short ago to tell."""
@@ -85,14 +103,15 @@ def make_load_meter() -> LoadMeter | None:
         return None
 
 
-def _list_threads() -> set[int]:
-    return {int(path.name) for path in (_PROC / "self/task").iterdir()}
+def _read_threads() -> dict[int, float]:
+    """Processor time of every thread of this process, by the system's numbers."""
+    numbers = [int(path.name) for path in (_PROC / "self/task").iterdir()]
+    return {number: taken_s for number in numbers if (taken_s := _thread_seconds(number)) is not None}
 
 
 def _thread_seconds(number: int) -> float | None:
     """Processor time of a thread of this process, None if it has ended."""
     try:
-        words = (_PROC / f"self/task/{number}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+        return time.clock_gettime((~number << 3) | _THREAD_CLOCK)
+    except OSError:
         return None
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")

@@ -27,6 +27,7 @@ PATIENCE_S, MOST_PATIENCE_S = 1.0, 60.0  # for which there must be room before t
 PREMATURE_S = 10.0  # threads that have to go again so soon after they were added were added too early
 TRIAL_S, LONGEST_TRIAL_S = 60.0, 600.0  # from one trial of fewer threads to the next, if the machine stays calm
 WINDOW_S, SHORT_WINDOW_S = 0.25, 0.1  # between two looks at the machine; the shorter after a slow call
+REST_S, IN_A_ROW = 0.005, 3  # after which an engine's threads sleep; calls of another kind that are no accident
 _TURNS, _TURN = 4, 6  # of a trial, for each side, and calls of a turn; the first, after the change, does not count
 _GAIN = 0.95  # of the time with more threads, that fewer must reach to be preferred
 _SLOW = 1.5  # times the usual
@@ -37,7 +38,9 @@ class ThreadChoice:
 
     Two things decide. The cores that others leave are the limit: it falls at once, and rises only after a time of
     calm, longer each time that a rise was premature. Below it, fewer threads are taken where they are faster, as on a
-    machine whose processors share a core: a trial in turns says so, in calm, at the start and then ever more seldom.
+    machine whose processors share a core, or in a stream, between whose frames the threads sleep and have to be woken:
+    a trial in turns says so, in calm, at the start and then ever more seldom, for calls in a row and for calls after a
+    rest each.
 
     Args:
         most: threads to use on an idle machine.
@@ -51,57 +54,90 @@ class ThreadChoice:
         self.most = most
         self.limit = most
         self.cores = cores
-        self._preferred = most
+        self._uses = (_Use(most), _Use(most))  # calls in a row, calls after a rest
+        self._use = self._uses[0]
+        self._unlike = 0  # calls in a row that are not of this use
         self._patience_s = PATIENCE_S
         self._raised_s = -PREMATURE_S
         self._room: tuple[float, int] | None = None  # since when there is room for more, and for how many
-        self._trial: _Trial | None = None
-        self._trial_after_s = 0.0
-        self._pause_s = TRIAL_S
-        self._usual_ms: dict[int, float] = {}
 
     def count(self) -> int:
         """Threads to run with next."""
-        return self._trial.count() if self._trial else min(self._preferred, self.limit)
+        return min(self._use.count(), self.limit)
 
     def hear_load(self, others: float, now_s: float) -> None:
         """Take in how many cores other work is using."""
         room = max(1, min(self.most, int(self.cores - others + SLACK)))
         if room < self.most:
-            self._trial = None
+            self._use.trial = None
         if room < self.limit:
             is_premature = now_s - self._raised_s < PREMATURE_S
             self._patience_s = min(2 * self._patience_s, MOST_PATIENCE_S) if is_premature else PATIENCE_S
             self.limit, self._room = room, None
         elif room == self.limit:
             self._room = None
-            if room == self.most > 1 and self._trial is None and now_s >= self._trial_after_s:
-                self._preferred = min(self._preferred + 1, self.most)
-                self._trial = _Trial(self._preferred)
+            if room == self.most:
+                self._use.begin_trial(now_s)
         else:
             since_s, least = self._room or (now_s, room)
             self._room = (since_s, min(least, room))
             if now_s - since_s >= self._patience_s:
                 self.limit, self._room, self._raised_s = self._room[1], None, now_s
 
-    def hear_time(self, count: int, taken_ms: float, now_s: float) -> None:
-        """Take in what a call took with so many threads."""
-        if self._trial is None:
-            return
-        self._trial.add(count, taken_ms)
-        if self._trial.is_over():
-            self._usual_ms |= self._trial.usual_ms()
-            if not self._trial.is_fewer_faster():
-                self._trial, self._trial_after_s = None, now_s + self._pause_s
-                self._pause_s = min(2 * self._pause_s, LONGEST_TRIAL_S)
-                return
-            self._preferred -= 1
-            self._trial = _Trial(self._preferred) if self._preferred > 1 else None
-            self._trial_after_s = now_s + self._pause_s
+    def hear_time(self, count: int, taken_ms: float, now_s: float, *, rest_s: float = 0.0) -> None:
+        """Take in what a call took with so many threads, so long after the one before it."""
+        use = self._uses[rest_s > REST_S]
+        self._unlike = 0 if use is self._use else self._unlike + 1
+        if self._unlike == IN_A_ROW:
+            self._use.trial = None
+            self._use, self._unlike = use, 0
+        if not self._unlike:
+            self._use.hear_time(count, taken_ms, now_s)
 
     def is_slow(self, count: int, taken_ms: float) -> bool:
         """Whether a call took much longer than it does in calm."""
-        return taken_ms > _SLOW * self._usual_ms.get(count, float("inf"))
+        return taken_ms > _SLOW * self._use.usual_ms.get(count, float("inf"))
+
+
+class _Use:
+    """How many threads are best for one way of calling, as far as trials have told.
+
+    Attributes:
+        trial: that is going on.
+        usual_ms: of a call, by number of threads.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.trial: _Trial | None = None
+        self.usual_ms: dict[int, float] = {}
+        self._most = self._preferred = most
+        self._trial_after_s = 0.0
+        self._pause_s = TRIAL_S
+
+    def count(self) -> int:
+        """Threads to run with next, if there is room."""
+        return self.trial.count() if self.trial else self._preferred
+
+    def begin_trial(self, now_s: float) -> None:
+        """Ask whether fewer threads are faster, if it is time to."""
+        if self._most > 1 and self.trial is None and now_s >= self._trial_after_s:
+            self._preferred = min(self._preferred + 1, self._most)
+            self.trial = _Trial(self._preferred)
+
+    def hear_time(self, count: int, taken_ms: float, now_s: float) -> None:
+        """Take in what a call took with so many threads."""
+        if self.trial is None:
+            return
+        self.trial.add(count, taken_ms)
+        if self.trial.is_over():
+            self.usual_ms |= self.trial.usual_ms()
+            if not self.trial.is_fewer_faster():
+                self.trial, self._trial_after_s = None, now_s + self._pause_s
+                self._pause_s = min(2 * self._pause_s, LONGEST_TRIAL_S)
+                return
+            self._preferred -= 1
+            self.trial = _Trial(self._preferred) if self._preferred > 1 else None
+            self._trial_after_s = now_s + self._pause_s
 
 
 class _Trial:
@@ -167,7 +203,7 @@ class AdaptiveSession:
         self._deciding = threading.Lock()
         self._changing: threading.Thread | None = None
         self._is_fixed = False
-        self._looked_s = 0.0
+        self._looked_s = self._ended_s = 0.0
 
     @property
     def threads(self) -> int:
@@ -181,15 +217,16 @@ class AdaptiveSession:
         if getattr(self._seen, "changes", None) == changes:
             maps = self._session.run(images)
         else:  # engines may start threads after a change, and for each thread that calls
-            with self._meter.watching():
+            with self._meter.watching(run=True):
                 maps = self._session.run(images)
             self._seen.changes = changes
         now_s = time.monotonic()
         if not self._is_fixed and self._deciding.acquire(blocking=False):
             try:
-                self._follow(count, 1e3 * (now_s - started_s) / len(images), now_s)
+                self._follow(count, 1e3 * (now_s - started_s) / len(images), now_s, started_s - self._ended_s)
             finally:
                 self._deciding.release()
+        self._ended_s = now_s
         return maps
 
     def close(self) -> None:
@@ -199,7 +236,7 @@ class AdaptiveSession:
             self._changing.join()
         self._session.close()
 
-    def _follow(self, count: int, taken_ms: float, now_s: float) -> None:
+    def _follow(self, count: int, taken_ms: float, now_s: float, rest_s: float) -> None:
         """Take a call into account, and from time to time the machine; then change the number if it is to change."""
         if self._changing is not None and self._changing.is_alive():
             return
@@ -208,7 +245,7 @@ class AdaptiveSession:
             self._looked_s = now_s
             self._choice.cores = len(self._meter.cpus)
             self._choice.hear_load(others, now_s)
-        self._choice.hear_time(count, taken_ms, now_s)
+        self._choice.hear_time(count, taken_ms, now_s, rest_s=rest_s)
         wanted = self._choice.count()
         if wanted != self._session.threads:
             self._changing = threading.Thread(target=self._change, args=(wanted,), name="edgeyolo-threads")

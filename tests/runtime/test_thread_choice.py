@@ -30,6 +30,7 @@ class Machine:
         self.now_s = 100.0
         self.choice = ThreadChoice(most or cores, cores)
         self.seen: list[int] = []
+        self.rest_s = 0.0
 
     def others(self) -> float:
         """Cores that the loops get: those asked for, or their share where there are too few."""
@@ -48,7 +49,7 @@ class Machine:
             self.choice.hear_load(self.others(), self.now_s)
             for _ in range(10):
                 count = self.choice.count()
-                self.choice.hear_time(count, self.call_ms(count), self.now_s)
+                self.choice.hear_time(count, self.call_ms(count), self.now_s, rest_s=self.rest_s)
                 self.seen.append(count)
         return self.seen
 
@@ -111,6 +112,38 @@ def test_fewer_threads_are_taken_where_they_are_faster() -> None:
     assert set(machine.live(20)) == {2}
 
 
+class Sleepy(Machine):
+    """Threads help in calls in a row; after a rest they have to be woken, which takes longer than they save."""
+
+    def call_ms(self, count: int) -> float:
+        return {1: 18.0, 2: 21.0 if self.rest_s else 11.0}[count]
+
+
+def test_what_a_stream_teaches_is_not_used_for_calls_in_a_row() -> None:
+    machine = Sleepy(2)
+    assert machine.live(10)[-1] == 2
+    machine.rest_s = 0.03
+    machine.live(10)
+    assert set(machine.live(20)) == {1}
+    for _ in range(5):
+        machine.rest_s = 0.0
+        assert set(machine.live(2)[3:]) == {2}
+        machine.rest_s = 0.03
+        assert set(machine.live(2)[3:]) == {1}
+
+
+def test_calls_now_and_then_of_another_kind_change_nothing() -> None:
+    machine = Sleepy(2)
+    machine.live(10)
+    machine.rest_s = 0.03
+    machine.live(10)
+    for number in range(400):
+        machine.rest_s = 0.0 if number % 4 > 1 else 0.03
+        count = machine.choice.count()
+        machine.choice.hear_time(count, machine.call_ms(count), machine.now_s, rest_s=machine.rest_s)
+        assert count == 1
+
+
 def test_noise_does_not_take_threads_away() -> None:
     rng = np.random.default_rng(0)
 
@@ -158,25 +191,37 @@ def burn(seconds: float) -> None:
         hashlib.pbkdf2_hmac("sha256", b"", b"", 20_000)
 
 
+class NativeThread:
+    """A thread that `threading` does not know, as an engine's are; works when told to."""
+
+    def __init__(self) -> None:
+        self._start, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        _thread.start_new_thread(self._live, ())
+
+    def _live(self) -> None:
+        while self._start.acquire():
+            burn(0.3)
+            self._done.release()
+
+    def work(self) -> None:
+        """Begin 0.3 s of work."""
+        self._start.release()
+
+    def wait(self) -> None:
+        """For the end of it."""
+        self._done.acquire()
+
+
 def test_an_engines_threads_are_not_load_and_all_others_are() -> None:
     meter = OwnMeter()
-    start, done, end = threading.Event(), threading.Event(), threading.Event()
-
-    def work() -> None:
-        start.wait()
-        burn(0.3)
-        done.set()
-        end.wait()
-
     with meter.watching():
-        _thread.start_new_thread(work, ())  # unknown to `threading`, as an engine's are
+        engine = NativeThread()
         time.sleep(0.05)
     meter.read()
-    start.set()
+    engine.work()
     burn(0.3)
-    done.wait()
+    engine.wait()
     assert meter.read() == pytest.approx(0, abs=0.1)
-    end.set()
     started_s = time.monotonic()
     other = threading.Thread(target=burn, args=(0.4,))
     other.start()
@@ -184,6 +229,33 @@ def test_an_engines_threads_are_not_load_and_all_others_are() -> None:
     expected = 0.4 / (time.monotonic() - started_s)
     assert meter.read() == pytest.approx(expected, rel=0.3)
     assert meter.read() is None  # too short ago
+
+
+def test_a_team_that_was_there_already_is_the_engines_unless_it_works_for_another_caller() -> None:
+    """OpenMP has one team for each calling thread, which any network of this process may have begun."""
+    team, idle = NativeThread(), NativeThread()
+    meter, second = OwnMeter(), OwnMeter()
+
+    def run_in(meter: LoadMeter, worker: NativeThread) -> None:
+        with meter.watching(run=True):
+            worker.work()
+            worker.wait()
+
+    def load_of(meter: LoadMeter, worker: NativeThread) -> float:
+        meter.read()
+        started_s, used_s = time.monotonic(), time.process_time()
+        worker.work()
+        worker.wait()
+        found = meter.read()
+        assert found is not None
+        return found * (time.monotonic() - started_s) / (time.process_time() - used_s)
+
+    run_in(meter, team)
+    assert load_of(meter, team) < 0.2 and load_of(meter, idle) > 0.8
+    caller = threading.Thread(target=run_in, args=(second, team))
+    caller.start()
+    caller.join()
+    assert load_of(second, team) > 0.8
 
 
 def test_the_machines_own_counts_are_read() -> None:
@@ -211,7 +283,7 @@ class FakeMeter:
         return self.load
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self, *, run: bool = False) -> Iterator[None]:
         yield
 
 
