@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import shutil
 import stat
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import weakref
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -25,9 +26,12 @@ from edgeyolo.bundle.layout import (
     check_names,
     parse_manifest,
 )
-from edgeyolo.spec.errors import BundleError
+from edgeyolo.bundle.unpacked import keep_unpacked
+from edgeyolo.spec.errors import BundleError, OutputError
 from edgeyolo.spec.manifest import Manifest
 from edgeyolo.spec.provenance import sha256_of
+
+logger = logging.getLogger(__name__)
 
 # What zipfile raises for archives that are cut short, altered or use features it does not know.
 _BROKEN = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error)
@@ -41,18 +45,19 @@ class Bundle:
 
     Attributes:
         manifest: its manifest.
-        folder: where its files are until `close`: the bundle itself if it is a folder, else a temporary one.
+        folder: where its files are until `close`: the bundle itself if it is a folder, else one in the cache, which
+            others use as well, or a temporary one.
     """
 
-    def __init__(self, manifest: Manifest, folder: Path, *, temporary: bool) -> None:
+    def __init__(self, manifest: Manifest, folder: Path, using: contextlib.ExitStack | None = None) -> None:
         self.manifest = manifest
         self.folder = folder
-        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True) if temporary else None
+        self._give_back = weakref.finalize(self, using.close) if using else None
 
     def close(self) -> None:
-        """Remove the temporary folder; closing twice is harmless."""
-        if self._remove:
-            self._remove()
+        """Give back the folder; closing twice is harmless."""
+        if self._give_back:
+            self._give_back()
 
     def __enter__(self) -> Bundle:
         return self
@@ -67,7 +72,7 @@ def open_bundle(path: Path) -> Bundle:
     """Open a `.eyb` archive, or a folder with the same files in it, and verify every file.
 
     Args:
-        path: an archive is unpacked into a temporary folder, which is removed on `close`.
+        path: an archive is unpacked into the cache, or into a temporary folder where that cannot be written.
 
     Raises:
         BundleError: not there, truncated, altered, unsafe, or of a newer version; names the file and the reason.
@@ -75,19 +80,44 @@ def open_bundle(path: Path) -> Bundle:
     if path.is_dir():
         manifest = _manifest_of_folder(path)
         _check_folder(path, manifest)
-        return Bundle(manifest, path, temporary=False)
+        return Bundle(manifest, path)
     with _opened(path) as archive:
         manifest = _manifest_of_archive(archive, path)
-        with _explaining(path):
-            folder = Path(tempfile.mkdtemp(prefix="edgeyolo-"))
-        bundle = Bundle(manifest, folder, temporary=True)
-        try:
+
+        def read_into(folder: Path | None) -> None:
             for name, digest in manifest.sha256.items():
-                _unpack(archive, name, folder, digest, where=path)
-        except BaseException:
-            bundle.close()
-            raise
-        return bundle
+                _read(archive, name, digest, folder, where=path)
+
+        try:
+            return Bundle(manifest, *_unpack_into_cache(manifest, read_into))
+        except OutputError as error:
+            logger.info("the bundle is unpacked into a temporary folder (%s)", error)
+        with contextlib.ExitStack() as using:
+            folder = Path(tempfile.mkdtemp(prefix="edgeyolo-"))
+            using.callback(shutil.rmtree, folder, ignore_errors=True)
+            read_into(folder)
+            return Bundle(manifest, folder, using.pop_all())
+
+
+def _unpack_into_cache(
+    manifest: Manifest, read_into: Callable[[Path | None], None]
+) -> tuple[Path, contextlib.ExitStack]:
+    """As `keep_unpacked`; the archive is verified also where its files are in the cache already."""
+    was_read = False
+
+    def fill(folder: Path) -> None:
+        nonlocal was_read
+        read_into(folder)
+        was_read = True
+
+    folder, using = keep_unpacked(manifest.sha256, fill, lambda folder: _is_whole(folder, manifest))
+    try:
+        if not was_read:
+            read_into(None)
+    except BaseException:
+        using.close()
+        raise
+    return folder, using
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -107,6 +137,14 @@ def _manifest_of_folder(folder: Path) -> Manifest:
             raise BundleError(f"is over {MAX_MANIFEST_BYTES >> 20} MiB", where=path, hint=REBUILD)
         raw = path.read_bytes()
     return parse_manifest(raw, where=path)
+
+
+def _is_whole(folder: Path, manifest: Manifest) -> bool:
+    try:
+        _check_folder(folder, manifest)
+    except BundleError:
+        return False
+    return True
 
 
 def _check_folder(folder: Path, manifest: Manifest) -> None:
@@ -195,13 +233,16 @@ def _check_entry(entry: zipfile.ZipInfo, *, where: Path) -> None:
     raise BundleError(f"its file '{entry.filename}' {problem}", where=where, hint=REBUILD)
 
 
-def _unpack(archive: zipfile.ZipFile, name: str, folder: Path, expected: str, *, where: Path) -> None:
-    """Copy one file out of the archive, hashing on the way; the end of the copy also checks the zip's CRC."""
+def _read(archive: zipfile.ZipFile, name: str, expected: str, folder: Path | None, *, where: Path) -> None:
+    """Verify one file of the archive, and copy it to a folder, if one is given; its end also checks the zip's CRC."""
     digest = hashlib.sha256()
-    with archive.open(name) as source, (folder / name).open("xb") as sink:
+    with contextlib.ExitStack() as opened:
+        source = opened.enter_context(archive.open(name))
+        sink = opened.enter_context((folder / name).open("xb")) if folder else None
         while block := source.read(_COPY_BYTES):
             digest.update(block)
-            sink.write(block)
+            if sink:
+                sink.write(block)
     _check_digest(digest.hexdigest(), expected, where=f"{where}/{name}")
 
 

@@ -164,7 +164,7 @@ class Detector:
         return found
 
     def close(self) -> None:
-        """Give back the engine and the bundle's temporary files; closing twice is harmless."""
+        """Give back the engine and the bundle's files; closing twice is harmless."""
         with self._lock:
             self._closed = True
             self._closing.close()

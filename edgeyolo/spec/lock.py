@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ _PAUSE_S = 0.2
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, waiting_for: str) -> Iterator[None]:
+def locked(path: Path, *, waiting_for: str, shared: bool = False) -> Iterator[None]:
     """Hold the lock of a file, which is made; waits for whoever holds it, and says so.
 
     Args:
         waiting_for: what the holder does, for people: "building this plan".
+        shared: hold it together with others who do so; not on Windows.
 
     Raises:
         OSError: the file cannot be made or written.
@@ -29,7 +31,7 @@ def locked(path: Path, *, waiting_for: str) -> Iterator[None]:
     said = False
     while True:
         with path.open("ab") as stream:
-            if _try_to_lock(stream.fileno()):
+            if _try_to_lock(stream.fileno(), shared=shared):
                 if _is_still(stream.fileno(), path):
                     yield
                     return
@@ -40,10 +42,12 @@ def locked(path: Path, *, waiting_for: str) -> Iterator[None]:
         time.sleep(_PAUSE_S)
 
 
-def remove_if_free(path: Path) -> None:
-    """Remove the file of a lock that nobody holds."""
+def remove_if_free(path: Path, *, guarded: Path | None = None) -> None:
+    """Remove the file of a lock that nobody holds, and before it the folder that it guards."""
     with contextlib.suppress(OSError), path.open("ab") as stream:
         if _try_to_lock(stream.fileno()):
+            if guarded is not None:
+                shutil.rmtree(guarded)
             path.unlink()
 
 
@@ -54,7 +58,7 @@ def _is_still(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _try_to_lock(descriptor: int) -> bool:
+def _try_to_lock(descriptor: int, *, shared: bool = False) -> bool:
     if sys.platform == "win32":
         import msvcrt
 
@@ -66,7 +70,7 @@ def _try_to_lock(descriptor: int) -> bool:
     import fcntl
 
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

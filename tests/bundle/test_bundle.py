@@ -87,16 +87,14 @@ def edited_manifest(bundle: Path, edit: dict[str, object]) -> bytes:
     return msgspec.json.encode({**msgspec.json.decode(encode_json(read_manifest(bundle))), **edit})
 
 
-def test_round_trip_is_a_plain_stored_zip_and_the_folder_goes_away(bundle: Path) -> None:
+def test_round_trip_is_a_plain_stored_zip(bundle: Path) -> None:
     with zipfile.ZipFile(bundle) as archive:
         assert archive.namelist() == ["manifest.json", "net.bin", "net.param"]
         assert all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
     with open_bundle(bundle) as opened:
-        folder = opened.folder
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == FILES
+        assert {path.name: path.read_bytes() for path in opened.folder.iterdir()} == FILES
         assert msgspec.structs.replace(opened.manifest, sha256={}) == MANIFEST
         assert set(opened.manifest.sha256) == set(FILES)
-    assert not folder.exists()
 
 
 def test_same_input_gives_the_same_bytes(bundle: Path, folder: Path, tmp_path: Path) -> None:
@@ -295,16 +293,20 @@ def test_what_is_no_bundle_at_all(tmp_path: Path) -> None:
         open_bundle(tmp_path)
 
 
-def test_a_failed_opening_leaves_no_temporary_folder(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cache", ["cache", "none/that/can/be"])
+def test_a_failed_opening_leaves_nothing(
+    cache: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
+    (tmp_path / "none").touch()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    monkeypatch.setenv("EDGEYOLO_CACHE", str(tmp_path / cache))
     entries = [(n, b"evil" if n == "net.param" else raw) for n, raw in good_entries(bundle)]
     with pytest.raises(BundleError):
         open_bundle(forge(tmp_path / "x.eyb", entries))
     assert list(scratch.iterdir()) == []
+    assert [path.name for path in (tmp_path / "cache").rglob("*")] == ["bundles"] * (cache == "cache")
 
 
 def test_killed_while_writing_leaves_the_old_bundle_whole(bundle: Path, folder: Path, tmp_path: Path) -> None:
