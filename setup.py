@@ -14,6 +14,8 @@ ONNX = ["onnx>=1.16"]
 NCNN = ["ncnn>=1.0.20240102"]
 ONNXRUNTIME = ["onnxruntime>=1.17", *ONNX]
 TENSORRT = ["tensorrt-rtx-cu12>=1.7; platform_machine == 'x86_64'", "cuda-python>=12", *ONNX]
+# On the board only; Rockchip's toolkit for hosts lives in an environment of its own: edgeyolo doctor --install rknn.
+RKNN = ["rknn-toolkit-lite2>=2.3.2; platform_machine == 'aarch64' and python_version < '3.13'"]
 REPORT = ["matplotlib>=3.8", "jinja2>=3.1"]
 SEARCH = ["optuna>=4"]
 TENSORBOARD = ["tensorboard>=2.12"]
@@ -65,6 +67,7 @@ setup(
         "ncnn": NCNN,
         "onnxruntime": ONNXRUNTIME,
         "tensorrt": TENSORRT,
+        "rknn": RKNN,
         "evaluate": ["pycocotools>=2.0.8"],
         "report": REPORT,
         "search": SEARCH,

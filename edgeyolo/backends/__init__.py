@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 from pathlib import Path
 
-from edgeyolo.backends.engine import CpuSession, Engine, Finding, Runnable, Session
+from edgeyolo.backends.engine import CpuSession, Engine, Finding, OwnEnvironment, Runnable, Session
 from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import ModelSpec
@@ -26,6 +26,7 @@ __all__ = [
     "CpuSession",
     "Engine",
     "Finding",
+    "OwnEnvironment",
     "Runnable",
     "Session",
     "build",
@@ -66,9 +67,10 @@ def list_runnable() -> list[Runnable]:
     runnable = []
     for name in list_engines():
         engine = load_engine(name)
-        for target, is_host in ((engine.host_target(), True), (engine.check_target, False)):
+        for target, is_host in ((engine.host_target(), True), (engine.check_target(), False)):
             if target:
-                runnable.append(Runnable(target, is_host, tuple(engine.probe(load_target(target)))))
+                problems = tuple(engine.probe(load_target(target)))
+                runnable.append(Runnable(target, is_host, engine.is_simulated(), problems))
     return runnable
 
 

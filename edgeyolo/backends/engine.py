@@ -7,6 +7,7 @@ the tool asks these objects; it knows no engine by name.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
@@ -76,12 +77,28 @@ class Runnable:
     Attributes:
         target: its name.
         is_host: this computer itself; False for a board, whose scores can be had here and whose times cannot.
+        is_simulated: whether a vendor's simulator stands in for the board.
         problems: what is missing here, as `Engine.probe` says it; empty when nothing is.
     """
 
     target: str
     is_host: bool
+    is_simulated: bool
     problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OwnEnvironment:
+    """Software of a vendor that cannot live beside ours.
+
+    Attributes:
+        notice: what it is, whose, under which licence, how large and where it goes.
+        make: makes it and gives its folder; what was there stays as it was where that fails, with a BackendError or
+            OutputError.
+    """
+
+    notice: str
+    make: Callable[[], Path]
 
 
 class Engine(ABC):
@@ -92,15 +109,12 @@ class Engine(ABC):
         packages: of the vendor, for building and running.
         cpu_package: the one whose code computes on the processor, "" where a GPU or NPU computes. It is tried in a
             process of its own before it is trusted.
-        check_target: a board whose artefacts every computer with the packages can open, "" for none: their scores
-            are the board's, their times are not.
         is_reference: whether it computes the Q/DQ graph as it is written, so that each integer can be compared.
     """
 
     name: ClassVar[str]
     packages: ClassVar[tuple[Package, ...]]
     cpu_package: ClassVar[str] = ""
-    check_target: ClassVar[str] = ""
     is_reference: ClassVar[bool] = False
 
     @abstractmethod
@@ -131,6 +145,10 @@ class Engine(ABC):
         """Name of a target whose artefacts run on this computer and may be timed here; "" where there is none."""
         return ""
 
+    def check_target(self) -> str:
+        """A board whose artefacts can be opened here, "" for none: scores are the board's, times are not."""
+        return ""
+
     def is_simulated(self) -> bool:
         """Whether a vendor's simulator stands in for the board here, so that results are to be called simulated."""
         return False
@@ -159,6 +177,14 @@ class Engine(ABC):
     def examine(self) -> list[Finding]:
         """What there is on this machine beside the packages, the first thing to mend first."""
         return []
+
+    def own_environment(self) -> OwnEnvironment | None:
+        """What the engine needs on this computer beside packages for pip, None where that is nothing.
+
+        Raises:
+            BackendError: it is not for this kind of computer.
+        """
+        return None
 
     def build_notes(self, folder: Path, artefact: Artefact) -> list[str]:
         """What whoever deploys should be told of an artefact, one line each."""

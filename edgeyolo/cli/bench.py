@@ -37,6 +37,7 @@ def bench(
 
     if options.data is not None and not options.tune:
         raise UsageError("--data is for --tune", hint="Accuracy alone: edgeyolo evaluate")
+    _refuse_simulator(bundle)
     tuned = _tune(bundle, options, console) if options.tune else None
     runs, warmup, threads = options.runs, options.warmup, options.threads
     with console.show_progress() as progress, Detector.load(bundle, threads=threads, progress=progress) as detector:
@@ -67,6 +68,21 @@ def bench(
     )
     if options.max_ms is not None:
         _check_gate(spread["total"], options.max_ms, bundle, console)
+
+
+def _refuse_simulator(bundle: Path) -> None:
+    """Raise UsageError for a bundle that a vendor's simulator would run here: its times say nothing of the board."""
+    from edgeyolo.backends import load_engine
+    from edgeyolo.bundle.reader import read_manifest
+    from edgeyolo.spec.errors import UsageError
+
+    manifest = read_manifest(bundle)
+    if load_engine(manifest.artefact.engine).is_simulated():
+        raise UsageError(
+            f"the bundle is for {manifest.target}, and a simulator of it has no times",
+            where=bundle,
+            hint="Run bench on the board; accuracy can be had here: edgeyolo evaluate",
+        )
 
 
 def _check_gate(total: Spread, max_ms: float, bundle: Path, console: Console) -> None:

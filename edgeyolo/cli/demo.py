@@ -17,6 +17,7 @@ from edgeyolo.cli.console import Console, ShownProgress
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.demo import DemoOptions
 from edgeyolo.spec.errors import BackendError, OutputError
+from edgeyolo.spec.figure import SIMULATED_MARK
 from edgeyolo.spec.target import Precision
 
 if TYPE_CHECKING:
@@ -163,19 +164,20 @@ def _list_bundles() -> tuple[list[str], dict[str, tuple[str, Precision]]]:
     from edgeyolo.backends import list_packages, list_runnable
 
     hosts: list[str] = []
-    rows: list[tuple[str, Precision]] = []
+    rows: dict[str, tuple[str, Precision]] = {}
     for runnable in list_runnable():
         if runnable.problems:
             logger.warning("%s is left out: %s", runnable.target, "; ".join(runnable.problems))
             continue
         if runnable.is_host:
             hosts.append(runnable.target)
-            rows.append((runnable.target, "fp32"))
-        rows.append((runnable.target, "int8"))
+            rows[f"{runnable.target} fp32"] = (runnable.target, "fp32")
+        mark = SIMULATED_MARK if runnable.is_simulated else ""
+        rows[f"{runnable.target} int8{mark}"] = (runnable.target, "int8")
     if not hosts:
         names = ", ".join(package.distribution for package in list_packages())
         raise BackendError("no engine runs on this computer", hint=f"Install one of {names}: edgeyolo doctor")
-    return hosts, {f"{target} {precision}": (target, precision) for target, precision in rows}
+    return hosts, rows
 
 
 def _make_row(name: str, score: Score, file: Path | None, latency_ms: float | None, out: Path) -> DemoRow:

@@ -11,6 +11,7 @@ import typer
 from edgeyolo.cli.console import Console
 from edgeyolo.spec.deploying import InspectOptions
 from edgeyolo.spec.errors import GateError
+from edgeyolo.spec.figure import Figure, ScoreboardRow, scoreboard_rows
 
 if TYPE_CHECKING:
     from edgeyolo.spec.manifest import Manifest
@@ -38,8 +39,11 @@ def inspect(
     )
     if manifest.scores:
         console.show_scores(manifest.scores)
+    rows = scoreboard_rows(manifest, sum(sizes.values()))
+    if rows:
+        console.show_table(["split", "AP float", "AP here", "bytes", "costs"], [_scoreboard_cells(row) for row in rows])
     console.say("Every file is what the manifest says.")
-    console.show_json(msgspec.to_builtins(manifest))
+    console.show_json(msgspec.to_builtins(manifest) | {"scoreboard": msgspec.to_builtins(rows)})
 
 
 def _inspect_qdq(path: Path, console: Console) -> None:
@@ -65,6 +69,17 @@ def _inspect_qdq(path: Path, console: Console) -> None:
         console.exit_code = GateError.exit_code
     else:
         console.say("The Q/DQ is clean.")
+
+
+def _scoreboard_cells(row: ScoreboardRow) -> tuple[object, ...]:
+    costs = "; ".join(f"{_say(figure)} on {figure.source}" for figure in row.costs)
+    return (row.split, _say(row.ap_float) if row.ap_float else "-", _say(row.ap), int(row.size.value), costs or "-")
+
+
+def _say(figure: Figure) -> str:
+    """Number and unit, and how it came about where that is not by measuring."""
+    how = "" if figure.kind == "measured" else f" ({figure.kind})"
+    return f"{figure.value:.2f}{'' if figure.unit == 'AP' else f' {figure.unit}'}{how}"
 
 
 def _describe(manifest: Manifest) -> list[tuple[str, str]]:

@@ -10,12 +10,12 @@ from edgeyolo.evaluation.parity import MapDifference
 from edgeyolo.quantization.study.budget import BudgetStep
 from edgeyolo.quantization.study.sensitivity import Sensitivity
 from edgeyolo.quantization.study.signal_left import LayerSignal
+from edgeyolo.spec.figure import FLOAT_ARTEFACT
 from edgeyolo.spec.model import Latency, ModelSpec, Score
 from edgeyolo.spec.recipe import Recipe
 from edgeyolo.training.checkpoint import EpochRow
 
 FORMAT_VERSION = 2
-FLOAT_ARTEFACT = "float torch"
 
 
 class ArtefactRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -12,8 +12,9 @@ from edgeyolo.quantization.study.sensitivity import Sensitivity
 from edgeyolo.quantization.study.signal_left import SQNR_LIMIT_DB
 from edgeyolo.report import quantization_plots as plots
 from edgeyolo.report.page import embed, fill_template
-from edgeyolo.report.quantization import FLOAT_ARTEFACT, ArtefactRow, QuantizationReport
+from edgeyolo.report.quantization import ArtefactRow, QuantizationReport
 from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.figure import FLOAT_ARTEFACT
 from edgeyolo.spec.strict import encode_json
 
 

@@ -1,4 +1,4 @@
-"""Options of `deploy`, `evaluate` and `inspect`."""
+"""Options of `deploy`, `evaluate`, `inspect` and `doctor`."""
 
 from __future__ import annotations
 
@@ -46,3 +46,15 @@ class InspectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """
 
     qdq: bool = False
+
+
+class DoctorOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `doctor` installs, where it is not only to look.
+
+    Attributes:
+        install: engine whose own environment is made, such as rknn; says what that is and asks first.
+        yes: do not ask.
+    """
+
+    install: str | None = None
+    yes: bool = False

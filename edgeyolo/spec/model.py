@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from edgeyolo.spec.figure import Kind
+
 FORMAT_VERSION = 1
 
 
@@ -115,6 +117,7 @@ class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         data: name of the data set folder or file.
         images, boxes: how many were evaluated.
         per_class: AP of each class by name.
+        kind: whether the artefact itself ran, or a vendor's simulator of its board.
     """
 
     artefact: str
@@ -129,6 +132,7 @@ class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     ap_medium: float
     ap_large: float
     per_class: dict[str, float] = {}
+    kind: Kind = "measured"
 
 
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -17,7 +17,7 @@ from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.strict import load_json
 from edgeyolo.spec.target import Precision, load_target
 from edgeyolo.verbs._deploy import deployed_spec
-from edgeyolo.verbs._evaluate import artefact_name
+from edgeyolo.verbs._evaluate import artefact_name, measure_artefact
 
 if TYPE_CHECKING:
     from edgeyolo.backends import Session
@@ -72,10 +72,8 @@ def measure_built(
     folder: Path, target: str, precision: Precision, dataset: Dataset, *, progress: Progress = SILENT
 ) -> Score:
     """COCO mAP of what `deploy` would build; errors as in `open_built`."""
-    from edgeyolo.evaluation.measure import measure_session
-
     with open_built(folder, target, precision) as built:
-        return measure_session(built.session, built.spec, dataset, artefact=built.name, progress=progress)
+        return measure_artefact(built.session, built.artefact, built.spec, dataset, progress=progress)
 
 
 def time_session(session: Session, spec: ModelSpec, dataset: Dataset, *, device: str) -> Latency:

@@ -19,7 +19,7 @@ from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.qparams import QParams, load_qparams
 from edgeyolo.spec.strict import load_json
 from edgeyolo.spec.target import Precision, Target, load_target, target_name
-from edgeyolo.verbs._evaluate import artefact_name, with_score
+from edgeyolo.verbs._evaluate import measure_artefact, with_score
 from edgeyolo.verbs._splits import validation_split
 
 if TYPE_CHECKING:
@@ -197,7 +197,6 @@ def make_manifest(
 
 def measured_here(folder: Path, manifest: Manifest, dataset: Dataset, progress: Progress) -> Manifest:
     """The manifest with a score of the artefact in `folder`; as it is, with a warning, where it cannot run here."""
-    from edgeyolo.evaluation.measure import measure_session
     from edgeyolo.runtime.processor import open_session
 
     try:
@@ -206,8 +205,7 @@ def measured_here(folder: Path, manifest: Manifest, dataset: Dataset, progress: 
         logger.warning("the bundle is written and was not measured here: %s", error)
         return manifest
     try:
-        name = artefact_name(manifest.artefact)
-        score = measure_session(session, manifest.model, dataset, artefact=name, progress=progress)
+        score = measure_artefact(session, manifest.artefact, manifest.model, dataset, progress=progress)
     finally:
         session.close()
     return with_score(manifest, score)

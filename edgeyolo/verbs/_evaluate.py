@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from edgeyolo.spec.figure import SIMULATED_MARK
 from edgeyolo.spec.manifest import Artefact, Manifest
-from edgeyolo.spec.model import Score
+from edgeyolo.spec.model import ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.verbs._splits import validation_split
+
+if TYPE_CHECKING:
+    from edgeyolo.backends import Session
+    from edgeyolo.data.dataset import Dataset
 
 
 def evaluate(
@@ -51,8 +57,7 @@ def evaluate(
         manifest = for_this_device(bundle.manifest)
         session = open_session(bundle.folder, manifest, threads=threads, progress=progress)
         closing.callback(session.close)
-        name = artefact_name(manifest.artefact)
-        score = measure_session(session, manifest.model, dataset, artefact=name, progress=progress)
+        score = measure_artefact(session, manifest.artefact, manifest.model, dataset, progress=progress)
     if record:
         rewrite_manifest(source, with_score(bundle.manifest, score, is_tuned=manifest is bundle.manifest))
     return score
@@ -62,8 +67,22 @@ def artefact_name(artefact: Artefact) -> str:
     """How a score calls an artefact, such as "ncnn int8"; one that a simulator runs here is called so."""
     from edgeyolo.backends import load_engine
 
-    simulated = " (simulated)" if load_engine(artefact.engine).is_simulated() else ""
-    return f"{artefact.engine} {artefact.precision}{simulated}"
+    mark = SIMULATED_MARK if load_engine(artefact.engine).is_simulated() else ""
+    return f"{artefact.engine} {artefact.precision}{mark}"
+
+
+def measure_artefact(
+    session: Session, artefact: Artefact, spec: ModelSpec, dataset: Dataset, *, progress: Progress = SILENT
+) -> Score:
+    """COCO mAP of an open artefact, which says whether it was simulated; errors as `measure_session`."""
+    import msgspec
+
+    from edgeyolo.backends import load_engine
+    from edgeyolo.evaluation.measure import measure_session
+
+    score = measure_session(session, spec, dataset, artefact=artefact_name(artefact), progress=progress)
+    is_simulated = load_engine(artefact.engine).is_simulated()
+    return msgspec.structs.replace(score, kind="simulated") if is_simulated else score
 
 
 def with_score(manifest: Manifest, score: Score, *, is_tuned: bool = True) -> Manifest:

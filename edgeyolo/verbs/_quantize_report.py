@@ -16,6 +16,7 @@ from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.target import Precision
 from edgeyolo.verbs._artefacts import Built, open_built, time_session
+from edgeyolo.verbs._evaluate import measure_artefact
 
 if TYPE_CHECKING:
     from edgeyolo.quantization.quantize import Quantized
@@ -97,23 +98,24 @@ class EngineFigures:
         self.worst: tuple[WorstPicture, ...] = ()
         self.worst_jpegs: dict[str, bytes] = {}
         for runnable in list_runnable():
-            precision: Precision = "int8" if runnable.is_host else "fp16"
+            is_first_of_engine = runnable.is_host or runnable.is_simulated
+            precision: Precision = "int8" if is_first_of_engine else "fp16"
             if runnable.problems:
                 problems = "; ".join(runnable.problems)
                 logger.warning("%s %s is not in the report: %s", runnable.target, precision, problems)
                 continue
             with open_built(folder, runnable.target, precision) as built:
-                self._measure(built)
+                self._measure(built, is_timed=not runnable.is_simulated)
                 if precision == "int8":
                     self._compare(built)
 
-    def _measure(self, built: Built) -> None:
-        from edgeyolo.evaluation.measure import measure_session
-
+    def _measure(self, built: Built, *, is_timed: bool) -> None:
         data, name = self._job.scored_data, built.name
-        self.scores.append(measure_session(built.session, built.spec, data, artefact=name, progress=self._job.progress))
+        score = measure_artefact(built.session, built.artefact, built.spec, data, progress=self._job.progress)
+        self.scores.append(score)
         self.size_bytes[name] = built.size_bytes
-        self.latencies[name] = time_session(built.session, built.spec, data, device=processor_name())
+        if is_timed:
+            self.latencies[name] = time_session(built.session, built.spec, data, device=processor_name())
 
     def _compare(self, built: Built) -> None:
         """Raw maps against fake-quant, and the pictures on which boxes differ most from those of the float model."""

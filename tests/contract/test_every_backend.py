@@ -327,7 +327,7 @@ def test_every_engine_is_whole(name: str) -> None:
     assert engine.packages
     modules = {package.module for package in engine.packages}
     assert not engine.cpu_package or engine.cpu_package in modules
-    for target in filter(None, (engine.host_target(), engine.check_target)):
+    for target in filter(None, (engine.host_target(), engine.check_target())):
         assert load_target(target).engine == name
     assert all(finding.what and finding.found for finding in engine.examine())
 

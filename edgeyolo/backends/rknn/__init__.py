@@ -1,0 +1,175 @@
+"""Rockchip's NPUs (RK3588, RK3576, RK3566/3568, RV1126B), from the same Q/DQ graph as every other engine.
+
+On a host the vendor's toolkit compiles the graph, and simulates the NPU where a bundle is opened; it runs in an
+environment and a process of its own. On the board rknn-toolkit-lite2 runs what was compiled. What carries Q/DQ is int8;
+the rest, such as the head's outputs, is float16.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from edgeyolo.backends._artefact import artefact_file, read_artefact
+from edgeyolo.backends._versions import check_version, list_version_problems
+from edgeyolo.backends.engine import Engine, Finding, OwnEnvironment, Session
+from edgeyolo.backends.rknn.board import NpuSession, check_chip, find_chip, find_driver, find_library
+from edgeyolo.backends.rknn.options import make_options
+from edgeyolo.backends.rknn.process import BUILD_LIMIT_S, ToolkitProcess
+from edgeyolo.backends.rknn.simulator import SimulatorSession
+from edgeyolo.backends.rknn.toolkit import (
+    INSTALL,
+    VERSION,
+    check_computer,
+    find_toolkit,
+    has_toolkit,
+    install_toolkit,
+    toolkit_folder,
+)
+from edgeyolo.graph.external_data import refuse_external_data
+from edgeyolo.graph.qdq import insert_qdq, int8_layers, load_onnx, weighted_nodes
+from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
+from edgeyolo.spec.manifest import Artefact
+from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.packages import Package
+from edgeyolo.spec.progress import SILENT, Progress
+from edgeyolo.spec.qparams import QParams
+from edgeyolo.spec.target import Precision, Target
+
+logger = logging.getLogger(__name__)
+
+_RKNN, _ONNX = "model.rknn", "model.onnx"
+_NOTICE = f"""\
+Rockchip's toolkit (rknn-toolkit2 {VERSION}) compiles for Rockchip's NPUs and simulates them. It is Rockchip's software
+under the licence of Rockchip's SDK, and no part of edgeyolo: whoever installs it accepts that licence. pip downloads
+about 350 MB (1.3 GB unpacked) into a folder of its own; no package of yours changes:"""
+
+
+class RknnEngine(Engine):
+    """Rockchip's NPUs, and their simulator."""
+
+    name = "rknn"
+    packages = (Package("rknn-toolkit-lite2", "rknnlite", "engine: Rockchip NPU, on the board", "rknn"),)
+
+    def check_target(self) -> str:
+        """The most common board, where the simulator is here."""
+        return "rockchip-rk3588-npu" if has_toolkit() else ""
+
+    def is_simulated(self) -> bool:
+        """Everywhere but on a board with such an NPU."""
+        return not find_chip()
+
+    def is_half(self, target: Target, precision: Precision) -> bool:
+        """Whatever has no scale."""
+        return True
+
+    def probe(self, target: Target) -> list[str]:
+        """What is missing here to build for `target`."""
+        make_options(target.engine_options)
+        try:
+            find_toolkit(needed_for="building for a Rockchip NPU")
+            return list_version_problems("rknn-toolkit2", VERSION, target)
+        except (MissingPackageError, BackendError) as error:
+            return [str(error)]
+
+    def build(
+        self,
+        onnx_path: Path,
+        spec: ModelSpec,
+        qparams: QParams | None,
+        target: Target,
+        out: Path,
+        *,
+        precision: Precision,
+        progress: Progress = SILENT,
+    ) -> Artefact:
+        """Write `model.rknn` for the board, and beside it the graph that it is compiled from, for the simulator."""
+        options = make_options(target.engine_options)
+        if precision not in ("int8", "fp16"):
+            raise UsageError(f"rknn artefacts are int8 or fp16, not {precision}", where=target.title)
+        toolkit = find_toolkit(needed_for="building for a Rockchip NPU")
+        check_version("rknn-toolkit2", VERSION, target)
+        model = load_onnx(onnx_path)
+        nodes = weighted_nodes(model.graph)
+        layers = {"float": sum(len(readers) for readers in nodes.values())}
+        if qparams is not None:
+            int8 = sum(len(nodes[weight]) for weight in int8_layers(model.graph, qparams))
+            layers = {"int8": int8, "float": layers["float"] - int8}
+            model = insert_qdq(model, qparams)
+        write_file(out / _ONNX, model.SerializeToString())
+        process = ToolkitProcess(toolkit)
+        try:
+            process.ask(
+                "build",
+                limit_s=BUILD_LIMIT_S,
+                onnx=str((out / _ONNX).resolve()),
+                rknn=str((out / _RKNN).resolve()),
+                config=options.config(),
+                shape=[1, 3, *spec.input.image_hw],
+            )
+        finally:
+            process.close()
+        return Artefact(
+            engine="rknn",
+            engine_version=process.version,
+            precision=precision,
+            files={"rknn": _RKNN, "onnx": _ONNX},
+            options=dataclasses.asdict(options),
+            layers=layers,
+        )
+
+    def open(
+        self, folder: Path, artefact: Artefact, spec: ModelSpec, *, threads: int = 0, progress: Progress = SILENT
+    ) -> Session:
+        """On the NPU where this computer has one, else in the simulator."""
+        options = make_options(artefact.options)
+        rknn_path, onnx_path = (artefact_file(folder, artefact, role) for role in ("rknn", "onnx"))
+        chip = find_chip()
+        if chip:
+            check_chip(options, chip)
+            return NpuSession(rknn_path, options, spec.output_count, spec.input.image_hw)
+        toolkit = find_toolkit(needed_for="simulating the Rockchip NPU that this bundle is for, as there is none here")
+        raw = read_artefact(onnx_path)
+        refuse_external_data(raw, where=onnx_path)
+        logger.warning(
+            "no Rockchip NPU is here: Rockchip's simulator stands in for the %s. Results are simulated, and times say "
+            "nothing",
+            options.chip,
+        )
+        return SimulatorSession(toolkit, onnx_path, options, spec.output_count, spec.input.image_hw)
+
+    def examine(self) -> list[Finding]:
+        """The chip, its driver and library on a board; the toolkit elsewhere."""
+        chip = find_chip()
+        if not chip:
+            return [_examine_toolkit()]
+        library, driver = find_library(), find_driver()
+        hint = "Copy librknnrt.so of Rockchip's SDK to /usr/lib, of the toolkit's version or later"
+        return [
+            Finding("chip", chip),
+            Finding("NPU driver", driver or "its version is not told"),
+            Finding("librknnrt.so", library or "missing", "" if library else hint),
+        ]
+
+    def own_environment(self) -> OwnEnvironment:
+        """Rockchip's toolkit, for building and for the simulator."""
+        check_computer()
+        return OwnEnvironment(f"{_NOTICE}\n{toolkit_folder()}", install_toolkit)
+
+    def build_notes(self, folder: Path, artefact: Artefact) -> list[str]:
+        """What the board must have."""
+        return [f"The board needs librknnrt.so {artefact.engine_version} or later, and rknn-toolkit-lite2"]
+
+
+def _examine_toolkit() -> Finding:
+    try:
+        return Finding("rknn-toolkit2", f"{VERSION} in {find_toolkit(needed_for='')}")
+    except MissingPackageError:
+        return Finding("rknn-toolkit2", "missing", f"To deploy for Rockchip's NPUs: {INSTALL}")
+    except BackendError as error:
+        return Finding("rknn-toolkit2", error.what, error.hint)
+
+
+ENGINE = RknnEngine()
