@@ -44,6 +44,7 @@ PICTURES = {"train": ("a.jpg", "b.png", "c.webp", "d.bmp", "e.tif"), "val": ("f.
 BOXES = {name: [(i % 3, 4 + i, 3 + i, 20 + 2 * i, 30)] for i, name in enumerate("abcdef")}  # class, x1, y1, x2, y2
 WORDS = ("nan", "inf", "-1", "0", "1e308", "1e-308", "99999999999999999999", "2147483648", "0x10", "null", "true", "[]")
 WORDS += ("{}", '""', "\0", "..", "/", "/dev/zero", "*", "&a", "*a", "!!python/object:os.system", "é", "<", "]]>")
+WORDS += ("NaN", "Infinity", "-Infinity", "1" * 400, "1" * 5000, "x" * 300, "~", "1.5", "1_0", "2026-01-01", "0o7")
 BYTES = (b"\0", b"\xff", b"\xfe\xff", b"\n", b'"', b"{", b"[", b"<", b":", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff")
 
 

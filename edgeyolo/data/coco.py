@@ -17,7 +17,7 @@ import msgspec
 
 from edgeyolo.data.assembly import SPLIT_ALIASES, RawRecord, assemble
 from edgeyolo.data.dataset import Dataset
-from edgeyolo.data.image_file import read_image_hw
+from edgeyolo.data.image_file import is_file, read_image_hw
 from edgeyolo.data.report import ProblemLog
 from edgeyolo.spec.errors import DataError, ImageError
 
@@ -148,7 +148,7 @@ def _find_folder(index_path: Path, split: str, images: list[_Image]) -> Path:
     probed = images[:_PROBED_PICTURES]
 
     def hits(folder: Path) -> int:
-        return sum((folder / image.file_name).is_file() for image in probed)
+        return sum(is_file(folder / image.file_name) for image in probed)
 
     best = max(candidates, key=hits)
     if not hits(best):
@@ -171,7 +171,7 @@ def _read_images(
             log.add("repeated picture", index_path, f"image id {image.id} is listed more than once")
             continue
         by_id[image.id] = None
-        if not image_path.is_file():
+        if not is_file(image_path):
             log.add("missing picture", index_path, str(image_path))
             continue
         image_hw = (int(image.height or 0), int(image.width or 0))

@@ -14,8 +14,11 @@ from edgeyolo.spec.errors import ImageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
+MOST_PIXELS = 1 << 27  # of a picture, 400 MB when decoded; a header may ask for any number
+
 _HEADER_BYTES = 1 << 16
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+_TIFF = {b"II*\0": "<", b"MM\0*": ">"}  # and the order of bytes
 _SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SCAN_MARKER, _EXIF_MARKER = 0xDA, 0xE1
 _EXIF_ORIENTATION = 0x0112
@@ -28,10 +31,11 @@ def read_image(path: Path) -> Image:
     `cv2.imread` does.
 
     Raises:
-        ImageError: it cannot be read, is empty, is cut off, or is not a picture.
+        ImageError: it cannot be read, is empty, is cut off, is larger than `MOST_PIXELS`, or is not a picture.
     """
     raw = _read_bytes(path)
     _check_whole(raw, path)
+    _check_size(raw, path)
     try:
         image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -57,6 +61,14 @@ def read_image_hw(path: Path) -> tuple[int, int]:
     return image_hw
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file of this name; a name that the system does not take, for its length say, is no file's."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _read_bytes(path: Path, count: int = -1) -> bytes:
     try:
         with path.open("rb") as stream:
@@ -80,6 +92,41 @@ def _check_whole(raw: bytes, path: Path) -> None:
         whole = len(raw) >= struct.unpack_from("<I", raw, 4)[0] + 8
     if not whole:
         raise ImageError("is cut off", where=path, hint="Copy or download the file again")
+
+
+def _check_size(raw: bytes, path: Path) -> None:
+    """Before memory is taken for it."""
+    height, width = _stated_hw(raw) or (0, 0)
+    if height * width > MOST_PIXELS:
+        raise ImageError(
+            f"is {width}x{height}, and {MOST_PIXELS:,} pixels are the most that is read",
+            where=path,
+            hint="Cut it into tiles",
+        )
+
+
+def _stated_hw(raw: bytes) -> tuple[int, int] | None:
+    """Size as the header has it, which may be turned afterwards."""
+    try:
+        if raw.startswith(_PNG):
+            width, height = struct.unpack_from(">II", raw, 16)
+            return height, width
+        if (order := _TIFF.get(raw[:4])) is not None:
+            return _tiff_hw(raw, order)
+    except struct.error:
+        return None
+    return _header_hw(raw)
+
+
+def _tiff_hw(raw: bytes, order: str) -> tuple[int, int]:
+    """From the first table: its entries are tag, type, count and value, 12 bytes."""
+    (start,) = struct.unpack_from(f"{order}I", raw, 4)
+    (count,) = struct.unpack_from(f"{order}H", raw, start)
+    values = {}
+    for at in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind = struct.unpack_from(f"{order}HH", raw, at)
+        (values[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), raw, at + 8)
+    return values.get(257, 0), values.get(256, 0)
 
 
 def _header_hw(head: bytes) -> tuple[int, int] | None:

@@ -18,7 +18,7 @@ import yaml  # type: ignore[import-untyped]
 
 from edgeyolo.data.assembly import SPLIT_ALIASES, RawRecord, assemble
 from edgeyolo.data.dataset import Dataset
-from edgeyolo.data.image_file import SUFFIXES, read_image_hw
+from edgeyolo.data.image_file import SUFFIXES, is_file, read_image_hw
 from edgeyolo.data.report import ProblemLog
 from edgeyolo.spec.errors import DataError, ImageError
 
@@ -94,7 +94,7 @@ class _Index:
         content = _load_yaml(path)
         self.class_names = _class_names(content, path)
         self.root = path.parent
-        if isinstance(content.get("path"), str) and (path.parent / content["path"]).is_dir():
+        if isinstance(content.get("path"), str) and _is_there(path.parent / content["path"]):
             self.root = path.parent / content["path"]
         self.entries: dict[str, list[str]] = {}
         for key, value in content.items():
@@ -114,9 +114,16 @@ class _Index:
         # exporters write `../train/images` for a folder that stands beside the index
         inside = entry.removeprefix("../")
         for candidate in (self.root / entry, self.path.parent / entry, self.root / inside):
-            if candidate.exists():
+            if _is_there(candidate):
                 return candidate
         raise DataError(f"'{entry}' does not exist", where=self.path, hint=_FOLDER_HINT)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # no name that the system takes
+        return False
 
 
 def _load_yaml(path: Path) -> dict[Any, Any]:
@@ -139,8 +146,12 @@ def _class_names(content: dict[Any, Any], path: Path) -> tuple[str, ...]:
         names = [name for _, name in sorted(names.items(), key=lambda item: int(item[0]))]
     if not isinstance(names, list) or not names:
         raise DataError("has no class names", where=path, hint="Add `names: [first, second, ...]`")
+    if any(isinstance(name, (list, dict)) for name in names):
+        raise DataError("has a class name that is a list or a mapping", where=path)
     if len({str(name) for name in names}) != len(names):
         raise DataError("has a class name more than once", where=path)
+    if not isinstance(content.get("nc", 0), int | float):
+        raise DataError("'nc' is not a number", where=path)
     if content.get("nc", len(names)) != len(names):
         raise DataError(f"'nc' is {content['nc']} and 'names' has {len(names)}", where=path)
     return tuple(str(name) for name in names)
@@ -156,7 +167,7 @@ def _list_images(index: _Index, entry: str, log: ProblemLog) -> Iterator[Path]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"is neither a folder nor a list of pictures ({error})", where=place) from None
     for line in filter(None, map(str.strip, lines)):
-        found = next((root / line for root in (place.parent, index.root) if (root / line).is_file()), None)
+        found = next((root / line for root in (place.parent, index.root) if is_file(root / line)), None)
         if found is None:
             log.add("missing picture", place, line)
         else:

@@ -126,3 +126,27 @@ def test_absent_files_and_folders(tmp_path: Path) -> None:
     for path in (tmp_path / "none.png", tmp_path):
         with pytest.raises(ImageError, match="cannot be read"):
             read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
+def test_a_size_beyond_all_memory_is_refused_before_it_is_decoded(
+    picture: np.ndarray, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = bytearray(write(tmp_path / f"p{suffix}", picture).read_bytes())
+    if suffix == ".png":
+        raw[16:24] = struct.pack(">II", 30_000, 30_000)
+    elif suffix == ".jpg":
+        at = raw.find(b"\xff\xc0") + 5
+        raw[at : at + 4] = struct.pack(">HH", 30_000, 30_000)
+    elif suffix == ".bmp":
+        raw[18:26] = struct.pack("<ii", 30_000, -30_000)
+    else:
+        table = struct.unpack_from("<I", raw, 4)[0] + 2
+        for at in (table, table + 12):
+            assert struct.unpack_from("<H", raw, at)[0] in (256, 257)
+            raw[at + 2 : at + 12] = struct.pack("<HII", 4, 1, 30_000)
+    path = tmp_path / f"huge{suffix}"
+    path.write_bytes(raw)
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(ImageError, match="is 30000x30000, and .* are the most"):
+        read_image(path)

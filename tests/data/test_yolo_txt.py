@@ -131,3 +131,24 @@ def test_a_broken_index_says_what_is_wrong(yolo: Path, text: str, message: str) 
 
 def test_class_names_of_a_report_follow_the_ids(yolo: Path) -> None:
     assert list(check_dataset(yolo)["val"].classes.items()) == [("ant", 0), ("bee", 0), ("cat", 1)]
+
+
+def test_an_index_whose_aliases_grow_without_end_is_refused_at_once(yolo: Path) -> None:
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [
+        f"{name}: &{name} [{', '.join([f'*{last}'] * 10)}]" for last, name in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+    for use, message in (("names: *i", "class name that is a list"), ("names: [ant]\nnc: *i", "'nc' is not a number")):
+        (yolo / "data.yaml").write_text("\n".join([*lines, use, "train: images/train"]))
+        with pytest.raises(DataError, match=message):
+            list_splits(yolo)
+
+
+def test_a_name_longer_than_names_can_be_is_missing(yolo: Path) -> None:
+    (yolo / "list.txt").write_text(f"{'x' * 300}.jpg\nimages/train/a.png\n")
+    index = yolo / "data.yaml"
+    index.write_text(index.read_text().replace("train: images/train", "train: list.txt"))
+    assert problems(yolo) == {"missing picture": 1}
+    index.write_text(index.read_text().replace("list.txt", "x" * 300))
+    with pytest.raises(DataError, match="does not exist"):
+        open_dataset(yolo, "train")
