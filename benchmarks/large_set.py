@@ -1,18 +1,26 @@
-"""What opening a large data set costs, by the number of its pictures: COCO JSON and YOLO, ten boxes for each picture.
+"""What a large data set costs, by the number of its pictures: COCO JSON, YOLO and tar shards, ten boxes a picture.
 
-    python benchmarks/large_set.py [--pictures 1000 10000 100000 1000000] [--work runs/large]
+    python benchmarks/large_set.py [--pictures 1000 10000 100000 1000000] [--formats coco yolo shards]
 
-No picture is ever decoded to open a set, so those of COCO are empty files; YOLO needs their sizes, and all are links to
-one small picture. Each set is opened in a process of its own: processor time, and the most memory that it held. The
-order is that of an epoch at batches of 64, from its making to its last batch. Writes benchmarks/results/large_set.json.
+No picture is ever decoded to open a set, so those of COCO are empty files; the others need their sizes: YOLO's are
+links to one small picture, and those of the shards are as small, a thousand in each. Each set is opened in a process of
+its own: seconds and processor seconds, and the most memory that it held. Shards are opened twice: they are unpacked the
+first time. The order is that of an epoch at batches of 64, from its making to its last batch. Two loader processes,
+forked and spawned, walk through all records; what of their memory is theirs alone (USS) and what is their part of the
+shared (PSS) is read before they end. Writes benchmarks/results/large_set.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -21,40 +29,31 @@ from record import RESULTS, save_result
 
 BOXES = 10
 SIDE = 640
-OPEN = """
-import json, resource, sys, time
-from edgeyolo.data.dataset import open_dataset
-from edgeyolo.training.order import EpochOrder
-
-def peak_mib():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-before = peak_mib()
-start = time.process_time()
-data = open_dataset(sys.argv[1], "train")
-opened = time.process_time() - start
-peak = peak_mib()
-start = time.process_time()
-steps = sum(1 for _ in EpochOrder(len(data), 64))
-ordered = time.process_time() - start
-print(json.dumps({"open_s": opened, "order_s": ordered, "before_mib": before, "peak_mib": peak, "pictures": len(data)}))
-"""
+IN_SHARD = 1000
+BLOCK = 10_000
+OPEN = Path(__file__).with_name("large_set_open.py")
 
 
 def write_coco(folder: Path, count: int, rng: np.random.Generator) -> Path:
-    """An index beside empty files; the file that is opened."""
-    pictures = folder / "images"
-    pictures.mkdir(parents=True)
-    boxes_xywh = draw_boxes(count, rng)
-    images, annotations = [], []
-    for i in range(count):
-        (pictures / f"{i:07d}.jpg").touch()
-        images.append({"id": i, "file_name": f"{i:07d}.jpg", "height": SIDE, "width": SIDE})
-        annotations += [{"image_id": i, "category_id": j % 3, "bbox": box} for j, box in enumerate(boxes_xywh[i])]
-    categories = [{"id": i, "name": name} for i, name in enumerate("abc")]
-    index = {"images": images, "annotations": annotations, "categories": categories}
+    """An index as COCO's own is written, beside empty files."""
+    (folder / "images").mkdir(parents=True)
     path = folder / "train.json"
-    path.write_text(json.dumps(index))
+    with path.open("w") as stream:
+        stream.write('{"info": {"year": 2026}, "images": [')
+        for i in range(count):
+            (folder / f"images/{i:07d}.jpg").touch()
+            image = {"license": 1, "file_name": f"{i:07d}.jpg", "height": SIDE, "width": SIDE, "id": i}
+            stream.write((", " if i else "") + json.dumps(image))
+        stream.write('], "annotations": [')
+        for i, boxes in enumerate(draw_boxes(count, rng)):
+            rows = [
+                {"segmentation": [], "area": w * h, "iscrowd": 0, "image_id": i, "bbox": [x, y, w, h],
+                 "category_id": j % 3, "id": i * BOXES + j}
+                for j, (x, y, w, h) in enumerate(boxes)
+            ]  # fmt: skip
+            stream.write((", " if i else "") + json.dumps(rows)[1:-1])
+        categories = [{"supercategory": "none", "id": i, "name": name} for i, name in enumerate("abc")]
+        stream.write(f'], "categories": {json.dumps(categories)}}}')
     return path
 
 
@@ -62,45 +61,84 @@ def write_yolo(folder: Path, count: int, rng: np.random.Generator) -> Path:
     """Labels beside links to one picture."""
     for kind in ("images", "labels"):
         (folder / kind / "train").mkdir(parents=True)
-    picture = folder / "picture.jpg"
-    cv2.imwrite(str(picture), np.zeros((SIDE, SIDE, 3), np.uint8))
-    boxes_xywh = draw_boxes(count, rng)
-    for i in range(count):
-        (folder / f"images/train/{i:07d}.jpg").symlink_to(picture.absolute())
-        rows = [
-            f"{j % 3} {(x + w / 2) / SIDE:.6f} {(y + h / 2) / SIDE:.6f} {w / SIDE:.6f} {h / SIDE:.6f}\n"
-            for j, (x, y, w, h) in enumerate(boxes_xywh[i])
-        ]
-        (folder / f"labels/train/{i:07d}.txt").write_text("".join(rows))
+    picture = folder / "picture.png"
+    picture.write_bytes(small_picture())
+    for i, boxes in enumerate(draw_boxes(count, rng)):
+        (folder / f"images/train/{i:07d}.png").symlink_to(picture.absolute())
+        (folder / f"labels/train/{i:07d}.txt").write_text(yolo_text(boxes))
     (folder / "data.yaml").write_text("path: .\ntrain: images/train\nnames: [a, b, c]\n")
     return folder / "data.yaml"
 
 
-def draw_boxes(count: int, rng: np.random.Generator) -> list[list[list[int]]]:
-    """(count, BOXES, 4) xywh inside the picture."""
-    corners = rng.integers(0, SIDE // 2, (count, BOXES, 2))
-    sizes = rng.integers(8, SIDE // 2, (count, BOXES, 2))
-    boxes: list[list[list[int]]] = np.concatenate([corners, sizes], axis=2).tolist()
-    return boxes
+def write_shards(folder: Path, count: int, rng: np.random.Generator) -> Path:
+    """Tar files of pictures and YOLO's labels."""
+    folder.mkdir(parents=True)
+    picture, texts = small_picture(), map(yolo_text, draw_boxes(count, rng))
+    for first in range(0, count, IN_SHARD):
+        with tarfile.open(folder / f"train-{first // IN_SHARD:06d}.tar", "w") as archive:
+            for i in range(first, min(first + IN_SHARD, count)):
+                for name, raw in ((f"{i:07d}.png", picture), (f"{i:07d}.txt", next(texts).encode())):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(raw)
+                    archive.addfile(member, io.BytesIO(raw))
+    (folder / "classes.txt").write_text("a\nb\nc\n")
+    return folder
+
+
+def small_picture() -> bytes:
+    """A large picture in few bytes."""
+    _, png = cv2.imencode(".png", np.zeros((SIDE, SIDE), np.uint8), [cv2.IMWRITE_PNG_BILEVEL, 1])
+    return png.tobytes()
+
+
+def draw_boxes(count: int, rng: np.random.Generator) -> Iterator[list[list[float]]]:
+    """BOXES boxes xywh inside the picture, for each of `count` pictures."""
+    for first in range(0, count, BLOCK):
+        shape = (min(BLOCK, count - first), BOXES, 2)
+        corners, sizes = rng.uniform(0, SIDE / 2, shape), rng.uniform(8, SIDE / 2, shape)
+        yield from np.concatenate([corners, sizes], axis=2).round(2).tolist()
+
+
+def yolo_text(boxes_xywh: list[list[float]]) -> str:
+    """Lines of a label file."""
+    return "".join(
+        f"{j % 3} {(x + w / 2) / SIDE:.6f} {(y + h / 2) / SIDE:.6f} {w / SIDE:.6f} {h / SIDE:.6f}\n"
+        for j, (x, y, w, h) in enumerate(boxes_xywh)
+    )
+
+
+WRITERS = {"coco": (write_coco, "train.json"), "yolo": (write_yolo, "data.yaml"), "shards": (write_shards, "")}
 
 
 def main() -> None:
     """Write, open, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
+    parser.add_argument("--formats", nargs="+", choices=WRITERS, default=list(WRITERS))
     parser.add_argument("--work", type=Path, default=Path("runs/large"))
+    parser.add_argument("--write-only", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS / "large_set.json")
     args = parser.parse_args()
+    cache = args.work / "cache"
     rows = []
     for count in args.pictures:
-        for kind, write in (("COCO", write_coco), ("YOLO", write_yolo)):
-            folder = args.work / f"{kind.lower()}-{count}"
-            names = {"COCO": "train.json", "YOLO": "data.yaml"}
-            path = folder / names[kind] if folder.is_dir() else write(folder, count, np.random.default_rng(0))
-            done = subprocess.run([sys.executable, "-c", OPEN, str(path)], capture_output=True, text=True, check=True)
-            rows.append({"format": kind, **json.loads(done.stdout)})
-            sys.stdout.write(f"{rows[-1]}\n")
-    save_result(args.out, {"boxes_per_picture": BOXES, "rows": rows})
+        for kind in args.formats:
+            write, name = WRITERS[kind]
+            folder = args.work / f"{kind}-{count}"
+            path = folder / name if folder.is_dir() else write(folder, count, np.random.default_rng(0))
+            for time in () if args.write_only else ("first", "second") if kind == "shards" else ("first",):
+                done = subprocess.run(
+                    [sys.executable, str(OPEN), str(path)],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                    env={**os.environ, "EDGEYOLO_CACHE": str(cache.absolute())},
+                )
+                rows.append({"format": kind, "time": time, **json.loads(done.stdout)})
+                sys.stdout.write(f"{rows[-1]}\n")
+            shutil.rmtree(cache, ignore_errors=True)
+    if rows:
+        save_result(args.out, {"boxes_per_picture": BOXES, "rows": rows})
 
 
 if __name__ == "__main__":

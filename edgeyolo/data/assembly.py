@@ -1,146 +1,178 @@
-"""From what a format says to checked records: one set of rules for every format, vectorised over a whole split."""
+"""From what a format says to checked records: one set of rules for every format, vectorised over many pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeyolo.data.dataset import Dataset, Record, make_report
+from edgeyolo.data.columns import Column, TextColumn, Texts, starts_of
+from edgeyolo.data.dataset import Dataset, make_report
+from edgeyolo.data.records import Objects, Records
 from edgeyolo.data.report import ProblemKind, ProblemLog
+from edgeyolo.spec.detections import Float32, Int64
 
+_Item = TypeVar("_Item")
 Bools = npt.NDArray[np.bool_]
 
 SPLIT_ALIASES = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
+PICTURES_AT_ONCE = 4096  # in a block, so that what its checks need for a moment stays small
 CUT_TOLERANCE_PX = 0.5  # labels are rounded; less than this over the border is not worth a finding
 
 
 @dataclass
-class RawRecord:
-    """One picture as its format describes it.
+class RawPictures:
+    """Some pictures as their format describes them, with all boxes of theirs one after the other.
 
     Attributes:
-        label_path: where its annotations are, for findings.
-        boxes_xyxy: in pixels, edge to edge, unchecked.
-        class_ids: in [0, K), one per box.
-        is_ignored: per box, whether it is a crowd or difficult.
+        image_ids: each unique within the split.
+        sizes_hw: height and width of each in pixels.
+        label_paths: where the annotations of each are, for findings.
+        counts: boxes of each.
+        boxes_xyxy: list or array (M, 4) in pixels, edge to edge, unchecked.
+        class_ids: list or array (M,) in [0, K).
+        is_ignored: list or array (M,): whether it is a crowd or difficult.
     """
 
-    image_path: Path
-    image_id: str
-    image_hw: tuple[int, int]
-    label_path: Path
-    boxes_xyxy: list[tuple[float, float, float, float]] = field(default_factory=list)
-    class_ids: list[int] = field(default_factory=list)
-    is_ignored: list[bool] = field(default_factory=list)
+    image_paths: list[str] = field(default_factory=list)
+    image_ids: list[str] = field(default_factory=list)
+    sizes_hw: list[tuple[int, int]] = field(default_factory=list)
+    label_paths: list[str] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    boxes_xyxy: Any = field(default_factory=list)
+    class_ids: Any = field(default_factory=list)
+    is_ignored: Any = field(default_factory=list)
 
-    def add(self, box_xyxy: tuple[float, float, float, float], class_id: int, *, is_ignored: bool = False) -> None:
-        """One object more."""
-        self.boxes_xyxy.append(box_xyxy)
-        self.class_ids.append(class_id)
-        self.is_ignored.append(is_ignored)
+    def add_picture(
+        self,
+        image_path: str,
+        image_id: str,
+        image_hw: tuple[int, int],
+        label_path: str,
+        objects: Sequence[tuple[tuple[float, ...], int, bool]] = (),
+    ) -> None:
+        """One picture more; of its objects the box, the class and whether it is ignored."""
+        self.image_paths.append(image_path)
+        self.image_ids.append(image_id)
+        self.sizes_hw.append(image_hw)
+        self.label_paths.append(label_path)
+        self.counts.append(len(objects))
+        for box_xyxy, class_id, is_ignored in objects:
+            self.boxes_xyxy.append(box_xyxy)
+            self.class_ids.append(class_id)
+            self.is_ignored.append(is_ignored)
+
+
+def without_repeats(image_paths: Texts, label_path: Callable[[int], object], log: ProblemLog) -> list[int]:
+    """The rows that name a picture for the first time; the others are written to `log`.
+
+    Args:
+        label_path: where the annotations of a row are, for findings.
+    """
+    first = image_paths.first_rows()
+    is_repeated = first != np.arange(len(first))
+    for row in np.flatnonzero(is_repeated).tolist():
+        log.add("repeated picture", label_path(row), f"{Path(image_paths[row]).name} is listed more than once")
+    rows: list[int] = np.flatnonzero(~is_repeated).tolist()
+    return rows
+
+
+def in_parts(rows: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    """As many at once as make a block."""
+    return (rows[first : first + PICTURES_AT_ONCE] for first in range(0, len(rows), PICTURES_AT_ONCE))
 
 
 def assemble(
-    path: Path, split: str, class_names: Sequence[str], raw_records: Sequence[RawRecord], log: ProblemLog
+    path: Path, split: str, class_names: Sequence[str], blocks: Iterable[RawPictures], log: ProblemLog
 ) -> Dataset:
     """Drop what cannot be trained on, clip what reaches over the border, and write all of it to `log`.
 
     Args:
         path: what was opened.
+        blocks: pictures, each once.
     """
-    raw_records = _without_repeats(raw_records, log)
-    rows = _Rows.stack(raw_records)
-    boxes_xyxy, is_kept = _check_boxes(rows, raw_records, class_names, log)
-    records = []
-    ends = np.cumsum([len(raw.class_ids) for raw in raw_records])
-    for raw, end in zip(raw_records, ends, strict=True):
-        chosen = np.arange(end - len(raw.class_ids), end)
-        chosen = chosen[is_kept[chosen]]
-        trained, ignored = chosen[~rows.is_ignored[chosen]], chosen[rows.is_ignored[chosen]]
-        records.append(
-            Record(
-                raw.image_path,
-                raw.image_id,
-                raw.image_hw,
-                boxes_xyxy[trained],
-                rows.class_ids[trained],
-                boxes_xyxy[ignored],
-                rows.class_ids[ignored],
-            )
-        )
+    paths, ids, sizes_hw = TextColumn(), TextColumn(), Column(np.int64, 2)
+    trained, ignored = _ObjectColumns(), _ObjectColumns()
+    for block in blocks:
+        paths.add(block.image_paths)
+        ids.add(block.image_ids)
+        sizes_hw.add(block.sizes_hw)
+        boxes = _Boxes.of(block)
+        clipped, is_kept = _check_boxes(boxes, block, class_names, log)
+        for columns, chosen in ((trained, is_kept & ~boxes.is_ignored), (ignored, is_kept & boxes.is_ignored)):
+            columns.add(boxes.pictures[chosen], len(block.counts), clipped[chosen], boxes.class_ids[chosen])
+    records = Records(paths.finish(), ids.finish(), sizes_hw.finish(), trained.finish(), ignored.finish())
     name = path.name or str(path.resolve().name)
     return Dataset(name, split, tuple(class_names), records, make_report(name, split, class_names, records, log))
 
 
-@dataclass
-class _Rows:
-    """All boxes of a split: image index (N,), boxes (N, 4) float64, class ids (N,), ignored (N,), sizes (N, 2) wh."""
+class _ObjectColumns:
+    def __init__(self) -> None:
+        self._counts, self._boxes, self._class_ids = Column(np.int64), Column(np.float32, 4), Column(np.int64)
 
-    images: npt.NDArray[np.int64]
+    def add(self, pictures: Int64, count: int, boxes_xyxy: Float32, class_ids: Int64) -> None:
+        """Objects of `count` pictures more, which are numbered from 0."""
+        self._counts.add(np.bincount(pictures, minlength=count))
+        self._boxes.add(boxes_xyxy)
+        self._class_ids.add(class_ids)
+
+    def finish(self) -> Objects:
+        return Objects(starts_of(self._counts.finish()), self._boxes.finish(), self._class_ids.finish())
+
+
+@dataclass
+class _Boxes:
+    """All boxes of a block: its picture (N,), boxes (N, 4) float64, class ids (N,), ignored (N,), sizes (N, 2) wh."""
+
+    pictures: Int64
     boxes_xyxy: npt.NDArray[np.float64]
-    class_ids: npt.NDArray[np.int64]
+    class_ids: Int64
     is_ignored: Bools
     size_wh: npt.NDArray[np.float64]
 
     @classmethod
-    def stack(cls, raw_records: Sequence[RawRecord]) -> _Rows:
-        counts = [len(raw.class_ids) for raw in raw_records]
-        images = np.repeat(np.arange(len(counts)), counts)
-        sizes_wh = np.array([raw.image_hw[::-1] for raw in raw_records], np.float64).reshape(-1, 2)
+    def of(cls, block: RawPictures) -> _Boxes:
+        pictures = np.repeat(np.arange(len(block.counts)), block.counts)
+        sizes_wh = np.array([image_hw[::-1] for image_hw in block.sizes_hw], np.float64).reshape(-1, 2)
         return cls(
-            images,
-            np.array([box for raw in raw_records for box in raw.boxes_xyxy], np.float64).reshape(-1, 4),
-            np.array([class_id for raw in raw_records for class_id in raw.class_ids], np.int64),
-            np.array([flag for raw in raw_records for flag in raw.is_ignored], np.bool_),
-            sizes_wh[images],
+            pictures,
+            np.asarray(block.boxes_xyxy, np.float64).reshape(-1, 4),
+            np.asarray(block.class_ids, np.int64),
+            np.asarray(block.is_ignored, np.bool_),
+            sizes_wh[pictures],
         )
 
 
-def _without_repeats(raw_records: Sequence[RawRecord], log: ProblemLog) -> list[RawRecord]:
-    """Each picture once, each with an id of its own."""
-    by_path: dict[Path, RawRecord] = {}
-    ids: set[str] = set()
-    for raw in raw_records:
-        if raw.image_path in by_path:
-            log.add("repeated picture", raw.label_path, f"{raw.image_path.name} is listed more than once")
-            continue
-        if raw.image_id in ids:
-            raw.image_id = raw.image_path.as_posix()
-        by_path[raw.image_path] = raw
-        ids.add(raw.image_id)
-    return list(by_path.values())
-
-
 def _check_boxes(
-    rows: _Rows, raw_records: Sequence[RawRecord], class_names: Sequence[str], log: ProblemLog
-) -> tuple[npt.NDArray[np.float32], Bools]:
+    boxes: _Boxes, block: RawPictures, class_names: Sequence[str], log: ProblemLog
+) -> tuple[Float32, Bools]:
     """Clipped boxes (N, 4) float32 and which of them to keep (N,); each dropped box is counted once."""
-    is_kept = np.ones(len(rows.images), np.bool_)
+    is_kept = np.ones(len(boxes.pictures), np.bool_)
 
     def note(kind: ProblemKind, suspects: Bools, *, drop: bool) -> None:
         found = suspects & is_kept
         for i in np.flatnonzero(found):
-            raw = raw_records[rows.images[i]]
-            corners = ", ".join(f"{value:g}" for value in rows.boxes_xyxy[i])
-            size = f"{raw.image_hw[1]}x{raw.image_hw[0]}"
-            log.add(kind, raw.label_path, f"{class_names[rows.class_ids[i]]} xyxy ({corners}) in {size}")
+            picture = boxes.pictures[i]
+            corners = ", ".join(f"{value:g}" for value in boxes.boxes_xyxy[i])
+            height, width = block.sizes_hw[picture]
+            what = f"{class_names[boxes.class_ids[i]]} xyxy ({corners}) in {width}x{height}"
+            log.add(kind, block.label_paths[picture], what)
         if drop:
             is_kept[found] = False
 
-    boxes = rows.boxes_xyxy
-    note("bad label", _any_side(~np.isfinite(boxes)), drop=True)
-    note("degenerate box", ~_has_area(boxes), drop=True)
-    limits = np.concatenate([rows.size_wh, rows.size_wh], 1)
-    inside = np.clip(boxes, 0, limits)
+    note("bad label", _any_side(~np.isfinite(boxes.boxes_xyxy)), drop=True)
+    note("degenerate box", ~_has_area(boxes.boxes_xyxy), drop=True)
+    limits = np.concatenate([boxes.size_wh, boxes.size_wh], 1)
+    inside = np.clip(boxes.boxes_xyxy, 0, limits)
     note("box outside the picture", ~_has_area(inside), drop=True)
-    note("box cut at the border", _any_side(np.abs(inside - boxes) > CUT_TOLERANCE_PX), drop=False)
+    note("box cut at the border", _any_side(np.abs(inside - boxes.boxes_xyxy) > CUT_TOLERANCE_PX), drop=False)
     clipped = inside.astype(np.float32)
     note("degenerate box", ~_has_area(clipped), drop=True)  # thinner than float32 can tell
-    note("duplicate box", _is_repeated(np.column_stack([rows.images, rows.class_ids, clipped]), is_kept), drop=True)
+    note("duplicate box", _is_repeated(boxes, clipped, is_kept), drop=True)
     return clipped, is_kept
 
 
@@ -153,10 +185,14 @@ def _any_side(is_so: Bools) -> Bools:
     return np.asarray(is_so.any(axis=1), np.bool_)
 
 
-def _is_repeated(rows: npt.NDArray[np.float64], is_kept: Bools) -> Bools:
-    """Whether an earlier row among those kept is the same."""
+def _is_repeated(boxes: _Boxes, clipped_xyxy: Float32, is_kept: Bools) -> Bools:
+    """Whether an earlier row among those kept is of the same picture, class and place."""
     kept = np.flatnonzero(is_kept)
-    _, first = np.unique(rows[kept], axis=0, return_index=True)
-    repeated = is_kept.copy()
-    repeated[kept[first]] = False
+    columns = [*clipped_xyxy[kept].T, boxes.class_ids[kept], boxes.pictures[kept]]
+    order = np.lexsort(columns)
+    is_next = np.ones(max(0, len(kept) - 1), np.bool_)
+    for column in columns:
+        is_next &= column[order[1:]] == column[order[:-1]]
+    repeated = np.zeros(len(is_kept), np.bool_)
+    repeated[kept[order[1:][is_next]]] = True
     return repeated

@@ -7,15 +7,15 @@ are their positions in the order of the ids. Crowds (`iscrowd`) are ignored regi
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import msgspec
+import numpy as np
 
-from edgeyolo.data.assembly import SPLIT_ALIASES, RawRecord, assemble
+from edgeyolo.data.assembly import SPLIT_ALIASES, RawPictures, assemble, in_parts, without_repeats
+from edgeyolo.data.coco_index import CocoIndex, Id, read_index
+from edgeyolo.data.columns import Texts
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.data.image_file import is_file, read_image_hw
 from edgeyolo.data.report import ProblemLog
@@ -26,35 +26,6 @@ LOOKS_LIKE = "COCO: a JSON file, or a folder with annotations/instances_*.json o
 _EXPORTED_NAME = "_annotations.coco.json"
 _SPLIT_NAME = re.compile(r"(?:instances_)?(?P<split>train|val|valid|validation|test)(?:[-_]?\d{4})?")
 _PROBED_PICTURES = 32
-
-Id = int | str
-
-
-class _Category(msgspec.Struct):
-    id: Id
-    name: str
-
-
-class _Image(msgspec.Struct):
-    id: Id
-    file_name: str
-    width: int | float | None = None
-    height: int | float | None = None
-
-
-class _Annotation(msgspec.Struct):
-    image_id: Id
-    category_id: Id
-    bbox: Any = None
-    iscrowd: int | bool | None = 0
-
-
-class _Coco(msgspec.Struct):
-    """The parts of the file that matter; all others are skipped without being built."""
-
-    images: list[_Image]
-    categories: list[_Category]
-    annotations: list[_Annotation] = []
 
 
 def is_recognised(path: Path) -> bool:
@@ -74,8 +45,8 @@ def read_split(path: Path, split: str) -> Dataset:
         DataError: its JSON is broken or not COCO, or none of its pictures is found.
     """
     index_path = _split_files(path)[split]
-    coco = _load(index_path)
-    if not coco.images:
+    coco = read_index(index_path)
+    if not len(coco.image_numbers):
         raise DataError("lists no pictures", where=index_path)
     categories = sorted(coco.categories, key=lambda category: (isinstance(category.id, str), category.id))
     class_names = tuple(category.name for category in categories)
@@ -84,9 +55,14 @@ def read_split(path: Path, split: str) -> Dataset:
     if len(set(class_names)) != len(class_names):
         raise DataError("has a category name more than once", where=index_path)
     log = ProblemLog()
-    by_id = _read_images(coco.images, _find_folder(index_path, split, coco.images), index_path, log)
-    _add_annotations(coco, by_id, {category.id: i for i, category in enumerate(categories)}, index_path, log)
-    return assemble(path, split, class_names, [raw for raw in by_id.values() if raw], log)
+    file_names = coco.file_names.finish()
+    folder = _find_folder(index_path, split, file_names[:_PROBED_PICTURES])
+    rows = _first_of_each_id(coco, index_path, log)
+    objects = _Objects(coco, rows, {category.id: i for i, category in enumerate(categories)}, index_path, log)
+    image_paths = Texts.of(str(folder / file_names[row]) for row in rows)
+    chosen = [rows[at] for at in without_repeats(image_paths, lambda _: index_path, log)]
+    blocks = _make_blocks(in_parts(chosen), coco, objects, folder, index_path, log)
+    return assemble(path, split, class_names, blocks, log)
 
 
 def _split_files(path: Path) -> dict[str, Path]:
@@ -119,24 +95,7 @@ def _split_name(path: Path) -> str:
     return path.stem.removeprefix("instances_") if path.stem.startswith("instances_") else ""
 
 
-def _load(path: Path) -> _Coco:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=path) from None
-    try:
-        try:
-            return msgspec.json.decode(raw, type=_Coco)
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError:
-            return msgspec.convert(json.loads(raw), _Coco)  # slower, but takes NaN, which some tools write
-    except (ValueError, RecursionError) as error:  # msgspec's, json's and unicode's errors are ValueErrors
-        hint = "A COCO file has `images`, `annotations` and `categories`"
-        raise DataError(f"is not a COCO file ({error})", where=path, hint=hint) from None
-
-
-def _find_folder(index_path: Path, split: str, images: list[_Image]) -> Path:
+def _find_folder(index_path: Path, split: str, probed: Sequence[str]) -> Path:
     """The folder, of those that the layouts use, in which most of the first pictures are."""
     near, root = index_path.parent, index_path.parent.parent
     year_name = index_path.stem.removeprefix("instances_")
@@ -145,59 +104,93 @@ def _find_folder(index_path: Path, split: str, images: list[_Image]) -> Path:
     for base in (near, near / "images", root, root / "images"):
         candidates += [base / name for name in names]
     candidates += [root / name / "images" for name in names]
-    probed = images[:_PROBED_PICTURES]
 
     def hits(folder: Path) -> int:
-        return sum(is_file(folder / image.file_name) for image in probed)
+        return sum(is_file(folder / name) for name in probed)
 
     best = max(candidates, key=hits)
     if not hits(best):
         raise DataError(
-            f"none of its first {len(probed)} pictures is found, such as '{probed[0].file_name}'",
+            f"none of its first {len(probed)} pictures is found, such as '{probed[0]}'",
             where=index_path,
             hint=f"Looked in: {', '.join(sorted({str(folder) for folder in candidates if folder.is_dir()}))}",
         )
     return best
 
 
-def _read_images(
-    images: Iterable[_Image], folder: Path, index_path: Path, log: ProblemLog
-) -> dict[Id, RawRecord | None]:
-    """Image id -> its record, None for one that cannot be used."""
-    by_id: dict[Id, RawRecord | None] = {}
-    for image in images:
-        image_path = folder / image.file_name
-        if image.id in by_id:
-            log.add("repeated picture", index_path, f"image id {image.id} is listed more than once")
-            continue
-        by_id[image.id] = None
-        if not is_file(image_path):
-            log.add("missing picture", index_path, str(image_path))
-            continue
-        image_hw = (int(image.height or 0), int(image.width or 0))
-        try:
-            image_hw = image_hw if min(image_hw) > 0 else read_image_hw(image_path)
-        except ImageError as error:
-            log.add("unreadable picture", image_path, error.what)
-            continue
-        by_id[image.id] = RawRecord(image_path, image.file_name, image_hw, index_path)
-    return by_id
+def _first_of_each_id(coco: CocoIndex, index_path: Path, log: ProblemLog) -> list[int]:
+    """Rows of the images, without those whose id another image has before."""
+    numbers = coco.image_numbers.finish()
+    _, first = np.unique(numbers, return_index=True)
+    ids = list(coco.known_images) if len(first) < len(numbers) else []
+    for row in np.setdiff1d(np.arange(len(numbers)), first).tolist():
+        log.add("repeated picture", index_path, f"image id {ids[numbers[row]]} is listed more than once")
+    rows: list[int] = np.sort(first).tolist()
+    return rows
 
 
-def _add_annotations(
-    coco: _Coco, by_id: dict[Id, RawRecord | None], class_ids: dict[Id, int], index_path: Path, log: ProblemLog
-) -> None:
-    for number, annotation in enumerate(coco.annotations):
-        where = f"annotation {number} of image {annotation.image_id}"
-        box = annotation.bbox
-        is_box = isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
-        if annotation.image_id not in by_id:
-            log.add("missing picture", index_path, f"{where}: no image of this id")
-        elif not is_box:
-            log.add("bad label", index_path, f"{where}: bbox is {str(box)[:60]}, four numbers wanted")
-        elif annotation.category_id not in class_ids:
-            log.add("unknown class", index_path, f"{where}: category {annotation.category_id}")
-        elif raw := by_id[annotation.image_id]:
-            x, y, width, height = map(float, box)
-            class_id = class_ids[annotation.category_id]
-            raw.add((x, y, x + width, y + height), class_id, is_ignored=bool(annotation.iscrowd))
+class _Objects:
+    """The annotations that can be used, sorted by their image; the others are written to the log.
+
+    Args:
+        rows: of the images that annotations may belong to.
+        class_ids: by the id of the category.
+    """
+
+    def __init__(
+        self, coco: CocoIndex, rows: list[int], class_ids: dict[Id, int], index_path: Path, log: ProblemLog
+    ) -> None:
+        row_of = np.full(len(coco.known_images), -1, np.int32)
+        row_of[coco.image_numbers.finish()[rows]] = rows
+        class_of = np.array([class_ids.get(each, -1) for each in coco.known_categories], np.int32)
+        of_image, of_category = coco.of_image.finish(), coco.of_category.finish()
+        of_row, self._class_ids = row_of[of_image], class_of[of_category]
+        is_sound = (of_row >= 0) & (self._class_ids >= 0)
+        is_sound[list(coco.odd_boxes)] = False
+        image_ids, category_ids = (
+            (list(coco.known_images), list(coco.known_categories)) if not is_sound.all() else ([], [])
+        )
+        for number in np.flatnonzero(~is_sound).tolist():
+            where = f"annotation {number} of image {image_ids[of_image[number]]}"
+            if of_row[number] < 0:
+                log.add("missing picture", index_path, f"{where}: no image of this id")
+            elif number in coco.odd_boxes:
+                log.add("bad label", index_path, f"{where}: bbox is {coco.odd_boxes[number]}, four numbers wanted")
+            else:
+                log.add("unknown class", index_path, f"{where}: category {category_ids[of_category[number]]}")
+        sound = np.flatnonzero(is_sound)
+        self._sorted = sound[np.argsort(of_row[sound], kind="stable")]
+        self._starts = np.searchsorted(of_row[self._sorted], np.arange(len(coco.image_numbers) + 1))
+        self._boxes_xywh, self._is_crowd = coco.boxes_xywh.finish(), coco.is_crowd.finish()
+
+    def add_to(self, block: RawPictures, rows: list[int]) -> None:
+        """Give the images of a block their objects."""
+        parts = [self._sorted[self._starts[row] : self._starts[row + 1]] for row in rows]
+        block.counts = [len(part) for part in parts]
+        numbers = np.concatenate([np.zeros(0, np.int64), *parts])
+        boxes_xywh = self._boxes_xywh[numbers]
+        block.boxes_xyxy = np.hstack([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]])
+        block.class_ids, block.is_ignored = self._class_ids[numbers], self._is_crowd[numbers]
+
+
+def _make_blocks(
+    rows: Iterable[Sequence[int]], coco: CocoIndex, objects: _Objects, folder: Path, index_path: Path, log: ProblemLog
+) -> Iterator[RawPictures]:
+    """The images of these rows, so many in each block, but for those that cannot be used."""
+    file_names, sizes_hw = coco.file_names.finish(), coco.sizes_hw.finish()
+    for part in rows:
+        block, used = RawPictures(), []
+        for row, image_hw in zip(part, sizes_hw[part].tolist(), strict=True):
+            image_path = folder / file_names[row]
+            if not is_file(image_path):
+                log.add("missing picture", index_path, str(image_path))
+                continue
+            try:
+                height, width = image_hw if min(image_hw) > 0 else read_image_hw(image_path)
+            except ImageError as error:
+                log.add("unreadable picture", image_path, error.what)
+                continue
+            block.add_picture(str(image_path), file_names[row], (height, width), str(index_path))
+            used.append(row)
+        objects.add_to(block, used)
+        yield block

@@ -8,7 +8,7 @@ import os
 import pkgutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -16,34 +16,14 @@ import numpy as np
 
 import edgeyolo.data
 from edgeyolo.data.image_file import read_image
+from edgeyolo.data.records import Record, Records
 from edgeyolo.data.remote import local_path
 from edgeyolo.data.report import Problem, ProblemLog, Report
 from edgeyolo.data.sample import Sample
-from edgeyolo.spec.detections import Float32, Image, Int64
+from edgeyolo.spec.detections import Image
 from edgeyolo.spec.errors import DataError, ImageError, UnknownNameError
 
-
-@dataclass(frozen=True)
-class Record:
-    """One picture as its annotations describe it; the picture itself is read when a sample is asked for.
-
-    Attributes:
-        image_path: where the picture is.
-        image_id: unique within its split.
-        image_hw: height and width in pixels.
-        boxes_xyxy: (M, 4) float32 in pixels, inside the picture, with area.
-        class_ids: (M,) int64 in [0, K).
-        ignored_boxes_xyxy: (I, 4) crowds (COCO) and difficult objects (VOC): a detection there is not wrong.
-        ignored_class_ids: (I,).
-    """
-
-    image_path: Path
-    image_id: str
-    image_hw: tuple[int, int]
-    boxes_xyxy: Float32
-    class_ids: Int64
-    ignored_boxes_xyxy: Float32 = field(default_factory=lambda: np.zeros((0, 4), np.float32))
-    ignored_class_ids: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+_CHECKED_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -53,14 +33,18 @@ class Dataset:
     Attributes:
         name: of the folder or file that was opened.
         class_names: K names; class id is the position.
+        records: of any records, columns are made.
         report: what was found when it was opened.
     """
 
     name: str
     split: str
     class_names: tuple[str, ...]
-    records: list[Record]
+    records: Records
     report: Report
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "records", Records.of(self.records))
 
     def __len__(self) -> int:
         return len(self.records)
@@ -155,15 +139,15 @@ def make_report(
     name: str, split: str, class_names: Sequence[str], records: Sequence[Record], log: ProblemLog
 ) -> Report:
     """Count what is in `records`, beside what `log` has found."""
-    class_ids = np.concatenate([np.zeros(0, np.int64), *(record.class_ids for record in records)])
-    counts = np.bincount(class_ids, minlength=len(class_names)).tolist()
+    records = Records.of(records)
+    counts = np.bincount(records.objects.class_ids, minlength=len(class_names)).tolist()
     return Report(
         data=name,
         split=split,
         pictures=len(records),
-        backgrounds=sum(not len(record.class_ids) for record in records),
-        boxes=len(class_ids),
-        ignored_boxes=sum(len(record.ignored_class_ids) for record in records),
+        backgrounds=int((records.objects.counts == 0).sum()),
+        boxes=len(records.objects.class_ids),
+        ignored_boxes=len(records.ignored.class_ids),
         classes=dict(zip(class_names, counts, strict=True)),
         problems=log.counts,
         examples=log.examples,
@@ -175,12 +159,16 @@ def _check_pictures(dataset: Dataset, expected_names: tuple[str, ...]) -> Report
     if dataset.class_names != expected_names:
         log.add("class names differ", dataset.name, f"{dataset.class_names} here, {expected_names} in the first split")
 
+    readable = np.ones(len(dataset), np.bool_)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        findings = list(pool.map(_find_problem, dataset.records))
-    for finding in filter(None, findings):
-        log.add(finding.kind, finding.where, finding.what)
-    readable = [record for record, finding in zip(dataset.records, findings, strict=True) if not finding]
-    return make_report(dataset.name, dataset.split, dataset.class_names, readable, log)
+        for first in range(0, len(dataset), _CHECKED_AT_ONCE):
+            part = dataset.records[first : first + _CHECKED_AT_ONCE]
+            for row, finding in enumerate(pool.map(_find_problem, part), start=first):
+                if finding:
+                    log.add(finding.kind, finding.where, finding.what)
+                    readable[row] = False
+    records = dataset.records[np.flatnonzero(readable)]
+    return make_report(dataset.name, dataset.split, dataset.class_names, records, log)
 
 
 def _find_problem(record: Record) -> Problem | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
-from edgeyolo.data.dataset import Dataset, Record, make_report
+import numpy as np
+import numpy.typing as npt
+
+from edgeyolo.data.dataset import Dataset, make_report
 from edgeyolo.data.report import ProblemLog
 from edgeyolo.spec.errors import DataError
 
@@ -21,19 +23,17 @@ def hold_out(dataset: Dataset, part: float = 0.1) -> tuple[Dataset, Dataset]:
     Raises:
         DataError: fewer than two pictures with objects.
     """
-    labelled = sorted((record for record in dataset.records if len(record.class_ids)), key=_lot)
-    if len(labelled) < 2:
+    has_objects = np.flatnonzero(dataset.records.objects.counts)
+    if len(has_objects) < 2:
         raise DataError("has no val split and too few pictures to set some aside", where=dataset.name)
-    chosen = {record.image_id for record in labelled[: max(1, round(part * len(labelled)))]}
-    stay = [record for record in dataset.records if record.image_id not in chosen]
-    held = [record for record in dataset.records if record.image_id in chosen]
-    return _with_records(dataset, dataset.split, stay), _with_records(dataset, HELD_OUT, held)
+    ids = dataset.records.image_ids
+    drawn = sorted(has_objects.tolist(), key=lambda row: hashlib.sha256(ids[row].encode()).digest())
+    is_held = np.zeros(len(dataset), np.bool_)
+    is_held[drawn[: max(1, round(part * len(drawn)))]] = True
+    return _with_rows(dataset, dataset.split, ~is_held), _with_rows(dataset, HELD_OUT, is_held)
 
 
-def _lot(record: Record) -> bytes:
-    return hashlib.sha256(record.image_id.encode()).digest()
-
-
-def _with_records(dataset: Dataset, split: str, records: Sequence[Record]) -> Dataset:
+def _with_rows(dataset: Dataset, split: str, is_wanted: npt.NDArray[np.bool_]) -> Dataset:
+    records = dataset.records[np.flatnonzero(is_wanted)]
     report = make_report(dataset.name, split, dataset.class_names, records, ProblemLog())
-    return Dataset(dataset.name, split, dataset.class_names, list(records), report)
+    return Dataset(dataset.name, split, dataset.class_names, records, report)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from edgeyolo.spec.detections import Image
+from edgeyolo.data.columns import starts_of
+from edgeyolo.spec.detections import Image, Int64
 from edgeyolo.spec.errors import OutputError
 
 _EMPTY, _FULL, _BROKEN = 0, 1, 2
@@ -24,7 +25,7 @@ class PictureCache:
     bytes. A copy sent to a process that was not forked starts empty and on its own.
 
     Args:
-        sizes_hw: of each picture as it will be stored.
+        sizes_hw: (N, 2) of each picture as it will be stored.
         limit_mib: pictures are given slots until this is used up, in the order of their indices.
         folder: keep them in a file there instead, which has no name and is gone with the last process that uses it;
             all of it is set aside at once, so that the disk cannot fill up on the way.
@@ -33,19 +34,19 @@ class PictureCache:
         OutputError: the folder cannot be written, or has too little room.
     """
 
-    def __init__(self, sizes_hw: Sequence[tuple[int, int]], limit_mib: int, folder: Path | None = None) -> None:
-        self._arguments = (tuple(sizes_hw), limit_mib, folder)
-        self._sizes_hw = sizes_hw
-        count = len(sizes_hw)
-        ends = np.cumsum([height * width * 3 for height, width in sizes_hw])
+    def __init__(self, sizes_hw: npt.ArrayLike, limit_mib: int, folder: Path | None = None) -> None:
+        self._sizes_hw = np.asarray(sizes_hw, np.int64).reshape(-1, 2)
+        self._arguments = (self._sizes_hw, limit_mib, folder)
+        count = len(self._sizes_hw)
+        ends = np.cumsum(self._sizes_hw.prod(1) * 3)
         self._slots = int(np.searchsorted(ends, limit_mib << 20, side="right"))
-        self._starts = [count + int(start) for start in (0, *ends[: self._slots])]
-        size = max(1, self._starts[-1])
+        self._starts = starts_of(self._sizes_hw[: self._slots].prod(1) * 3) + count
+        size = max(1, int(self._starts[-1]))
         memory = mmap.mmap(-1, size) if folder is None else _map_file(folder, size)
         self._bytes = np.frombuffer(memory, np.uint8)
         self._states = self._bytes[:count]
 
-    def __reduce__(self) -> tuple[type[PictureCache], tuple[tuple[tuple[int, int], ...], int, Path | None]]:
+    def __reduce__(self) -> tuple[type[PictureCache], tuple[Int64, int, Path | None]]:
         return PictureCache, self._arguments
 
     def find(self, index: int) -> Image | None:

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
 from pathlib import Path
 
-from edgeyolo.data.assembly import SPLIT_ALIASES, RawRecord, assemble
+from edgeyolo.data.assembly import SPLIT_ALIASES, RawPictures, assemble, in_parts, without_repeats
+from edgeyolo.data.columns import Texts
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.data.image_file import SUFFIXES, read_image_hw
 from edgeyolo.data.report import ProblemLog
@@ -25,6 +27,7 @@ LOOKS_LIKE = "VOC: a folder with JPEGImages and Annotations"
 
 _CLASS_FILES = ("classes.txt", "labels.txt")
 _WHOLE = "all"
+_LEAST_ABSURD = 1 << 31  # side in pixels
 
 
 def is_recognised(path: Path) -> bool:
@@ -54,11 +57,16 @@ def read_split(path: Path, split: str) -> Dataset:
         found.stem: found for found in sorted((path / "JPEGImages").iterdir()) if found.suffix.lower() in SUFFIXES
     }
     log = ProblemLog()
-    raw_records = [_read_record(annotations / f"{name}.xml", images.get(name), ids, log) for name in names]
+    places = Texts.of(str(images.get(name, Path(name))) for name in names)
+    chosen = [names[row] for row in without_repeats(places, lambda row: annotations / f"{names[row]}.xml", log)]
     for label in sorted(annotations.glob("*.xml")) if split == list_splits(path)[0] else ():
         if label.stem not in images and label.stem not in names:
             log.add("missing picture", label, "annotations of a picture that is not in JPEGImages")
-    return assemble(path, split, class_names, [raw for raw in raw_records if raw], log)
+    blocks = (
+        _read_block([(annotations / f"{name}.xml", images.get(name)) for name in part], ids, log)
+        for part in in_parts(chosen)
+    )
+    return assemble(path, split, class_names, blocks, log)
 
 
 def _split_files(path: Path) -> dict[str, Path]:
@@ -111,25 +119,30 @@ def _parse(path: Path) -> ElementTree.Element:
         raise DataError(f"is not valid XML ({error})", where=path) from None
 
 
-def _read_record(label_path: Path, image_path: Path | None, ids: dict[str, int], log: ProblemLog) -> RawRecord | None:
-    if image_path is None:
-        log.add("missing picture", label_path, "no picture of this name in JPEGImages")
-        return None
-    if not label_path.is_file():
-        log.add("missing label file", label_path, f"{image_path.name} has no annotation")
-        return None
+def _read_block(files: Iterable[tuple[Path, Path | None]], ids: dict[str, int], log: ProblemLog) -> RawPictures:
+    block = RawPictures()
+    for label_path, image_path in files:
+        if image_path is None:
+            log.add("missing picture", label_path, "no picture of this name in JPEGImages")
+        elif not label_path.is_file():
+            log.add("missing label file", label_path, f"{image_path.name} has no annotation")
+        else:
+            _read_picture(block, label_path, image_path, ids, log)
+    return block
+
+
+def _read_picture(block: RawPictures, label_path: Path, image_path: Path, ids: dict[str, int], log: ProblemLog) -> None:
     try:
         root = _parse(label_path)
         image_hw = _labelled_hw(root) or read_image_hw(image_path)
     except ImageError as error:
         log.add("unreadable picture", image_path, error.what)
-        return None
+        return
     except DataError as error:
         log.add("bad label", label_path, error.what)
-        return None
-    raw = RawRecord(image_path, label_path.stem, image_hw, label_path)
-    _add_objects(raw, root, ids, log)
-    return raw
+        return
+    objects = _read_objects(label_path, root, ids, log)
+    block.add_picture(str(image_path), label_path.stem, image_hw, str(label_path), objects)
 
 
 def _labelled_hw(root: ElementTree.Element) -> tuple[int, int] | None:
@@ -138,29 +151,33 @@ def _labelled_hw(root: ElementTree.Element) -> tuple[int, int] | None:
         height, width = int(root.findtext("size/height", "")), int(root.findtext("size/width", ""))
     except ValueError:
         return None
-    return (height, width) if height > 0 and width > 0 else None
+    return (height, width) if 0 < height < _LEAST_ABSURD and 0 < width < _LEAST_ABSURD else None
 
 
-def _add_objects(raw: RawRecord, root: ElementTree.Element, ids: dict[str, int], log: ProblemLog) -> None:
+def _read_objects(
+    label_path: Path, root: ElementTree.Element, ids: dict[str, int], log: ProblemLog
+) -> list[tuple[tuple[float, ...], int, bool]]:
     found = []
     for number, element in enumerate(root.iterfind("object"), 1):
         name = _object_name(element)
         try:
             x1, y1, x2, y2 = (float(element.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax"))
         except ValueError:
-            log.add("bad label", raw.label_path, f"object {number} has no box, or one that is not four numbers")
+            log.add("bad label", label_path, f"object {number} has no box, or one that is not four numbers")
             continue
         if not all(map(math.isfinite, (x1, y1, x2, y2))):
-            log.add("bad label", raw.label_path, f"object {number} has a coordinate that is not finite")
+            log.add("bad label", label_path, f"object {number} has a coordinate that is not finite")
         elif name not in ids:
-            log.add("unknown class", raw.label_path, f"object {number}: '{name}'")
+            log.add("unknown class", label_path, f"object {number}: '{name}'")
         else:
             found.append(((x1, y1, x2, y2), ids[name], element.findtext("difficult", "").strip() == "1"))
     first = 0 if any(x1 == 0 or y1 == 0 for (x1, y1, _, _), _, _ in found) else 1
-    for (x1, y1, x2, y2), class_id, is_difficult in found:
-        # a box without area must stay one: the conversion would make it a pixel wide
-        shift = first if x2 > x1 and y2 > y1 else 0
-        raw.add((x1 - shift, y1 - shift, x2, y2), class_id, is_ignored=is_difficult)
+    # a box without area must stay one: the conversion would make it a pixel wide
+    shifts = [first if x2 > x1 and y2 > y1 else 0 for (x1, y1, x2, y2), _, _ in found]
+    return [
+        ((x1 - shift, y1 - shift, x2, y2), class_id, is_difficult)
+        for shift, ((x1, y1, x2, y2), class_id, is_difficult) in zip(shifts, found, strict=True)
+    ]
 
 
 def _object_name(element: ElementTree.Element) -> str:

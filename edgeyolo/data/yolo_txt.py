@@ -8,15 +8,20 @@ picture without a label file, or with an empty one, has no objects.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import functools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import yaml  # type: ignore[import-untyped]
 
-from edgeyolo.data.assembly import SPLIT_ALIASES, RawRecord, assemble
+from edgeyolo.data.assembly import SPLIT_ALIASES, RawPictures, assemble, in_parts, without_repeats
+from edgeyolo.data.columns import Texts
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.data.image_file import SUFFIXES, is_file, read_image_hw
 from edgeyolo.data.report import ProblemLog
@@ -24,6 +29,9 @@ from edgeyolo.spec.errors import DataError, ImageError
 
 LOOKS_LIKE = "YOLO: data.yaml, or a folder with one"
 
+_IMAGES, _LABELS = f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"
+_PLAIN = b"0123456789.-+ \t\r\n"
+_THREADS = 8
 _INDEX_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _SPLITS = ("train", "val", "test")
 
@@ -52,33 +60,29 @@ def read_split(path: Path, split: str) -> Dataset:
     """
     index = _Index(path)
     log = ProblemLog()
-    image_paths = [image for entry in index.entries[split] for image in _list_images(index, entry, log)]
-    if not image_paths:
+    image_paths = Texts.of(image for entry in index.entries[split] for image in _list_images(index, entry, log))
+    if not len(image_paths):
         raise DataError(
             f"split '{split}' has no pictures ({', '.join(index.entries[split])})", where=index.path, hint=_FOLDER_HINT
         )
-    with ThreadPoolExecutor(8) as pool:
-        sizes = list(pool.map(_size_or_error, image_paths))
-    raw_records = []
-    for image_path, size in zip(image_paths, sizes, strict=True):
-        if isinstance(size, ImageError):
-            log.add("unreadable picture", image_path, size.what)
-            continue
-        raw = RawRecord(image_path, _image_id(image_path, index.root), size, label_path_of(image_path))
-        _read_labels(raw, index.class_names, log)
-        raw_records.append(raw)
+    rows = without_repeats(image_paths, lambda row: _label_place(image_paths[row]), log)
     _note_labels_without_picture(image_paths, log)
-    return assemble(path, split, index.class_names, raw_records, log)
+    read = functools.partial(_read_files, image_paths)
+    blocks = (_make_block(files, index, log) for files in _read_ahead(read, in_parts(rows)))
+    return assemble(path, split, index.class_names, blocks, log)
 
 
 def label_path_of(image_path: Path) -> Path:
     """Where the labels of a picture stand."""
-    parts = list(image_path.parts)
-    for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "images":
-            parts[i] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
+    return Path(_label_place(str(image_path)))
+
+
+def _label_place(image_path: str) -> str:
+    stem, dot, suffix = image_path.rpartition(".")
+    if not dot or os.sep in suffix:
+        stem = image_path
+    head, found, tail = f"{os.sep}{stem}".rpartition(_IMAGES)
+    return f"{head}{_LABELS}{tail}.txt"[1:] if found else f"{stem}.txt"
 
 
 _FOLDER_HINT = "Entries are relative to the `path` of the index, or to the folder it stands in"
@@ -157,10 +161,10 @@ def _class_names(content: dict[Any, Any], path: Path) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def _list_images(index: _Index, entry: str, log: ProblemLog) -> Iterator[Path]:
+def _list_images(index: _Index, entry: str, log: ProblemLog) -> Iterator[str]:
     place = index.find(entry)
     if place.is_dir():
-        yield from sorted(found for found in place.rglob("*") if found.suffix.lower() in SUFFIXES)
+        yield from _pictures_below(str(place))
         return
     try:
         lines = place.read_text(encoding="utf-8").splitlines()
@@ -171,41 +175,111 @@ def _list_images(index: _Index, entry: str, log: ProblemLog) -> Iterator[Path]:
         if found is None:
             log.add("missing picture", place, line)
         else:
-            yield found
+            yield str(found)
 
 
-def _size_or_error(image_path: Path) -> tuple[int, int] | ImageError:
+def _pictures_below(folder: str) -> Iterator[str]:
+    """Files with a picture's suffix, in the order of their names, folder by folder."""
+    with os.scandir(folder) as entries:
+        found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    prefix = "" if folder == "." else folder.rstrip(os.sep) + os.sep
+    for name, is_folder in found:
+        if is_folder:
+            yield from _pictures_below(prefix + name)
+        elif "." + name.rpartition(".")[2].lower() in SUFFIXES:
+            yield prefix + name
+
+
+_Object: TypeAlias = tuple[tuple[float, ...], int, bool]  # as `RawPictures.add_picture` takes it
+_Files: TypeAlias = list[tuple[str, tuple[int, int] | ImageError, bytes | OSError]]
+
+
+def _read_files(image_paths: Texts, rows: Sequence[int]) -> _Files:
+    """Of each picture the path, the size, and the text of its label file; or what is wrong with them."""
+    files: _Files = []
+    for image_path in map(image_paths.__getitem__, rows):
+        try:
+            image_hw: tuple[int, int] | ImageError = read_image_hw(Path(image_path))
+        except ImageError as error:
+            files.append((image_path, error, b""))
+            continue
+        try:
+            with FileIO(_label_place(image_path)) as stream:
+                files.append((image_path, image_hw, stream.readall()))
+        except FileNotFoundError:
+            files.append((image_path, image_hw, b""))  # a picture without objects
+        except OSError as error:
+            files.append((image_path, image_hw, error))
+    return files
+
+
+def _read_ahead(read: Callable[[Sequence[int]], _Files], parts: Iterable[Sequence[int]]) -> Iterator[_Files]:
+    """What is read of each part, in their order; a few parts are read before they are asked for."""
+    waiting: deque[Future[_Files]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for part in parts:
+            waiting.append(pool.submit(read, part))
+            if len(waiting) > _THREADS:
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
+
+
+def _make_block(files: _Files, index: _Index, log: ProblemLog) -> RawPictures:
+    block = RawPictures()
+    prefix = "" if str(index.root) == "." else f"{index.root}{os.sep}"
+    ids = {str(i).encode(): i for i in range(len(index.class_names))}
+    for image_path, image_hw, text in files:
+        if isinstance(image_hw, ImageError):
+            log.add("unreadable picture", image_path, image_hw.what)
+            continue
+        label_path = _label_place(image_path)
+        lines = _plain_lines(text, ids)
+        if lines is None:
+            lines = list(_any_lines(text, label_path, index.class_names, log))
+        block.add_picture(image_path, image_path.removeprefix(prefix).replace(os.sep, "/"), image_hw, label_path, lines)
+    sizes_wh = np.repeat(np.array(block.sizes_hw).reshape(-1, 2)[:, ::-1], block.counts, axis=0)
+    block.boxes_xyxy = np.array(block.boxes_xyxy, np.float64).reshape(-1, 4) * np.tile(sizes_wh, 2)
+    return block
+
+
+def _plain_lines(text: bytes | OSError, ids: dict[bytes, int]) -> list[_Object] | None:
+    """What the lines say, where each is a known class and a box in plain digits, as nearly all are; None elsewhere."""
+    if isinstance(text, OSError) or text.translate(None, _PLAIN):
+        return None
+    objects: list[_Object] = []
     try:
-        return read_image_hw(image_path)
-    except ImageError as error:
-        return error
+        for name, *place in filter(None, map(bytes.split, text.splitlines())):
+            x, y, w, h = map(float, place)
+            objects.append(((x - w / 2, y - h / 2, x + w / 2, y + h / 2), ids[name], False))
+    except (ValueError, KeyError):
+        return None
+    return objects
 
 
-def _image_id(image_path: Path, root: Path) -> str:
-    return (image_path.relative_to(root) if image_path.is_relative_to(root) else image_path).as_posix()
-
-
-def _read_labels(raw: RawRecord, class_names: tuple[str, ...], log: ProblemLog) -> None:
+def _any_lines(
+    text: bytes | OSError, label_path: str, class_names: tuple[str, ...], log: ProblemLog
+) -> Iterator[_Object]:
+    """What the lines say that can be used; the others are written to `log`."""
     try:
-        lines = raw.label_path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return  # a picture without objects
+        if isinstance(text, OSError):
+            raise text
+        lines = text.decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        log.add("bad label", raw.label_path, f"cannot be read as text ({error})")
+        log.add("bad label", label_path, f"cannot be read as text ({error})")
         return
-    height, width = raw.image_hw
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            class_id, (x1, y1, x2, y2) = _parse_line(line)
+            class_id, box_xyxy = _parse_line(line)
         except ValueError as error:
-            log.add("bad label", raw.label_path, f"line {number}: {error}")
+            log.add("bad label", label_path, f"line {number}: {error}")
             continue
         if 0 <= class_id < len(class_names):
-            raw.add((x1 * width, y1 * height, x2 * width, y2 * height), class_id)
+            yield box_xyxy, class_id, False
         else:
-            log.add("unknown class", raw.label_path, f"line {number}: class {class_id} of {len(class_names)}")
+            log.add("unknown class", label_path, f"line {number}: class {class_id} of {len(class_names)}")
 
 
 def _parse_line(line: str) -> tuple[int, tuple[float, float, float, float]]:
@@ -224,12 +298,22 @@ def _parse_line(line: str) -> tuple[int, tuple[float, float, float, float]]:
     raise ValueError(f"{len(values)} values, 5 (a box) or a polygon wanted in '{line[:60]}'")
 
 
-def _note_labels_without_picture(image_paths: list[Path], log: ProblemLog) -> None:
+def _note_labels_without_picture(image_paths: Texts, log: ProblemLog) -> None:
     """Only in label folders that are apart from the pictures, where every text file is a label."""
-    expected = {label_path_of(image_path) for image_path in image_paths}
-    folders = {label.parent for label in expected} - {image_path.parent for image_path in image_paths}
-    stems_on_disk = {label_path_of(image) for folder in {p.parent for p in image_paths} for image in folder.iterdir()}
-    for folder in sorted(folders):
-        for label in sorted(folder.glob("*.txt")):
-            if label not in expected and label not in stems_on_disk and label.name != "classes.txt":
-                log.add("missing picture", label, "labels of a picture that is not there")
+    folders = {image_path.rpartition(os.sep)[0] for image_path in image_paths}
+    label_folders = {_label_place(f"{folder}{os.sep}x.png").rpartition(os.sep)[0]: folder for folder in folders}
+    for label_folder in sorted(set(label_folders) - folders):
+        pictures = {_stem(name) for name in _names(label_folders[label_folder])}
+        labels = _names(label_folder) if Path(label_folder).is_dir() else ()
+        for name in sorted(name for name in labels if name.endswith(".txt") and _stem(name) not in pictures):
+            if name != "classes.txt":
+                log.add("missing picture", Path(label_folder, name), "labels of a picture that is not there")
+
+
+def _names(folder: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        yield from (entry.name for entry in entries)
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0] or name

@@ -12,7 +12,7 @@ from edgeyolo.geometry.boxes import box_iou
 from edgeyolo.spec.detections import Detections, Int64
 
 if TYPE_CHECKING:
-    from edgeyolo.data.dataset import Record
+    from edgeyolo.data.records import Record
 
 IOU_THRESHOLD = 0.5
 

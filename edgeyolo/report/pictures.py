@@ -32,7 +32,7 @@ def worst_pictures(
     Raises:
         DataError: no pictures.
     """
-    index = {record.image_id: i for i, record in enumerate(dataset.records)}
+    index = {image_id: i for i, image_id in enumerate(dataset.records.image_ids)}
     drift = measure_drift(detect_float, detect_int8, _named_images(dataset), worst_count=count, progress=progress)
     rows = [row for row in drift.worst if not _is_equal(row)]
     jpegs = {}

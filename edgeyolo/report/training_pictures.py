@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeyolo.data.dataset import Record
+from edgeyolo.data.records import Record
 from edgeyolo.evaluation.confusion import pair_up
 from edgeyolo.report.pairs import GAP, Half, draw_objects, draw_pair, resize_by
 from edgeyolo.spec.detections import Detections, Float32, Image, Int64

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edgeyolo import models
 from edgeyolo.data.dataset import Dataset
-from edgeyolo.geometry.letterbox import make_letterbox
+from edgeyolo.data.letterboxed import letterboxed_sides
 from edgeyolo.models import Anchors
 
 ENOUGH_RECALL = 0.98
@@ -72,11 +72,7 @@ def describe(fit: AnchorFit) -> str:
 
 def letterboxed_sizes(dataset: Dataset, image_size: int) -> Sizes:
     """(N, 2) width and height of every object as it stands in the network input, pixels; under 2 px left out."""
-    sizes = [np.zeros((0, 2))]
-    for record in dataset.records:
-        boxes_xyxy = make_letterbox(record.image_hw, (image_size, image_size)).apply(record.boxes_xyxy)
-        sizes.append((boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).astype(np.float64))
-    found = np.concatenate(sizes)
+    found = letterboxed_sides(dataset.records, (image_size, image_size))
     large: Sizes = found[(found >= _LEAST_SIDE_PX).all(1)]
     return large
 

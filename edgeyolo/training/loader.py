@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from edgeyolo.data.dataset import Dataset
+from edgeyolo.data.letterboxed import letterboxed_sizes_hw
 from edgeyolo.data.picture_cache import PictureCache
 from edgeyolo.data.sample import Sample
-from edgeyolo.geometry.network_input import letterbox_for
 from edgeyolo.spec.errors import DataError, TrainingError
 from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.settings import check_settings
@@ -122,7 +122,9 @@ def make_loader(
     if augment is not None:
         check_settings(augment, section="augment.")
     forks = sys.platform == "linux"  # elsewhere, forking beside system libraries is not safe
-    sizes_hw = [letterbox_for(record.image_hw, input_spec).resized_hw for record in dataset.records]
+    sizes_hw = letterboxed_sizes_hw(dataset.records, input_spec.image_hw)
+    if workers and not forks:
+        dataset.records.share()
     cache = PictureCache(sizes_hw, cache_mib if forks else cache_mib // max(1, workers), cache_folder)
     batches: DataLoader[Sample] = DataLoader(
         AugmentedPictures(dataset, input_spec, augment, order.seed, cache),

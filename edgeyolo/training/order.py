@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeyolo.data.dataset import Dataset
+from edgeyolo.data.records import Objects
+from edgeyolo.spec.detections import Int64
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.training import TrainConfig
 
@@ -94,15 +96,18 @@ class EpochOrder:
         return self._batch
 
     def __iter__(self) -> Iterator[list[PictureKey]]:
-        pictures = self._shuffled()
+        pictures, times = self._shuffled()
         for step in range(self.first_step, len(self)):
             start = step * self._batch
             input_hw = self._input_hw(step)
-            chosen = pictures[start + self._first : start + self._last] or pictures[start : start + 1]
-            yield [PictureKey(self.epoch, picture, self.mosaic, input_hw, again) for picture, again in chosen]
+            share = slice(start + self._first, start + self._last) if self.share else slice(start, start + 1)
+            yield [
+                PictureKey(self.epoch, picture, self.mosaic, input_hw, again)
+                for picture, again in zip(pictures[share].tolist(), times[share].tolist(), strict=True)
+            ]
 
-    def _shuffled(self) -> list[tuple[int, int]]:
-        """(picture, how often it came before) for the whole epoch.
+    def _shuffled(self) -> tuple[Int64, Int64]:
+        """Of the whole epoch the pictures, and how often each came before.
 
         A picture comes as often as `repeats` says, rounded up or down by chance so that the mean over epochs is exact
         and their length always the same (systematic sampling).
@@ -110,11 +115,12 @@ class EpochOrder:
         rng = np.random.default_rng([self.seed, self.epoch])
         shuffled = rng.permutation(self._count)
         if self._repeats is None:
-            return [(picture, 0) for picture in shuffled.tolist()]
+            return shuffled, np.zeros_like(shuffled)
         ends = np.floor(np.cumsum(self._repeats[shuffled]) + rng.random()).astype(np.int64)
         times = np.diff(ends, prepend=0)
-        found = [(p, again) for p, n in zip(shuffled.tolist(), times.tolist(), strict=True) for again in range(n)]
-        return [found[i] for i in rng.permutation(len(found))[: self._length]]
+        again = np.arange(ends[-1]) - np.repeat(ends - times, times)
+        order = rng.permutation(int(ends[-1]))[: self._length]
+        return np.repeat(shuffled, times)[order], again[order]
 
     def _input_hw(self, step: int) -> tuple[int, int] | None:
         if not self._sizes:
@@ -131,18 +137,17 @@ def make_order(config: TrainConfig, spec: ModelSpec, data: Dataset, rank: int = 
         len(data),
         max(1, config.batch),
         config.seed,
-        repeats=repeat_factors([r.class_ids for r in data.records], balance) if balance else None,
+        repeats=repeat_factors(data.records.objects, balance) if balance else None,
         sizes=input_sizes(config.image_size, config.multi_scale, max(spec.decode.strides)),
         rank=rank,
         world_size=world_size,
     )
 
 
-def repeat_factors(class_ids: Sequence[NDArray[np.int64]], threshold: float) -> NDArray[np.float64]:
+def repeat_factors(objects: Objects, threshold: float) -> NDArray[np.float64]:
     """How often each picture should come up in an epoch so that rare classes are seen.
 
     Args:
-        class_ids: of the objects of each picture.
         threshold: a class in a smaller part of the pictures than this is rare, in (0, 1].
 
     Returns:
@@ -150,12 +155,13 @@ def repeat_factors(class_ids: Sequence[NDArray[np.int64]], threshold: float) -> 
 
     Source: Gupta et al., LVIS, arXiv 1908.03195, appendix B.
     """
-    present = [np.unique(ids) for ids in class_ids]
-    every = np.concatenate(present) if present else np.zeros(0, np.int64)
-    counts = np.bincount(every.astype(np.int64), minlength=1)
-    part = np.maximum(counts, 1) / max(1, len(present))
+    count, classes = len(objects.counts), int(objects.class_ids.max(initial=0)) + 1
+    pictures, present = np.divmod(np.unique(objects.pictures * classes + objects.class_ids), classes)
+    part = np.maximum(np.bincount(present, minlength=1), 1) / max(1, count)
     factor = np.maximum(1.0, np.sqrt(threshold / part))
-    return np.array([factor[ids].max() if len(ids) else 1.0 for ids in present])
+    repeats = np.ones(count)
+    np.maximum.at(repeats, pictures, factor[present])
+    return repeats
 
 
 def input_sizes(image_size: int, ratio: float, stride: int) -> list[int]:

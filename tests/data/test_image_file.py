@@ -148,5 +148,5 @@ def test_a_size_beyond_all_memory_is_refused_before_it_is_decoded(
     path = tmp_path / f"huge{suffix}"
     path.write_bytes(raw)
     monkeypatch.setattr(cv2, "imdecode", None)
-    with pytest.raises(ImageError, match="is 30000x30000, and .* are the most"):
+    with pytest.raises(ImageError, match=r"is 30000x30000, and .* are the most"):
         read_image(path)

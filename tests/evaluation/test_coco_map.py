@@ -196,7 +196,8 @@ def test_an_unreadable_picture_counts_neither_way(
     dataset = make_dataset(image_path, truth)
     cut = tmp_path / "cut.png"
     cut.write_bytes(image_path.read_bytes()[:60])
-    dataset.records[1] = replace(dataset.records[1], image_path=cut)
+    first, second, third = dataset.records
+    dataset = replace(dataset, records=[first, replace(second, image_path=cut), third])
     found = Detections(*arrays(truth[0])[:1], np.ones(1, np.float32), np.zeros(1, np.int64))
     with caplog.at_level(logging.WARNING):
         score = evaluate(lambda _: found, dataset, artefact="x")

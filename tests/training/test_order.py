@@ -5,12 +5,17 @@ import math
 import numpy as np
 import pytest
 
+from edgeyolo.data.records import Objects
 from edgeyolo.training.order import EpochOrder, input_sizes, repeat_factors
 
 
 def epoch_of(order: EpochOrder, epoch: int = 0) -> list[list[int]]:
     order.epoch = epoch
     return [[key.picture for key in keys] for keys in order]
+
+
+def objects_of(class_ids: list[np.ndarray]) -> Objects:
+    return Objects.of([(np.zeros((len(ids), 4), np.float32), ids) for ids in class_ids])
 
 
 @pytest.mark.parametrize(("count", "batch", "world"), [(13, 4, 2), (13, 5, 2), (13, 5, 3), (2, 4, 2), (9, 7, 4)])
@@ -30,6 +35,33 @@ def test_a_process_without_a_share_gets_a_picture_that_does_not_count() -> None:
     assert order.share == 0 and all(len(keys) == 1 for keys in order)
 
 
+def order_of_0_1_0(count: int, seed: int, epoch: int, repeats: np.ndarray | None) -> list[tuple[int, int]]:
+    """(picture, how often it came before), as the first release drew it, one picture after the other."""
+    rng = np.random.default_rng([seed, epoch])
+    shuffled = rng.permutation(count).tolist()
+    if repeats is None:
+        return [(picture, 0) for picture in shuffled]
+    shift, end, found = rng.random(), 0, []
+    for picture, place in zip(shuffled, np.cumsum(repeats[shuffled]), strict=True):
+        begin, end = end, int(np.floor(place + shift))
+        found += [(picture, again) for again in range(end - begin)]
+    return [found[i] for i in rng.permutation(len(found))[: int(repeats.sum())]]
+
+
+@pytest.mark.parametrize("is_balanced", [False, True])
+def test_the_order_is_that_of_the_first_release(is_balanced: bool) -> None:
+    """So that a run that it began goes on with the pictures that it had not seen."""
+    count, batch = 1003, 10
+    repeats = np.random.default_rng(0).uniform(1, 4, count) if is_balanced else None
+    order = EpochOrder(count, batch, 7, repeats=repeats)
+    for epoch in (0, 3):
+        order.epoch = epoch
+        expected = order_of_0_1_0(count, 7, epoch, repeats)
+        found = [(key.picture, key.repeat) for keys in order for key in keys]
+        assert found == expected[: len(order) * batch]
+        assert all(type(part) is int for part in found[0])
+
+
 def test_an_epoch_goes_on_where_it_was_left() -> None:
     order = EpochOrder(13, 3, 0, sizes=[32, 64, 96])
     whole = list(order)
@@ -40,10 +72,10 @@ def test_an_epoch_goes_on_where_it_was_left() -> None:
 def test_repeat_factors_follow_the_formula() -> None:
     # class 0 in all four pictures, class 1 in one
     class_ids = [np.array([0, 0]), np.array([0]), np.array([0, 1]), np.array([0])]
-    found = repeat_factors([*class_ids, np.array([], np.int64)], 0.9)
+    found = repeat_factors(objects_of([*class_ids, np.array([], np.int64)]), 0.9)
     common, rare = math.sqrt(0.9 / 0.8), math.sqrt(0.9 / 0.2)
     np.testing.assert_allclose(found, [common, common, rare, common, 1.0])
-    assert (repeat_factors(class_ids, 0.01) == 1).all()
+    assert (repeat_factors(objects_of(class_ids), 0.01) == 1).all()
 
 
 def test_pictures_come_up_as_often_as_wanted() -> None:
@@ -67,7 +99,7 @@ def test_a_repeated_picture_is_augmented_anew() -> None:
 
 def test_one_class_in_ten_thousand_is_seen_more_often() -> None:
     class_ids = [np.array([0])] * 9999 + [np.array([0, 1])]
-    repeats = repeat_factors(class_ids, 0.01)
+    repeats = repeat_factors(objects_of(class_ids), 0.01)
     assert repeats[:9999].max() == 1 and repeats[9999] == pytest.approx(10)
 
 

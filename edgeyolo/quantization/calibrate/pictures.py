@@ -63,7 +63,7 @@ def calibration_pictures(
         raise QuantizationError(f"{count} pictures asked for", where=where, hint="Set count to at least 1")
     if len(dataset) == 0:
         raise QuantizationError("no pictures to calibrate on", where=where, hint="Give a split that has pictures")
-    by_id = sorted(range(len(dataset)), key=lambda index: dataset.records[index].image_id)
+    by_id = sorted(range(len(dataset)), key=dataset.records.image_ids.__getitem__)
     order = [by_id[position] for position in np.random.default_rng(seed).permutation(len(by_id))]
     chosen = list(islice((index for index in order if _is_readable(dataset, index)), count))
     if not chosen:
