@@ -35,7 +35,7 @@ class RawPictures:
         counts: boxes of each.
         boxes_xyxy: list or array (M, 4) in pixels, edge to edge, unchecked.
         class_ids: list or array (M,) in [0, K).
-        is_ignored: list or array (M,): whether it is a crowd or difficult.
+        is_ignored: list or array (M,): whether it is a crowd or difficult; None where none is.
     """
 
     image_paths: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class RawPictures:
     counts: list[int] = field(default_factory=list)
     boxes_xyxy: Any = field(default_factory=list)
     class_ids: Any = field(default_factory=list)
-    is_ignored: Any = field(default_factory=list)
+    is_ignored: Any = None
 
     def add_picture(
         self,
@@ -53,18 +53,17 @@ class RawPictures:
         image_id: str,
         image_hw: tuple[int, int],
         label_path: str,
-        objects: Sequence[tuple[tuple[float, ...], int, bool]] = (),
+        boxes_xyxy: Sequence[tuple[float, ...]] = (),
+        class_ids: Sequence[int] = (),
     ) -> None:
-        """One picture more; of its objects the box, the class and whether it is ignored."""
+        """One picture more, whose objects are trained on unless `is_ignored` says something else."""
         self.image_paths.append(image_path)
         self.image_ids.append(image_id)
         self.sizes_hw.append(image_hw)
         self.label_paths.append(label_path)
-        self.counts.append(len(objects))
-        for box_xyxy, class_id, is_ignored in objects:
-            self.boxes_xyxy.append(box_xyxy)
-            self.class_ids.append(class_id)
-            self.is_ignored.append(is_ignored)
+        self.counts.append(len(class_ids))
+        self.boxes_xyxy += boxes_xyxy
+        self.class_ids += class_ids
 
 
 def without_repeats(image_paths: Texts, label_path: Callable[[int], object], log: ProblemLog) -> list[int]:
@@ -142,7 +141,7 @@ class _Boxes:
             pictures,
             np.asarray(block.boxes_xyxy, np.float64).reshape(-1, 4),
             np.asarray(block.class_ids, np.int64),
-            np.asarray(block.is_ignored, np.bool_),
+            np.zeros(len(pictures), np.bool_) if block.is_ignored is None else np.asarray(block.is_ignored, np.bool_),
             sizes_wh[pictures],
         )
 

@@ -7,6 +7,7 @@ are their positions in the order of the ids. Crowds (`iscrowd`) are ignored regi
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ LOOKS_LIKE = "COCO: a JSON file, or a folder with annotations/instances_*.json o
 
 _EXPORTED_NAME = "_annotations.coco.json"
 _SPLIT_NAME = re.compile(r"(?:instances_)?(?P<split>train|val|valid|validation|test)(?:[-_]?\d{4})?")
+_PLAIN_NAME = re.compile(r"\w[\w.-]*")
 _PROBED_PICTURES = 32
 
 
@@ -59,7 +61,7 @@ def read_split(path: Path, split: str) -> Dataset:
     folder = _find_folder(index_path, split, file_names[:_PROBED_PICTURES])
     rows = _first_of_each_id(coco, index_path, log)
     objects = _Objects(coco, rows, {category.id: i for i, category in enumerate(categories)}, index_path, log)
-    image_paths = Texts.of(str(folder / file_names[row]) for row in rows)
+    image_paths = Texts.of(_place(folder, file_names[row]) for row in rows)
     chosen = [rows[at] for at in without_repeats(image_paths, lambda _: index_path, log)]
     blocks = _make_blocks(in_parts(chosen), coco, objects, folder, index_path, log)
     return assemble(path, split, class_names, blocks, log)
@@ -178,19 +180,44 @@ def _make_blocks(
 ) -> Iterator[RawPictures]:
     """The images of these rows, so many in each block, but for those that cannot be used."""
     file_names, sizes_hw = coco.file_names.finish(), coco.sizes_hw.finish()
+    folders = _Folders()
     for part in rows:
         block, used = RawPictures(), []
         for row, image_hw in zip(part, sizes_hw[part].tolist(), strict=True):
-            image_path = folder / file_names[row]
-            if not is_file(image_path):
-                log.add("missing picture", index_path, str(image_path))
+            file_name = file_names[row]
+            image_path = _place(folder, file_name)
+            if not folders.has(image_path):
+                log.add("missing picture", index_path, image_path)
                 continue
             try:
-                height, width = image_hw if min(image_hw) > 0 else read_image_hw(image_path)
+                height, width = image_hw if min(image_hw) > 0 else read_image_hw(Path(image_path))
             except ImageError as error:
                 log.add("unreadable picture", image_path, error.what)
                 continue
-            block.add_picture(str(image_path), file_names[row], (height, width), str(index_path))
+            block.add_picture(image_path, file_name, (height, width), str(index_path))
             used.append(row)
         objects.add_to(block, used)
         yield block
+
+
+def _place(folder: Path, file_name: str) -> str:
+    """Where a picture is; a million paths are made, most of them of plain names."""
+    return f"{folder}{os.sep}{file_name}" if _PLAIN_NAME.fullmatch(file_name) else str(folder / file_name)
+
+
+class _Folders:
+    """Which files there are; a folder is listed once, however many are asked for."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = {}
+
+    def has(self, place: str) -> bool:
+        """Whether there is a file at this place."""
+        folder, _, name = place.rpartition(os.sep)
+        if folder not in self._names:
+            try:
+                with os.scandir(folder or ".") as entries:
+                    self._names[folder] = {entry.name for entry in entries if entry.is_file()}
+            except (OSError, ValueError):  # no folder, or no name that the system takes
+                self._names[folder] = set()
+        return name in self._names[folder] or is_file(Path(place))  # as where A.JPG and a.jpg are one name

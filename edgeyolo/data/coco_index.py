@@ -28,7 +28,7 @@ class Category(msgspec.Struct):
     name: str
 
 
-class _Image(msgspec.Struct):
+class _Image(msgspec.Struct, gc=False):
     id: Id
     file_name: str
     width: int | float | None = None
@@ -42,7 +42,7 @@ class _Annotation(msgspec.Struct):
     iscrowd: int | bool | None = 0
 
 
-class _SoundAnnotation(msgspec.Struct):
+class _SoundAnnotation(msgspec.Struct, gc=False):
     """As nearly all are."""
 
     image_id: Id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias, overload
 
 import numpy as np
@@ -13,6 +14,7 @@ from edgeyolo.spec.detections import Int64
 
 Rows: TypeAlias = slice | Int64
 
+_AT_ONCE = 1 << 14
 _ENCODING = ("utf-8", "surrogatepass")  # names of files need not be text
 
 
@@ -54,17 +56,24 @@ class Texts(Sequence[str]):
         return self._raw(range(len(self))[at]).decode(*_ENCODING)
 
     def __iter__(self) -> Iterator[str]:
-        return (self[i] for i in range(len(self)))
+        return (raw.decode(*_ENCODING) for raw in self._raws())
 
     def first_rows(self) -> Int64:
         """(N,) the row in which the text of each row stands for the first time."""
-        hashes = np.fromiter((hash(self._raw(i)) for i in range(len(self))), np.int64, len(self))
+        hashes = np.fromiter(map(hash, self._raws()), np.int64, len(self))
         _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
         rows = first[group].astype(np.int64)
         for row in np.flatnonzero(rows != np.arange(len(self))).tolist():
             if self._raw(row) != self._raw(int(rows[row])):  # two texts of one hash
                 rows[row] = row
         return rows
+
+    def _raws(self) -> Iterator[bytes]:
+        for first in range(0, len(self), _AT_ONCE):
+            starts = self.starts[first : first + _AT_ONCE + 1]
+            part = self.block[starts[0] : starts[-1]].tobytes()
+            ends = (starts - starts[0]).tolist()
+            yield from (part[start:end] for start, end in pairwise(ends))
 
     def _raw(self, row: int) -> bytes:
         return self.block[self.starts[row] : self.starts[row + 1]].tobytes()

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 _WINDOW_BYTES = 1 << 22
 _SPACE = b" \t\r\n"
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _SCALAR_END = re.compile(rb"[,}\s]")
-_QUOTE = 2
-_KIND = np.zeros(256, np.int8)  # of the bytes that make the structure: opening 1, closing -1, quote 2
-_KIND[list(b"[{")], _KIND[list(b"]}")], _KIND[ord('"')] = 1, -1, _QUOTE
+_OPENING, _CLOSING, _QUOTE = 1, 2, 3
+_KIND = bytearray(256)  # of the bytes that make the structure; 0 for all others
+_KIND[ord("[")] = _KIND[ord("{")] = _OPENING
+_KIND[ord("]")] = _KIND[ord("}")] = _CLOSING
+_KIND[ord('"')] = _QUOTE
+_OTHERS = bytes(byte for byte in range(256) if not _KIND[byte])
+_TAIL_BYTES = 1 << 12
 
 
 def list_pieces(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -82,15 +85,15 @@ class _Walk:
         """The list that comes next, as lists of some of its elements."""
         self._take("[")
         while True:
-            at, depth = _structure(self._text)
-            is_end = depth < 0
-            if is_end.any():
-                yield b"[" + self._pass(int(at[np.argmax(is_end)])) + b"]"
+            structure = _Structure(self._text)
+            ends = np.flatnonzero(structure.depth < 0)
+            if len(ends):
+                yield b"[" + self._pass(structure.place(ends[0])) + b"]"
                 self._take("]")
                 return
-            between = np.flatnonzero((depth == 0) & (_KIND[_bytes(self._text)[at]] == -1))
+            between = np.flatnonzero((structure.depth == 0) & (structure.kinds == _CLOSING))
             if len(between):
-                yield b"[" + self._pass(int(at[between[-1]]) + 1) + b"]"
+                yield b"[" + self._pass(structure.place(between[-1]) + 1) + b"]"
                 if self._peek() != b"]":
                     self._take(",")
                     if self._peek() == b"]":
@@ -103,10 +106,11 @@ class _Walk:
         first = self._peek()
         while True:
             if first in (b"{", b'"'):
-                at, depth = _structure(self._text)
-                closing = np.flatnonzero(depth == 0)[1 if first == b'"' else 0 :]
-                if len(closing):
-                    return int(at[closing[0]]) + 1
+                structure = _Structure(self._text)
+                wanted, skipped = (_QUOTE, 1) if first == b'"' else (_CLOSING, 0)
+                found = np.flatnonzero((structure.depth == 0) & (structure.kinds == wanted))[skipped:]
+                if len(found):
+                    return structure.place(found[0]) + 1
             elif match := _SCALAR_END.search(self._text):
                 return match.start()
             self._read_more()
@@ -140,18 +144,29 @@ class _Walk:
         self._text += more
 
 
-def _structure(text: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Where brackets outside strings, and quotes, are; and how deep it is behind each, seen from the beginning."""
-    if b"\\" in text:
-        text = _ESCAPE.sub(b"__", text)
-    kinds = _KIND[_bytes(text)]
-    at = np.flatnonzero(kinds)
-    kinds = kinds[at]
-    is_quote = kinds == _QUOTE
-    is_counted = is_quote | (np.cumsum(is_quote) % 2 == 0)
-    at, kinds, is_quote = at[is_counted], kinds[is_counted], is_quote[is_counted]
-    return at, np.cumsum(np.where(is_quote, 0, kinds), dtype=np.int64)
+class _Structure:
+    """The brackets and quotes of a text.
 
+    Attributes:
+        kinds: of each; 0 for a bracket inside a string.
+        depth: how deep it is behind each, seen from the beginning.
+    """
 
-def _bytes(text: bytes) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(text, np.uint8)
+    def __init__(self, text: bytes) -> None:
+        self._text = _ESCAPE.sub(b"__", text) if b"\\" in text else text
+        self.kinds = np.frombuffer(bytearray(self._text.translate(_KIND, _OTHERS)), np.uint8)
+        is_quote = self.kinds == _QUOTE
+        self.kinds[~is_quote & np.logical_xor.accumulate(is_quote)] = 0
+        self.depth = np.cumsum(
+            (self.kinds == _OPENING).view(np.int8) - (self.kinds == _CLOSING).view(np.int8), dtype=np.int32
+        )
+
+    def place(self, row: np.intp) -> int:
+        """Where in the text one of them is; looked for from the end, which it is near."""
+        behind, size = len(self.kinds) - int(row), _TAIL_BYTES
+        while True:
+            tail = np.frombuffer(self._text[-size:].translate(_KIND), np.uint8)
+            at = np.flatnonzero(tail)
+            if len(at) >= behind:
+                return len(self._text) - len(tail) + int(at[-behind])
+            size *= 16

@@ -120,7 +120,7 @@ def _parse(path: Path) -> ElementTree.Element:
 
 
 def _read_block(files: Iterable[tuple[Path, Path | None]], ids: dict[str, int], log: ProblemLog) -> RawPictures:
-    block = RawPictures()
+    block = RawPictures(is_ignored=[])
     for label_path, image_path in files:
         if image_path is None:
             log.add("missing picture", label_path, "no picture of this name in JPEGImages")
@@ -142,7 +142,9 @@ def _read_picture(block: RawPictures, label_path: Path, image_path: Path, ids: d
         log.add("bad label", label_path, error.what)
         return
     objects = _read_objects(label_path, root, ids, log)
-    block.add_picture(str(image_path), label_path.stem, image_hw, str(label_path), objects)
+    boxes, class_ids = [box for box, _, _ in objects], [class_id for _, class_id, _ in objects]
+    block.add_picture(str(image_path), label_path.stem, image_hw, str(label_path), boxes, class_ids)
+    block.is_ignored += [is_difficult for _, _, is_difficult in objects]
 
 
 def _labelled_hw(root: ElementTree.Element) -> tuple[int, int] | None:

@@ -190,7 +190,6 @@ def _pictures_below(folder: str) -> Iterator[str]:
             yield prefix + name
 
 
-_Object: TypeAlias = tuple[tuple[float, ...], int, bool]  # as `RawPictures.add_picture` takes it
 _Files: TypeAlias = list[tuple[str, tuple[int, int] | ImageError, bytes | OSError]]
 
 
@@ -229,37 +228,45 @@ def _make_block(files: _Files, index: _Index, log: ProblemLog) -> RawPictures:
     block = RawPictures()
     prefix = "" if str(index.root) == "." else f"{index.root}{os.sep}"
     ids = {str(i).encode(): i for i in range(len(index.class_names))}
+    centres: list[float] = []  # x, y, width, height of one box after the other
+    corners: dict[int, tuple[float, ...]] = {}  # the boxes that are not in `centres`, by their place
     for image_path, image_hw, text in files:
         if isinstance(image_hw, ImageError):
             log.add("unreadable picture", image_path, image_hw.what)
             continue
         label_path = _label_place(image_path)
-        lines = _plain_lines(text, ids)
-        if lines is None:
+        plain = _plain_lines(text, ids)
+        if plain is None:
             lines = list(_any_lines(text, label_path, index.class_names, log))
-        block.add_picture(image_path, image_path.removeprefix(prefix).replace(os.sep, "/"), image_hw, label_path, lines)
-    sizes_wh = np.repeat(np.array(block.sizes_hw).reshape(-1, 2)[:, ::-1], block.counts, axis=0)
-    block.boxes_xyxy = np.array(block.boxes_xyxy, np.float64).reshape(-1, 4) * np.tile(sizes_wh, 2)
+            corners.update(enumerate((box for _, box in lines), start=len(centres) // 4))
+            plain = [class_id for class_id, _ in lines], [0.0] * 4 * len(lines)
+        image_id = image_path.removeprefix(prefix).replace(os.sep, "/")
+        block.add_picture(image_path, image_id, image_hw, label_path, class_ids=plain[0])
+        centres += plain[1]
+    xy, wh = np.hsplit(np.array(centres).reshape(-1, 4), 2)
+    boxes_xyxy = np.hstack([xy - wh / 2, xy + wh / 2])
+    boxes_xyxy[list(corners)] = np.array([*corners.values()]).reshape(-1, 4)
+    sizes_wh = np.array(block.sizes_hw).reshape(-1, 2)[:, ::-1]
+    block.boxes_xyxy = boxes_xyxy * np.tile(np.repeat(sizes_wh, block.counts, axis=0), 2)
     return block
 
 
-def _plain_lines(text: bytes | OSError, ids: dict[bytes, int]) -> list[_Object] | None:
-    """What the lines say, where each is a known class and a box in plain digits, as nearly all are; None elsewhere."""
+def _plain_lines(text: bytes | OSError, ids: dict[bytes, int]) -> tuple[list[int], list[float]] | None:
+    """Classes and centres, where each line is a known class and a box in plain digits, as nearly all are; else None."""
     if isinstance(text, OSError) or text.translate(None, _PLAIN):
         return None
-    objects: list[_Object] = []
+    lines = [line.split() for line in text.splitlines()]
+    if any(len(words) != 5 for words in lines):
+        return None
     try:
-        for name, *place in filter(None, map(bytes.split, text.splitlines())):
-            x, y, w, h = map(float, place)
-            objects.append(((x - w / 2, y - h / 2, x + w / 2, y + h / 2), ids[name], False))
+        return [ids[words[0]] for words in lines], [float(word) for words in lines for word in words[1:]]
     except (ValueError, KeyError):
         return None
-    return objects
 
 
 def _any_lines(
     text: bytes | OSError, label_path: str, class_names: tuple[str, ...], log: ProblemLog
-) -> Iterator[_Object]:
+) -> Iterator[tuple[int, tuple[float, ...]]]:
     """What the lines say that can be used; the others are written to `log`."""
     try:
         if isinstance(text, OSError):
@@ -277,7 +284,7 @@ def _any_lines(
             log.add("bad label", label_path, f"line {number}: {error}")
             continue
         if 0 <= class_id < len(class_names):
-            yield box_xyxy, class_id, False
+            yield class_id, box_xyxy
         else:
             log.add("unknown class", label_path, f"line {number}: class {class_id} of {len(class_names)}")
 
