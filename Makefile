@@ -8,7 +8,7 @@
 # clean  remove what the others made, but not .venv
 
 PYTHON ?= python3
-BUNDLE ?= demo/host-cpu-int8.eyb
+BUNDLE ?= demo/host-ncnn-int8.eyb
 WORKERS ?= 2
 
 BIN := .venv/bin
@@ -38,7 +38,7 @@ check: $(READY)
 bench: $(BUNDLE)
 	$(BIN)/edgeyolo bench $(BUNDLE)
 
-demo/host-cpu-int8.eyb: | $(READY)
+demo/host-ncnn-int8.eyb: | $(READY)
 	$(BIN)/edgeyolo demo
 
 tables: $(READY)

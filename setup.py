@@ -13,6 +13,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "edgeyolo" / "__init__.p
 ONNX = ["onnx>=1.16"]
 NCNN = ["ncnn>=1.0.20240102"]
 ONNXRUNTIME = ["onnxruntime>=1.17", *ONNX]
+OPENVINO = ["openvino>=2025.0", *ONNX]
 TENSORRT = ["tensorrt-rtx-cu12>=1.7; platform_machine == 'x86_64'", "cuda-python>=12", *ONNX]
 # On the board only; Rockchip's toolkit for hosts lives in an environment of its own: edgeyolo doctor --install rknn.
 RKNN = ["rknn-toolkit-lite2>=2.3.2; platform_machine == 'aarch64' and python_version < '3.13'"]
@@ -33,8 +34,8 @@ TRAIN = [
     *NCNN,
     *REPORT,
 ]
-# Tests, lint and types; OpenVINO only as a peer in benchmarks.
-CHECKS = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "openvino>=2025.0"]
+# Tests, lint and types.
+CHECKS = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"]
 
 setup(
     name="edgeyolo",
@@ -66,6 +67,7 @@ setup(
         "train": TRAIN,
         "ncnn": NCNN,
         "onnxruntime": ONNXRUNTIME,
+        "openvino": OPENVINO,
         "tensorrt": TENSORRT,
         "rknn": RKNN,
         "evaluate": ["pycocotools>=2.0.8"],
@@ -73,7 +75,7 @@ setup(
         "search": SEARCH,
         "tensorboard": TENSORBOARD,
         "remote": REMOTE,
-        "dev": [*TRAIN, *TENSORRT, *SEARCH, *TENSORBOARD, *REMOTE, *CHECKS],
+        "dev": [*TRAIN, *OPENVINO, *TENSORRT, *SEARCH, *TENSORBOARD, *REMOTE, *CHECKS],
     },
     entry_points={"console_scripts": ["edgeyolo=edgeyolo.cli.app:main"]},
 )

@@ -96,7 +96,7 @@ def open_both(args: argparse.Namespace, activation: str, work: Path) -> dict[str
     condition(model, size_hw)
     quantized = quantize(model, pictures, recipe, recipe_name="int8-max", picture_hashes=hashes)
     export_model(quantized, spec, work)
-    qparams, target = load_qparams(work / "qparams.json"), load_target("host-cpu")
+    qparams, target = load_qparams(work / "qparams.json"), load_target("host-ncnn")
     sessions = {}
     for precision in PRECISIONS:
         folder = work / precision

@@ -86,9 +86,9 @@ def measure_source(
         score, model = quantize_once(source, data, dataset, recipe, folder / "int8")
         reference = score.ap
         rows = [row(model, "fake-quant torch", "", score, reference)]
-        host = folder / "host-cpu.eyb"
-        verbs.deploy(folder / "int8", "host-cpu", host)
-        rows.append(row(model, "this machine", "host-cpu", host_score(host, dataset), reference))
+        host = folder / "host-ncnn.eyb"
+        verbs.deploy(folder / "int8", "host-ncnn", host)
+        rows.append(row(model, "this machine", "host-ncnn", host_score(host, dataset), reference))
         with ThreadPoolExecutor(2) as pool:
             scores = pool.map(lambda cpu: measure_cpu(cpu, folder, dataset, python), cpus)
             rows += [

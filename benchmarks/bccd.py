@@ -34,7 +34,7 @@ from edgeyolo.training.checkpoint import load_checkpoint
 from edgeyolo.training.torch_session import TorchSession
 
 SPLITS = ("val", "test")
-TARGETS = ("host-onnx", "host-cpu", "raspberry-pi-5")
+TARGETS = ("host-onnx", "host-ncnn", "raspberry-pi-5")
 PARITY_PICTURES = 8
 
 
@@ -113,7 +113,7 @@ def measure_parity(run: Path, data: Path, out: Path, recipe_name: str) -> dict[s
     dataset = open_dataset(data, "test")
     images = [dataset[i].image for i in range(PARITY_PICTURES)]
     found = {"float torch": compare_maps(reference, TorchSession(quantized.float_deploy), images, spec.input)}
-    for target in ("host-onnx", "host-cpu"):
+    for target in ("host-onnx", "host-ncnn"):
         with open_bundle(out / f"{target}.eyb") as bundle:
             artefact = bundle.manifest.artefact
             session = open_artefact(bundle.folder, artefact, spec)

@@ -5,7 +5,7 @@
 All rows run in one process, in turns (A B C ... A B C ...), so that what else the computer does falls on all alike;
 what is compared is the ratio to ncnn float32 within a round, its median. Without a checkpoint the weights are random,
 with batch norms that normalise real pictures: time does not depend on them. "as written by deploy" is the network that
-`edgeyolo deploy --target host-cpu` writes; "stock int8" the same without what this package does to it; "tuned" has
+`edgeyolo deploy --target host-ncnn` writes; "stock int8" the same without what this package does to it; "tuned" has
 engine options and the precision of each layer chosen by time, as listed. Peers are OpenVINO and ONNX Runtime, on the
 float graph, on our Q/DQ graph, and on the one that ONNX Runtime's own quantizer makes (unsigned activations).
 `--profile` adds the milliseconds of every ncnn layer in each network.
@@ -182,7 +182,7 @@ def write_networks(folder: Path, spec: ModelSpec) -> dict[str, Network]:
     qparams = load_qparams(folder / "qparams.json")
     in_float = convert(folder / "model.onnx", spec.input.image_hw)
     stock = quantize_network(in_float, load_onnx(folder / "model.onnx"), qparams)
-    target = load_target("host-cpu")
+    target = load_target("host-ncnn")
     ours = build(folder / "model.onnx", spec, qparams, target, folder / "ours", precision="int8")
     return {
         REFERENCE: write_network(folder / "float32", in_float, FLOAT32, "fp32"),

@@ -83,7 +83,7 @@ def deploy_at_size(checkpoint: Path, work: Path) -> Path:
     model = loaded.record.model
     spec = msgspec.structs.replace(model, input=msgspec.structs.replace(model.input, image_hw=INPUT_HW))
     export_model(fold_model(loaded.model), spec, work / "float", checkpoint_sha256=loaded.sha256)
-    verbs.deploy(work / "float", "host-cpu", work / "float.eyb", precision="fp32")
+    verbs.deploy(work / "float", "host-ncnn", work / "float.eyb", precision="fp32")
     return work / "float.eyb"
 
 

@@ -32,7 +32,7 @@ from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.target import load_target
 from edgeyolo.training.torch_session import TorchSession
 
-TARGETS = {"onnxruntime int8": "host-onnx", "ncnn int8": "host-cpu"}
+TARGETS = {"onnxruntime int8": "host-onnx", "ncnn int8": "host-ncnn"}
 WORST_SHOWN = 10
 
 

@@ -35,7 +35,7 @@ from edgeyolo.training.torch_session import TorchSession
 from edgeyolo.verbs import measure_built
 
 RECIPES = ("int8-max", "int8-percentile", "int8-entropy", "int8-mse", "int8-qat")
-ENGINES = (("host-onnx", "onnxruntime"), ("host-cpu", "ncnn"))
+ENGINES = (("host-onnx", "onnxruntime"), ("host-ncnn", "ncnn"))
 
 
 class StageProgress:

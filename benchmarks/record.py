@@ -28,7 +28,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 HEADER = ("commit", "dirty", "code", "command", "machine", "versions", "date")
 
 _SOURCES = ("edgeyolo", "targets", "calib")
-_PEERS = ("openvino", "tensorrt-rtx-cu12")  # compared with, or compiled by; no artefact is made of them
+_PEERS = ("tensorrt-rtx-cu12",)  # compiled by; no artefact is made of it
 _STAMP = "benchmark.json"
 
 

@@ -56,7 +56,7 @@ def main() -> None:
     data = open_dataset(arguments.data, "test")
     with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
         bundles = {}
-        for name, target in (("ncnn", "host-cpu"), ("onnxruntime", "host-onnx")):
+        for name, target in (("ncnn", "host-ncnn"), ("onnxruntime", "host-onnx")):
             bundles[name] = Path(work) / f"{name}.eyb"
             verbs.deploy(arguments.model, target, bundles[name], precision="fp32")
         result = soak(bundles, [data[i].image for i in range(min(PICTURES, len(data)))], 60 * arguments.minutes)

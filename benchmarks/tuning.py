@@ -63,7 +63,7 @@ def deploy_int8(args: argparse.Namespace, work: Path) -> Path:
     pictures, hashes = calibration_pictures(data, spec.input, count=CALIBRATED_ON, seed=recipe.seed)
     quantized = quantize(loaded.model, pictures, recipe, recipe_name="int8-mse", picture_hashes=hashes)
     export_model(quantized, spec, work / "int8", checkpoint_sha256=loaded.sha256)
-    verbs.deploy(work / "int8", "host-cpu", work / "int8.eyb")
+    verbs.deploy(work / "int8", "host-ncnn", work / "int8.eyb")
     return work / "int8.eyb"
 
 

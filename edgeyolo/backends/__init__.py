@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edgeyolo.backends.engine import CpuSession, Engine, Finding, OwnEnvironment, Runnable, Session
 from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
+from edgeyolo.spec.machine import machine_here
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.packages import Package
@@ -30,6 +31,7 @@ __all__ = [
     "Runnable",
     "Session",
     "build",
+    "choose_target",
     "list_engines",
     "list_packages",
     "list_runnable",
@@ -72,6 +74,19 @@ def list_runnable() -> list[Runnable]:
                 problems = tuple(engine.probe(load_target(target)))
                 runnable.append(Runnable(target, is_host, engine.is_simulated(), problems))
     return runnable
+
+
+def choose_target(name: str) -> str:
+    """The target that `name` stands for on this computer: the fastest engine's that is installed, or `name` itself.
+
+    Raises:
+        UnknownNameError: no such target. FormatError: its file is not valid.
+    """
+    for choice in load_target(name).first_of.get(machine_here(), ()):
+        target = load_target(choice)
+        if target.engine in list_engines() and not probe(target):
+            return choice
+    return name
 
 
 def probe(target: Target) -> list[str]:

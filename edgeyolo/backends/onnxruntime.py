@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from edgeyolo.backends._artefact import artefact_file, check_option_names, read_artefact
 from edgeyolo.backends._copies import CopiesSession, ThreadCopies
+from edgeyolo.backends._onnx import check_signature, make_graph, run_batches
 from edgeyolo.backends._versions import check_version, list_version_problems
-from edgeyolo.backends.engine import Engine, check_images
+from edgeyolo.backends.engine import Engine
 from edgeyolo.graph.external_data import refuse_external_data
-from edgeyolo.graph.qdq import insert_qdq, int8_layers, load_onnx, weighted_nodes
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
 from edgeyolo.spec.machine import count_cores
@@ -71,15 +71,7 @@ class OnnxRuntimeEngine(Engine):
         check_option_names(target.engine_options, _OPTIONS, engine="onnxruntime")
         if precision not in ("int8", "fp32"):
             raise UsageError(f"onnxruntime artefacts are int8 or fp32, not {precision}", where=target.title)
-        model = load_onnx(onnx_path)
-        nodes = weighted_nodes(model.graph)
-        total = sum(len(readers) for readers in nodes.values())
-        layers = {"float": total}
-        if qparams is not None:
-            int8 = sum(len(nodes[weight]) for weight in int8_layers(model.graph, qparams))
-            layers = {"int8": int8, "float": total - int8}
-            model = insert_qdq(model, qparams)
-        raw = model.SerializeToString()
+        raw, layers = make_graph(onnx_path, qparams)
         with _explaining(onnx_path):
             session = _make_session(raw, threads=1)
         _check_signature(session, spec, where=onnx_path)
@@ -126,16 +118,10 @@ class OnnxRuntimeSession(CopiesSession[Any]):
     def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
         session = self._opened()
-        check_images(images, self._image_hw)
-        step = self._fixed_batch or max(len(images), 1)
-        if len(images) == 0 or len(images) % step:
-            raise BackendError(f"{len(images)} pictures given, and the graph takes {step} at a time")
         with _explaining("onnxruntime"):
-            parts = [
-                session.run(self._names, {INPUT_NAME: images[start : start + step]})
-                for start in range(0, len(images), step)
-            ]
-        return parts[0] if len(parts) == 1 else [np.concatenate(maps) for maps in zip(*parts, strict=True)]
+            return run_batches(
+                lambda part: session.run(self._names, {INPUT_NAME: part}), images, self._image_hw, self._fixed_batch
+            )
 
 
 def _import_engine() -> Any:
@@ -153,21 +139,8 @@ def _make_session(raw: bytes, *, threads: int) -> Any:
 
 
 def _check_signature(session: Any, spec: ModelSpec, *, where: Path) -> None:
-    inputs = {entry.name: entry for entry in session.get_inputs()}
-    outputs = [entry.name for entry in session.get_outputs()]
-    wanted = output_names(spec.output_count)
-    if set(inputs) != {INPUT_NAME} or set(outputs) != set(wanted):
-        raise BackendError(
-            f"takes {sorted(inputs)} and gives {outputs}, and ['{INPUT_NAME}'] and {wanted} were expected", where=where
-        )
-    shape = inputs[INPUT_NAME].shape
-    fixed = [
-        (given, size)
-        for given, size in zip(shape[1:], (3, *spec.input.image_hw), strict=False)
-        if isinstance(given, int)
-    ]
-    if len(shape) != 4 or any(given != size for given, size in fixed):
-        raise BackendError(f"takes images of shape {shape}, and the model takes {spec.input.image_hw}", where=where)
+    inputs = {entry.name: entry.shape for entry in session.get_inputs()}
+    check_signature(inputs, [entry.name for entry in session.get_outputs()], spec, where=where)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Shared by the engines that read ONNX. Activations: one pair per tensor and scale, shared by its int8 consumers.
 Weights: stored as int8, one DequantizeLinear per output channel, whose result keeps the initializer's name. Biases
-stay float: TensorRT refuses int32 ones. Zero-points are 0.
+stay float: TensorRT refuses int32 ones. Zero-points are 0, or 128 where an engine wants unsigned activations.
 
 Weights are in [-127, 127] by construction. QuantizeLinear saturates an activation at -128, not -127: one step, and
 only below the calibrated range. It is accepted, because a Clip before it would keep engines from fusing it.
@@ -102,8 +102,12 @@ def quantize_weight(weight: npt.NDArray[np.float32], scales: WeightScales, *, wh
     return integers
 
 
-def insert_qdq(model: ModelProto, qparams: QParams) -> ModelProto:
+def insert_qdq(model: ModelProto, qparams: QParams, *, unsigned: bool = False) -> ModelProto:
     """A copy of `model` with Q/DQ on the input and the weight of every int8 layer.
+
+    Args:
+        unsigned: activations are uint8 with zero-point 128 instead of int8 with 0: each integer is 128 more, and each
+            number that it stands for is the same.
 
     Raises:
         BackendError: scales that do not fit the graph, or an opset before 13.
@@ -128,7 +132,7 @@ def insert_qdq(model: ModelProto, qparams: QParams) -> ModelProto:
             node.input[0] = activations[tensor, layer.group]
         nodes.append(node)
     _store_int8_weights(graph, qparams, layers)
-    _store_activation_scales(graph, qparams, layers)
+    _store_activation_scales(graph, qparams, layers, np.array(128, np.uint8) if unsigned else np.array(0, np.int8))
     copies = [_copy_node(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
@@ -191,13 +195,18 @@ def _store_int8_weights(graph: GraphProto, qparams: QParams, layers: Iterable[st
     graph.input.extend(kept)
 
 
-def _store_activation_scales(graph: GraphProto, qparams: QParams, layers: dict[str, LayerPrecision]) -> None:
+def _store_activation_scales(
+    graph: GraphProto,
+    qparams: QParams,
+    layers: dict[str, LayerPrecision],
+    zero_point: npt.NDArray[np.int8] | npt.NDArray[np.uint8],
+) -> None:
     from onnx import numpy_helper
 
     for group in sorted({layer.group for layer in layers.values()}):
         scale = np.asarray(qparams.groups[group].scale, np.float32)
         graph.initializer.append(numpy_helper.from_array(scale, f"{_PREFIX}{group}/scale"))
-    graph.initializer.append(numpy_helper.from_array(np.zeros((), np.int8), _ZERO))
+    graph.initializer.append(numpy_helper.from_array(zero_point, _ZERO))
 
 
 def _copy_node(node: NodeProto) -> NodeProto:

@@ -29,6 +29,8 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         dla_cores: number of DLA cores.
         postprocess: where boxes are decoded: on the host, or inside the graph.
         engine_options: passed to the engine, recorded in the manifest, used again by the runtime.
+        first_of: for a target that is this very computer: targets to take in its place, by the architecture, fastest
+            first; the first whose engine is installed is taken.
         sources: for each number, where it is from.
     """
 
@@ -45,6 +47,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     dla_cores: int = 0
     postprocess: Literal["host", "graph"] = "host"
     engine_options: dict[str, Option] = {}
+    first_of: dict[str, tuple[str, ...]] = {}
     sources: dict[str, str] = {}
 
 

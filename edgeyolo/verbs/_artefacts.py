@@ -57,7 +57,7 @@ def open_built(folder: Path, target: str, precision: Precision) -> Iterator[Buil
     qparams = load_qparams(folder / "qparams.json") if precision == "int8" else None
     with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
         out = Path(work)
-        board = load_target(target)
+        board = load_target(backends.choose_target(target))
         artefact = backends.build(folder / "model.onnx", record.model, qparams, board, out, precision=precision)
         spec = deployed_spec(record.model, artefact)
         session = backends.open_artefact(out, artefact, spec)

@@ -68,6 +68,7 @@ def deploy(
     from edgeyolo.bundle import write_bundle
     from edgeyolo.data.dataset import open_dataset
 
+    wanted, target = target, backends.choose_target(target)
     board = load_target(target)
     dataset = open_dataset(data, split or validation_split(data)) if data is not None else None
     with model_folder(source) as folder, tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
@@ -96,7 +97,13 @@ def deploy(
         progress.step("deploy", 2, 3, "writing the bundle")
         manifest = write_bundle(out, manifest, Path(work))
         progress.step("deploy", 3, 3, str(out))
-    return DeployResult(out, manifest, tuple(notes))
+    return DeployResult(out, manifest, (*_choice_note(wanted, target), *notes))
+
+
+def _choice_note(wanted: str, target: str) -> list[str]:
+    if wanted == target:
+        return []
+    return [f"{wanted} is {target} on this computer: the fastest of the engines that are installed"]
 
 
 def _check_half_range(onnx_path: Path, spec: ModelSpec, dataset: Dataset) -> None:

@@ -112,7 +112,7 @@ def test_full_8_bit_weights_do_not_overflow_without_f43(tmp_path: Path) -> None:
         layers={"deep": LayerPrecision(precision="int8", weight="deep.weight", group="a")},
         calibration=CalibrationRecord(recipe="hand", method="ptq", count=0, seed=0, pictures={}),
     )
-    target = load_target("host-cpu")
+    target = load_target("host-ncnn")
     _, map_ = run(path, qparams, target, tmp_path / "o", np.ones((1, 3, 16, 16), np.float32), image_hw=(16, 16))
     np.testing.assert_allclose(map_[:, :, 1:-1, 1:-1], 3 * 256 * 9, rtol=1e-5)
 

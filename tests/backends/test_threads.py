@@ -20,11 +20,11 @@ from edgeyolo.spec.errors import BackendError
 from edgeyolo.spec.target import load_target
 
 
-@pytest.fixture(params=["host-cpu", "host-onnx"])
+@pytest.fixture(params=["host-ncnn", "host-onnx"])
 def bundle(request: pytest.FixtureRequest, quantized_model: Any, tmp_path: Path) -> Path:
     from edgeyolo import verbs
 
-    pytest.importorskip("ncnn" if request.param == "host-cpu" else "onnxruntime", reason="the engine is not installed")
+    pytest.importorskip("ncnn" if request.param == "host-ncnn" else "onnxruntime", reason="the engine is not installed")
     verbs.deploy(quantized_model("yolov7-nano", 64).folder, request.param, tmp_path / "a.eyb", precision="int8")
     return tmp_path / "a.eyb"
 

@@ -57,8 +57,9 @@ def check_engines(name: str, folder: Path) -> None:
             np.testing.assert_allclose(
                 detector.detect(picture).boxes_xyxy, np.load(folder / "boxes.npy"), rtol=1e-4, atol=1e-3
             )
+    verbs.deploy(folder / "model", "host-cpu", folder / "here.eyb")  # whatever is the fastest of the others
     for target in list_targets():
-        if load_target(target).engine == name:
+        if load_target(target).engine == name and not load_target(target).first_of:
             expect(UnknownNameError, name, lambda t=target: verbs.deploy(folder / "model", t, folder / "lost.eyb"))
     bundle = folder / f"{name}.eyb"
     expect(UnknownNameError, name, lambda: Detector.load(bundle))

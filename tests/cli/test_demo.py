@@ -19,7 +19,7 @@ def test_every_artefact_is_on_the_page_and_detects(run, tmp_path: Path) -> None:
     done = run("demo", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
-    assert {"float torch", "fake-quant torch", "host-onnx int8", "host-cpu int8", "raspberry-pi-5 int8"} <= {
+    assert {"float torch", "fake-quant torch", "host-onnx int8", "host-ncnn int8", "raspberry-pi-5 int8"} <= {
         row["artefact"] for row in rows
     }
     assert min(row["ap"] for row in rows) > LEAST_AP

@@ -87,7 +87,7 @@ def test_what_leaves_half_precision_is_named(tmp_path: Path) -> None:
         ("jetson", "int8", True),
         ("raspberry-pi-5", "int8", True),
         ("raspberry-pi-5", "bf16", False),
-        ("host-cpu", "int8", False),
+        ("host-ncnn", "int8", False),
         ("host-onnx", "fp32", False),
     ],
 )

@@ -26,6 +26,26 @@ def test_reference_evaluator_agrees_with_integers(one_layer, tmp_path: Path) -> 
     np.testing.assert_allclose(map_, layer.expected(images), atol=1e-5)
 
 
+def test_unsigned_activations_are_the_same_numbers(one_layer, tmp_path: Path) -> None:
+    """Each integer is 128 more, those that saturate included, and the maps are equal to the bit."""
+    layer = one_layer(activation="Relu", opset=19)
+    path, qparams = layer.write(tmp_path)
+    images = 3 * layer.images(1) - 1  # beyond the range on both sides
+    integers, maps = [], []
+    for unsigned in (False, True):
+        model = insert_qdq(onnx.load(path), qparams, unsigned=unsigned)
+        onnx.checker.check_model(model, full_check=True)
+        (name,) = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+        kind = onnx.TensorProto.UINT8 if unsigned else onnx.TensorProto.INT8
+        model.graph.output.append(helper.make_tensor_value_info(name, kind, None))
+        map_, found = ReferenceEvaluator(model).run(None, {"images": images})
+        integers.append(found.astype(np.int32))
+        maps.append(map_)
+    assert integers[0].min() == -128 and integers[0].max() == 127
+    np.testing.assert_array_equal(integers[1], integers[0] + 128)
+    np.testing.assert_array_equal(maps[1], maps[0])
+
+
 def test_one_pair_per_tensor_and_bias_stays_float(one_layer, tmp_path: Path) -> None:
     layer = one_layer()
     path, qparams = layer.write(tmp_path)

@@ -60,7 +60,7 @@ def test_kill_leaves_a_whole_output_or_none(whole_way: WholeWay, tmp_path: Path,
     quick = ["--no-report", "--no-evaluate"]
     command = {
         "quantize": ["quantize", str(whole_way.run), "--data", str(whole_way.data), "--out", str(out), *quick],
-        "deploy": ["deploy", str(whole_way.quantized), "--target", "host-cpu", "--out", str(out)],
+        "deploy": ["deploy", str(whole_way.quantized), "--target", "host-ncnn", "--out", str(out)],
     }[verb]
     for moment in ("half", "written"):
         assert run_until(moment, out, command) == -signal.SIGKILL

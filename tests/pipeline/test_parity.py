@@ -43,7 +43,7 @@ class Engines:
             "float": TorchSession(fold_model(loaded.model)),
             "fake-quant": TorchSession(quantized.fake_quant),
         }
-        for name, target in {"onnxruntime": "host-onnx", "ncnn": "host-cpu"}.items():
+        for name, target in {"onnxruntime": "host-onnx", "ncnn": "host-ncnn"}.items():
             with open_bundle(whole_way.bundles[target]) as bundle:
                 self.sessions[name] = open_artefact(
                     bundle.folder,

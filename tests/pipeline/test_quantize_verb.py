@@ -44,7 +44,7 @@ def test_the_report_has_a_row_for_every_engine(whole_way: WholeWay, tmp_path: Pa
     assert [score.artefact for score in result.scores] == names
     by_name = {row["score"]["artefact"]: row for row in report["rows"]}
     ncnn = by_name["ncnn int8"]
-    deployed = verbs.evaluate(whole_way.bundles["host-cpu"], whole_way.data, split="val")
+    deployed = verbs.evaluate(whole_way.bundles["host-ncnn"], whole_way.data, split="val")
     assert ncnn["score"]["ap"] == pytest.approx(deployed.ap, abs=0.05)
     assert ncnn["drop"] == pytest.approx(report["rows"][0]["score"]["ap"] - ncnn["score"]["ap"], abs=1e-3)
     assert 0 < ncnn["size_bytes"] < by_name["ncnn fp16"]["size_bytes"]  # int8 weights are half of float16 ones

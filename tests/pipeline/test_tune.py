@@ -33,7 +33,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (160, 160, 3)).astype(np.uin
 
 @pytest.fixture
 def bundle(whole_way: WholeWay, tmp_path: Path) -> Path:
-    return Path(shutil.copy(whole_way.bundles["host-cpu"], tmp_path / "tuned.eyb"))
+    return Path(shutil.copy(whole_way.bundles["host-ncnn"], tmp_path / "tuned.eyb"))
 
 
 def let_every_challenger_win(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_everything_that_can_be_chosen_runs_and_detects_the_same(
         param = opened.folder / manifest.artefact.files["param"]
         int8 = int8_layer_names(parse_param(param.read_text(), where=param))
     assert set(manifest.artefact.float_layers) == set(int8) and manifest.threads == 1
-    deployed = verbs.evaluate(whole_way.bundles["host-cpu"], whole_way.data, split="val").ap
+    deployed = verbs.evaluate(whole_way.bundles["host-ncnn"], whole_way.data, split="val").ap
     assert verbs.evaluate(bundle, whole_way.data, split="val").ap == pytest.approx(deployed, abs=3)
     with Detector.load(bundle) as detector:
         detector.detect(cv2.imread(str(next(whole_way.data.rglob("*.jpg")))))

@@ -54,12 +54,12 @@ def test_every_bundle_detects_the_same_objects_as_the_float_model(whole_way: Who
 
 
 def test_a_float_bundle_comes_straight_from_a_checkpoint(whole_way: WholeWay, tmp_path: Path) -> None:
-    result = verbs.deploy(whole_way.run, "host-cpu", tmp_path / "float.eyb")
+    result = verbs.deploy(whole_way.run, "host-ncnn", tmp_path / "float.eyb")
     assert result.manifest.artefact.precision == "fp32"
     deployed = verbs.evaluate(tmp_path / "float.eyb", whole_way.data, split="val")
     assert abs(deployed.ap - verbs.evaluate(whole_way.run, whole_way.data, split="val").ap) < 0.3
     with pytest.raises(UsageError, match=r"int8 needs qparams\.json"):
-        verbs.deploy(whole_way.run, "host-cpu", tmp_path / "int8.eyb", precision="int8")
+        verbs.deploy(whole_way.run, "host-ncnn", tmp_path / "int8.eyb", precision="int8")
     assert not (tmp_path / "int8.eyb").exists()
 
 
@@ -72,8 +72,8 @@ def test_a_measured_score_is_recorded_in_the_bundle(whole_way: WholeWay, tmp_pat
 
 
 def test_the_same_input_gives_the_same_bundle(whole_way: WholeWay, tmp_path: Path) -> None:
-    again = verbs.deploy(whole_way.quantized, "host-cpu", tmp_path / "again.eyb")
-    with open_bundle(whole_way.bundles["host-cpu"]) as bundle:
+    again = verbs.deploy(whole_way.quantized, "host-ncnn", tmp_path / "again.eyb")
+    with open_bundle(whole_way.bundles["host-ncnn"]) as bundle:
         assert bundle.manifest.sha256 == again.manifest.sha256
 
 

@@ -33,7 +33,7 @@ from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.spec.target import Precision, load_target
 from edgeyolo.training.torch_session import TorchSession
 
-TARGETS = ("host-cpu", "host-onnx")
+TARGETS = ("host-ncnn", "host-onnx")
 CLASS_NAMES = ("red", "green", "blue")
 FLOAT_TOLERANCE = 1e-3  # of the largest magnitude of a map
 INT8_TOLERANCE = 0.2  # of the standard deviation of a map, root mean square

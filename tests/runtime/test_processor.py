@@ -102,7 +102,7 @@ def test_manifests_from_before_the_fields_still_load(tmp_path: Path) -> None:
         ("raspberry-pi-5", "int8", False, ()),
         ("raspberry-pi-5", "int8", True, ("asimddp",)),
         ("raspberry-pi-5", "fp16", True, ()),
-        ("host-cpu", "int8", True, ()),
+        ("host-ncnn", "int8", True, ()),
     ],
 )
 def test_only_what_is_needed_is_recorded(target: str, precision: str, guard: bool, expected: tuple[str, ...]) -> None:

@@ -60,7 +60,7 @@ class NcnnEngine(Engine):
 
     def host_target(self) -> str:
         """This computer itself."""
-        return "host-cpu"
+        return "host-ncnn"
 
     def check_target(self) -> str:
         """The board most people have: ncnn's bundles are portable."""

@@ -39,7 +39,7 @@ def test_the_operator_and_its_layer_are_named(operator: str, layer: str, tmp_pat
             tmp_path / "model.onnx",
             any_spec((16, 16)),
             None,
-            load_target("host-cpu"),
+            load_target("host-ncnn"),
             tmp_path / "out",
             precision="fp32",
         )

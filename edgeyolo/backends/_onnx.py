@@ -1,0 +1,74 @@
+"""What engines that read ONNX have in common: the graph with Q/DQ, its signature, and batches of a fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeyolo.backends.engine import check_images
+from edgeyolo.graph.qdq import insert_qdq, int8_layers, load_onnx, weighted_nodes
+from edgeyolo.spec.errors import BackendError
+from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.qparams import QParams
+from edgeyolo.spec.tensor import INPUT_NAME, output_names
+
+Float32 = npt.NDArray[np.float32]
+
+
+def make_graph(onnx_path: Path, qparams: QParams | None, *, unsigned: bool = False) -> tuple[bytes, dict[str, int]]:
+    """The bytes of the graph, with Q/DQ where there are scales, and how many of its layers run in which precision.
+
+    Args:
+        unsigned: see `insert_qdq`.
+
+    Raises:
+        MissingPackageError: no onnx package. BackendError: not a usable ONNX file, or scales that do not fit it.
+    """
+    model = load_onnx(onnx_path)
+    nodes = weighted_nodes(model.graph)
+    total = sum(len(readers) for readers in nodes.values())
+    if qparams is None:
+        return model.SerializeToString(), {"float": total}
+    int8 = sum(len(nodes[weight]) for weight in int8_layers(model.graph, qparams))
+    return insert_qdq(model, qparams, unsigned=unsigned).SerializeToString(), {"int8": int8, "float": total - int8}
+
+
+def check_signature(
+    inputs: Mapping[str, Sequence[object]], outputs: Sequence[str], spec: ModelSpec, *, where: Path
+) -> None:
+    """Raise BackendError where a graph takes or gives something else than its spec says.
+
+    Args:
+        inputs: name -> shape; only whole numbers in it are fixed.
+    """
+    wanted = output_names(spec.output_count)
+    if set(inputs) != {INPUT_NAME} or set(outputs) != set(wanted):
+        raise BackendError(
+            f"takes {sorted(inputs)} and gives {list(outputs)}, and ['{INPUT_NAME}'] and {wanted} were expected",
+            where=where,
+        )
+    shape = inputs[INPUT_NAME]
+    sizes = zip(shape[1:], (3, *spec.input.image_hw), strict=False)
+    if len(shape) != 4 or any(isinstance(given, int) and given != size for given, size in sizes):
+        raise BackendError(
+            f"takes images of shape {list(shape)}, and the model takes {spec.input.image_hw}", where=where
+        )
+
+
+def run_batches(
+    run: Callable[[Float32], list[Float32]], images: Float32, image_hw: tuple[int, int], fixed_batch: int | None
+) -> list[Float32]:
+    """Maps of all pictures, from a graph that takes `fixed_batch` at a time, or any number where that is None.
+
+    Raises:
+        BackendError: pictures of another shape, none, or a number that the graph does not take.
+    """
+    check_images(images, image_hw)
+    step = fixed_batch or max(len(images), 1)
+    if len(images) == 0 or len(images) % step:
+        raise BackendError(f"{len(images)} pictures given, and the graph takes {step} at a time")
+    parts = [run(images[start : start + step]) for start in range(0, len(images), step)]
+    return parts[0] if len(parts) == 1 else [np.concatenate(maps) for maps in zip(*parts, strict=True)]
