@@ -1,13 +1,14 @@
 """kill -9 at random moments: what is left is absent, old or whole, and the next run ends well with the right result.
 
-    python benchmarks/kill.py [--count 100] [--only train quantize deploy tune plan] [--from 0] [--seed 0] [--workers 2]
+    python benchmarks/kill.py [--count 100] [--only train quantize deploy tune plan] [--minutes 13] [--seed 0]
 
 The verbs, on drawn pictures and a small network: `train`, `quantize --qat`, `deploy` to ncnn, `bench --tune`, and the
 build of a TensorRT plan into its cache (where tensorrt_rtx is installed). A case is a function of its number and the
 seed: the verb, the moment, and whether an older output is there already. The killed process is a fork of one that has
 imported everything, so that moments fall on work. After the kill the output is examined; then the verb runs again,
 with --resume where there is something to go on from, and must give what a run that nobody killed gives. Anything else
-is a finding, and the exit status is 1. Writes benchmarks/results/kill.json, to which `--only` and `--from` add.
+is a finding, and the exit status is 1. Writes benchmarks/results/kill.json; what `--only` and `--minutes` leave undone
+is done by the next call, of the same code.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100, help="cases in all")
     parser.add_argument("--only", nargs="+", choices=list(VERBS), default=list(VERBS))
-    parser.add_argument("--from", dest="first", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=60.0, help="after which no case begins")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS / "kill.json")
@@ -52,15 +53,16 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     known = load_reusable(args.out, seed=args.seed) or {"cases": []}
     verbs = [name for name in args.only if name != "plan" or _has_tensorrt()]
-    numbers = [number for number in range(args.first, args.count) if verb_of(number, args.seed) in verbs]
+    done = {case["number"]: case for case in known["cases"]}
+    numbers = [number for number in range(args.count) if verb_of(number, args.seed) in verbs and number not in done]
     with tempfile.TemporaryDirectory(prefix="edgeyolo-") as folder:
         work = Path(folder)
         _import_everything()
         started = time.perf_counter()
         bench = Bench(work, args.seed)
         bench.prepare(sorted({verb_of(number, args.seed) for number in numbers}))
-        cases = bench.run_all(numbers, args.workers)
-    done = {case["number"]: case for case in (*known["cases"], *cases)}
+        cases = bench.run_all(numbers, args.workers, time.monotonic() + 60 * args.minutes)
+    done |= {case["number"]: case for case in cases}
     rows = [done[number] for number in sorted(done)]
     result = {
         "seed": args.seed,
@@ -123,15 +125,16 @@ class Bench:
             (folder / VERBS[name].out).replace(self._inputs / f"old-{VERBS[name].out}")
             _say(f"{name}: {self._seconds[name]:.1f} s undisturbed")
 
-    def run_all(self, numbers: list[int], workers: int) -> list[dict[str, Any]]:
-        """The cases, shared among some processes."""
+    def run_all(self, numbers: list[int], workers: int, end_s: float) -> list[dict[str, Any]]:
+        """The cases, shared among some processes, as many as begin before the end."""
         children = []
         for worker in range(workers):
             path = self._work / f"cases-{worker}.json"
             if not (child := os.fork()):
                 status = 1
                 with contextlib.suppress(KeyboardInterrupt):
-                    path.write_text(json.dumps([self.run(number) for number in numbers[worker::workers]]))
+                    mine = numbers[worker::workers]
+                    path.write_text(json.dumps([self.run(number) for number in mine if time.monotonic() < end_s]))
                     status = 0
                 os._exit(status)
             children.append((child, path))
