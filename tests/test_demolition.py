@@ -164,7 +164,11 @@ def reader_of(path: Path) -> str:
 
 
 def make_example(kind: Any) -> Any:
-    """A value of a type: 8 wherever there is a number, one item in whatever may have several."""
+    """A value of a type: 8 wherever there is a number, one item in whatever may have several, the first of choices."""
+    if typing.get_origin(kind) is typing.Literal:
+        return typing.get_args(kind)[0]
+    if kind is bool:
+        return True
     if typing.get_origin(kind) is tuple:
         return tuple(make_example(part) for part in typing.get_args(kind) if part is not Ellipsis)
     if kind in (int, float):

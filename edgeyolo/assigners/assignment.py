@@ -7,7 +7,7 @@ time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -141,6 +141,14 @@ def paired_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     return overlap / (area_a + area_b - overlap).clamp_(min=1e-9)
 
 
+# Boxes (P, M, 4) of objects, boxes (P, 1, 4) of points and the points (P,) -> overlaps (P, M), never negative.
+Contest = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _overlap_alone(wanted_xyxy: Tensor, found_xyxy: Tensor, _point: Tensor) -> Tensor:
+    return paired_iou(wanted_xyxy, found_xyxy)
+
+
 def is_inside(points_xy: Tensor, boxes_xyxy: Tensor) -> Tensor:
     """Whether points (..., 2) lie strictly inside of boxes (..., 4), broadcast -> (...) bool."""
     x, y = points_xy.unbind(-1)
@@ -174,13 +182,16 @@ def best_points(values: Tensor, count: int, *, largest: bool) -> Tensor:
     return index_of_key(key.topk(min(count, num_points), dim=-1, largest=False, sorted=True).values)
 
 
-def settle_claims(claims: Claims, objects: Objects, boxes_xyxy: Tensor) -> tuple[Claims, Tensor]:
+def settle_claims(
+    claims: Claims, objects: Objects, boxes_xyxy: Tensor, contest: Contest = _overlap_alone
+) -> tuple[Claims, Tensor]:
     """Give each point to the object that claims it; if several do, to the one that overlaps its box most of all.
 
     That may be an object which has not claimed the point: such claims are added. The first object wins a tie.
 
     Args:
         boxes_xyxy: (B, A, 4) the box of each point that `claims.iou` is of, input pixels.
+        contest: how much each object overlaps a contested point.
 
     Returns:
         The claims, perhaps with more of each object, and (B, A) int64, index of the owner among M, -1 for background.
@@ -190,7 +201,8 @@ def settle_claims(claims: Claims, objects: Objects, boxes_xyxy: Tensor) -> tuple
     picture, point = (times > 1).nonzero().unbind(dim=1)
     winner, iou = torch.zeros_like(point), boxes_xyxy.new_zeros(len(point))
     for part in torch.split(torch.arange(len(point), device=point.device), _CHUNK_ELEMENTS // objects.labels.shape[1]):
-        overlap = paired_iou(objects.boxes_xyxy[picture[part]], boxes_xyxy[picture[part], point[part], None])  # (P, M)
+        found_xyxy = boxes_xyxy[picture[part], point[part], None]
+        overlap = contest(objects.boxes_xyxy[picture[part]], found_xyxy, point[part])  # (P, M)
         best = best_points(overlap, 1, largest=True)
         winner[part], iou[part] = best[:, 0], overlap.gather(1, best)[:, 0]
     other = winner != owner[picture, point]

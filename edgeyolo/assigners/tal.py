@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,8 +13,10 @@ from torch.nn import functional as F
 from edgeyolo.assigners.assignment import (
     Assignment,
     Claims,
+    Contest,
     Objects,
     PointGrid,
+    is_inside,
     make_assignment,
     paired_iou,
     rank_in_row,
@@ -22,6 +25,7 @@ from edgeyolo.assigners.assignment import (
 )
 
 ScoreAt = Callable[[Tensor, Tensor, Tensor], Tensor]
+Overlap = Callable[[Tensor, Tensor], Tensor]  # of two (..., 4) tensors of boxes, broadcast -> (...)
 
 _CHUNK_PAIRS = 1 << 22  # of object and point at most at once: 16 MiB in float32
 
@@ -30,9 +34,10 @@ _CHUNK_PAIRS = 1 << 22  # of object and point at most at once: 16 MiB in float32
 class TaskAlignedAssigner:
     """Alignment t = score^alpha x IoU^beta; each object claims its `top_k` best points that lie inside of it.
 
-    A point claimed by several objects goes to the object of the picture that has the highest IoU with it, be it one of
-    them or not. The quality asked of a positive is t / (max t + `epsilon`) x max IoU, the maxima over the points that
-    its object has: while all t are tiny, as they are in a network that has learnt nothing, hardly anything is asked.
+    A point claimed by several objects goes to the one that has the highest IoU with it: of all objects of the picture,
+    or of those that it lies inside of, as `contested` says. The quality asked of a positive is
+    t / (max t + `epsilon`) x max IoU, the maxima over the points that its object has: while all t are tiny, as they are
+    in a network that has learnt nothing, hardly anything is asked.
 
     Only the pairs of an object and a point inside of it are computed, which are few of all pairs.
 
@@ -40,6 +45,8 @@ class TaskAlignedAssigner:
         top_k: points an object may claim.
         alpha, beta: exponents of the class score and of the IoU.
         epsilon: beside the largest t.
+        overlap: what stands for the IoU, never negative.
+        contested: which objects may win a contested point.
 
     Source: TOOD, arXiv 2108.07755, section 3.2, eq. 8 and the normalised t below it; PP-YOLOE, arXiv 2203.16250, and
     its published code (top_k 13, alpha 1, beta 6, epsilon 1e-9).
@@ -50,6 +57,8 @@ class TaskAlignedAssigner:
     alpha: float = 1.0
     beta: float = 6.0
     epsilon: float = 1e-9
+    overlap: Overlap = paired_iou
+    contested: Literal["all", "inside"] = "all"
 
     @torch.no_grad()
     def assign(
@@ -63,7 +72,7 @@ class TaskAlignedAssigner:
         """
         boxes_xyxy = boxes_xyxy.float()
         claims, alignment = self._claim(score_at, boxes_xyxy, grid, objects)
-        claims, owner = settle_claims(claims, objects, boxes_xyxy)
+        claims, owner = settle_claims(claims, objects, boxes_xyxy, self._contest(grid))
         alignment = F.pad(alignment, (0, claims.points.shape[2] - self.top_k))
         picture, row, column = claims.made[..., self.top_k :].nonzero().unbind(dim=1)
         added = (picture, row, column + self.top_k)
@@ -71,6 +80,17 @@ class TaskAlignedAssigner:
         alignment[added] = self._alignment(score, claims.iou[added])
         quality = self._normalise(alignment, claims.iou, won_claims(claims, owner))
         return make_assignment(objects, claims, owner, quality, num_classes)
+
+    def _contest(self, grid: PointGrid) -> Contest:
+        """What decides a contested point: the overlap, none of it where an object may not win."""
+
+        def overlap_of(wanted_xyxy: Tensor, found_xyxy: Tensor, point: Tensor) -> Tensor:
+            overlap = self.overlap(wanted_xyxy, found_xyxy)
+            if self.contested == "inside":
+                overlap = overlap * is_inside(grid.points_xy[point][:, None], wanted_xyxy)
+            return overlap
+
+        return overlap_of
 
     def _alignment(self, score: Tensor, iou: Tensor) -> Tensor:
         t: Tensor = score.float() ** self.alpha * iou**self.beta
@@ -93,7 +113,7 @@ class TaskAlignedAssigner:
             row, point = _points_inside(wanted_xyxy[first : first + size], grid)
             row = row + first
             picture = row // shape[1]
-            overlap = paired_iou(wanted_xyxy[row], boxes_xyxy[picture, point])
+            overlap = self.overlap(wanted_xyxy[row], boxes_xyxy[picture, point])
             aligned = self._alignment(score_at(picture, point, labels[row]), overlap)
             pair, rank = _best_of_rows(row, aligned, self.top_k)
             place = row[pair] * self.top_k + rank

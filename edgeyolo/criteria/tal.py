@@ -1,7 +1,8 @@
-"""The PP-YOLOE loss: static then task-aligned assignment, varifocal classes, GIoU and distribution focal boxes."""
+"""Losses of heads with one point per cell: task-aligned assignment, class scores that say how good the box is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ from edgeyolo.losses.varifocal import varifocal_loss
 from edgeyolo.nn.dfl import DistanceIntegral, boxes_from_distances, distances_from_boxes, take_points
 from edgeyolo.spec.model import DflDecode
 
+_ASSIGNER = TaskAlignedAssigner()
+
 
 @dataclass(frozen=True)
 class TalWeights:
@@ -28,7 +31,7 @@ class TalWeights:
 
 
 class TalCriterion(Criterion):
-    """Varifocal class loss, GIoU and distribution focal box losses, all divided by the sum of the scores asked for.
+    """Class loss, overlap and distribution focal losses of the boxes, all divided by the sum of the scores asked for.
 
     That sum is taken over all processes when training is distributed, and is at least 1.
 
@@ -36,12 +39,23 @@ class TalCriterion(Criterion):
         decode: strides and bins of the maps.
         num_classes: K.
         static_assigner_epochs: epochs of ATSS before task alignment.
+        assigner: the task alignment.
+        box_overlap: of two (P, 4) boxes in strides; the loss is what it lacks of 1.
+        class_loss: maps, the logits that a score is asked of, and these scores -> a sum.
 
-    Source: PP-YOLOE, arXiv 2203.16250, section 2.2.
+    Source: PP-YOLOE, arXiv 2203.16250, section 2.2, whose losses are the defaults.
     """
 
     def __init__(
-        self, decode: DflDecode, num_classes: int, weights: TalWeights, *, static_assigner_epochs: int = 0
+        self,
+        decode: DflDecode,
+        num_classes: int,
+        weights: TalWeights,
+        *,
+        static_assigner_epochs: int = 0,
+        assigner: TaskAlignedAssigner = _ASSIGNER,
+        box_overlap: Callable[[Tensor, Tensor], Tensor] = giou,
+        class_loss: Callable[[Sequence[Tensor], Tensor, Tensor], Tensor] = varifocal_loss,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -50,7 +64,9 @@ class TalCriterion(Criterion):
         self.static_assigner_epochs = static_assigner_epochs
         self.epoch = 0
         self.static_assigner = AtssAssigner()
-        self.aligned_assigner = TaskAlignedAssigner()
+        self.aligned_assigner = assigner
+        self.box_overlap = box_overlap
+        self.class_loss = class_loss
         self.integral = DistanceIntegral(decode.bins)
 
     def start_epoch(self, epoch: int) -> None:
@@ -94,10 +110,10 @@ class TalCriterion(Criterion):
         asked_xyxy = assignment.boxes_xyxy[picture, point] / stride  # (P, 4)
         box_logits = take_points(box_maps, picture, point).view(-1, 4, self.decode.bins)
         class_logits = take_points(class_maps, picture, point, assignment.labels[picture, point])
-        iou_loss = 1 - giou(boxes_from_distances(points_xy, self.integral(box_logits)), asked_xyxy)
+        iou_loss = 1 - self.box_overlap(boxes_from_distances(points_xy, self.integral(box_logits)), asked_xyxy)
         dfl_loss = distribution_focal_loss(box_logits, distances_from_boxes(points_xy, asked_xyxy))
         total_score = mean_over_processes(quality.sum(), least=1.0)
-        class_loss = varifocal_loss(class_maps, class_logits, quality)
+        class_loss = self.class_loss(class_maps, class_logits, quality)
         parts = {
             "class": self.weights.class_ * class_loss / total_score,
             "iou": self.weights.iou * (iou_loss * quality).sum() / total_score,

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgeyolo.heads._head import Array, Candidates, Maths, Predictions, RawHead, Tail
 from edgeyolo.heads._scores import all_cells_xy, cells_xy, check_numbers, logit, select_scores, sigmoid
+from edgeyolo.heads._sides import distance_boxes
 from edgeyolo.spec.detections import Float32
 from edgeyolo.spec.model import DflDecode
 from edgeyolo.spec.tensor import output_names
@@ -24,19 +25,6 @@ def expected_values(logits: Array, values: Array, maths: Maths) -> Array:
     """
     weights = maths.exp(logits - maths.amax(logits, axis=-2, keepdims=True))
     return values @ weights / weights.sum(-2)
-
-
-def distance_boxes(distances: Array, cells_xy: Array, strides: Array, maths: Maths) -> Array:
-    """Boxes (..., 4) xyxy in input pixels.
-
-    Args:
-        distances: (..., 4) left, top, right, bottom from the middle of the cell, in strides.
-        cells_xy: (..., 2) column and row.
-        strides: (..., 1) input pixels.
-        maths: the module numpy or torch.
-    """
-    points = cells_xy + 0.5
-    return maths.concatenate((points - distances[..., :2], points + distances[..., 2:]), axis=-1) * strides
 
 
 class DflHead(RawHead):

@@ -14,6 +14,12 @@ from torch import Tensor
 _EPSILON = 1e-7
 
 
+def iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """Intersection over union, 0-1."""
+    inter, union = _intersection_and_union(first_xyxy, second_xyxy)
+    return inter / (union + _EPSILON)
+
+
 def giou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     """Generalised IoU, in (-1, 1]: minus the share of the enclosing box that neither box covers.
 
@@ -38,6 +44,11 @@ def ciou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     aspect = (4 / math.pi**2) * turn.square()
     weight = (aspect / (1 - overlap + aspect + _EPSILON)).detach()
     return overlap - _centre_penalty(first_xyxy, second_xyxy) - weight * aspect
+
+
+def clamped_ciou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """Complete IoU, 0 where it is negative: an overlap that predictions are chosen by."""
+    return ciou(first_xyxy, second_xyxy).clamp(min=0)
 
 
 def _size_wh(boxes_xyxy: Tensor) -> Tensor:

@@ -72,11 +72,11 @@ def fold_batch_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor
 
 
 def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """A convolution like `conv` (stride, groups, device, number type) with these weights; kernel as in `weight`."""
+    """A convolution like `conv` (stride, groups, device, number type) with these weights; their shape is its shape."""
     kernel_hw = (weight.shape[2], weight.shape[3])
     folded = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
+        weight.shape[1] * conv.groups,
+        weight.shape[0],
         kernel_hw,
         (conv.stride[0], conv.stride[1]),
         (kernel_hw[0] // 2, kernel_hw[1] // 2),

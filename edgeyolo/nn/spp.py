@@ -71,3 +71,18 @@ class TinySppCspc(nn.Module):
         deep = self.after(torch.cat(self.pyramid(self.entry(x))[::-1], dim=1))
         out: Tensor = self.join(torch.cat([deep, self.skip(x)], dim=1))
         return out
+
+
+class Sppf(nn.Module):
+    """SPPF of YOLOv5 and YOLOv8: half of the channels, and their pools, mixed by a 1x1 convolution."""
+
+    def __init__(self, in_chs: int, out_chs: int, *, activation: str | None = "silu") -> None:
+        super().__init__()
+        self.entry = ConvBnAct(in_chs, in_chs // 2, activation=activation)
+        self.pyramid = PoolPyramid()
+        self.join = ConvBnAct(4 * (in_chs // 2), out_chs, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out_chs, H, W)."""
+        out: Tensor = self.join(torch.cat(self.pyramid(self.entry(x)), dim=1))
+        return out

@@ -64,6 +64,30 @@ class DflDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
         return 2 * len(self.strides)
 
 
+class PointDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="point"):
+    """One box of four values for each cell (YOLOX, small YOLOv6): per level class logits (B, K, H/s, W/s), objectness
+    (B, 1, H/s, W/s) if there is one, then box values (B, 4, H/s, W/s).
+
+    score of class k = sigmoid(class k), times sigmoid(objectness) if there is one.
+
+    Attributes:
+        strides: input pixels per cell, finest level first.
+        box: what the four values are. "centre": tx, ty, tw, th with centre = (t_xy + cell_xy) x stride, size =
+            exp(t_wh) x stride, t_wh at most 16. "sides": left, top, right, bottom in strides, from the point
+            (cell + 0.5) x stride.
+        objectness: whether there is such a map.
+    """
+
+    strides: tuple[int, ...]
+    box: Literal["centre", "sides"]
+    objectness: bool
+
+    @property
+    def output_count(self) -> int:
+        """How many raw maps the network gives."""
+        return (3 if self.objectness else 2) * len(self.strides)
+
+
 class GraphDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="graph"):
     """Decoded inside the graph: what leaves it are the best candidates of each picture, best first, before NMS.
 
@@ -84,7 +108,7 @@ class GraphDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
         return 3
 
 
-RawDecode = AnchorDecode | DflDecode
+RawDecode = AnchorDecode | DflDecode | PointDecode
 Decode = RawDecode | GraphDecode
 
 

@@ -1,12 +1,15 @@
 """Every model of the registry at a size for tests: small ones as they are, the others with an eighth of their channels.
 
-A thin network has every layer and every connection of the full one, and little arithmetic.
+A thin network has every layer and every connection of the full one, and little arithmetic. Of sizes that differ in
+numbers only, the first stands for the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import sys
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
@@ -16,15 +19,28 @@ from torch import nn
 from edgeyolo import models
 
 SHARE = 8
-SMALL = ("yolov7-nano", "yolov7-tiny", "ppyoloe-s", "ppyoloe-plus-s")
+SMALL = ("yolov7-nano", "yolov7-tiny", "ppyoloe-s", "ppyoloe-plus-s", "yolov8n", "yolox-nano", "yolox-tiny")
 _THIN = ", thin"
+_SIZES = ("name", "depth", "width", "most_chs", "image_size")
 
 
 def list_networks() -> list[Any]:
-    """Parameters of a test: every model once, thin unless it is small; among the slow tests the others in full too."""
+    """Parameters of a test: every structure once, thin unless it is small; among the slow tests every model in full."""
     others = [name for name in models.model_names() if name not in SMALL]
+    first: dict[object, str] = {}
+    for name in (*SMALL, *others):
+        first.setdefault(_structure(name), name)
+    thin = [name + _THIN for name in others if name in first.values()]
     full = [pytest.param(name, marks=pytest.mark.slow) for name in others]
-    return [*SMALL, *(name + _THIN for name in others), *full]
+    return [*SMALL, *thin, *full]
+
+
+def _structure(name: str) -> object:
+    """What a model has beside numbers of blocks and channels; two models that agree in it differ in size only."""
+    families = (importlib.import_module(f"{models.__name__}.{found.name}") for found in iter_modules(models.__path__))
+    family: Any = next(family for family in families if name in getattr(family, "VARIANTS", ()))
+    config = dataclasses.asdict(family.VARIANTS[name])
+    return family.__name__, str({k: v for k, v in config.items() if k not in _SIZES})
 
 
 def make_network(case: str, num_classes: int) -> models.DetectorNetwork:

@@ -1,16 +1,45 @@
-"""The whole PP-YOLOE loss against its published definition, dense and in double precision."""
+"""The losses of PP-YOLOE and YOLOv8 against their published definitions, dense and in double precision."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
+from edgeyolo import models
 from edgeyolo.criteria.tal import TalCriterion, TalWeights
+from edgeyolo.nn.dfl import DistanceIntegral
 from edgeyolo.spec.model import DflDecode
 
 STRIDES, BINS, CLASSES, IMAGE_HW = (8, 16, 32), 17, 3, (96, 128)
-TOP_K, ALPHA, BETA, EPSILON = 13, 1.0, 6.0, 1e-9
+EPSILON = 1e-9
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the two families do differently."""
+
+    top_k: int
+    alpha: float
+    beta: float
+    is_v8: bool
+    weights: tuple[float, float, float]  # of class, box and distribution
+
+    def criterion(self, static_epochs: int = 0) -> TalCriterion:
+        decode = DflDecode(strides=STRIDES, bins=BINS)
+        if not self.is_v8:
+            return TalCriterion(decode, CLASSES, TalWeights(), static_assigner_epochs=static_epochs)
+        criterion = models.create("yolov8n", CLASSES).make_criterion()
+        assert isinstance(criterion, TalCriterion)
+        criterion.decode, criterion.integral = decode, DistanceIntegral(BINS)
+        return criterion
+
+
+PPYOLOE = Published(13, 1.0, 6.0, False, (1.0, 2.5, 0.5))
+YOLOV8 = Published(10, 0.5, 6.0, True, (0.5, 7.5, 1.5))
 
 
 def make_maps(generator: torch.Generator, pictures: int, sharpness: float) -> list[torch.Tensor]:
@@ -45,14 +74,28 @@ def overlap_of(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return inter / union, inter / union - (hull - union) / hull
 
 
-def align(scores: np.ndarray, boxes: np.ndarray, points: np.ndarray, objects: np.ndarray) -> np.ndarray:
+def complete_overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """CIoU of (..., 4) boxes, broadcast."""
+    iou = overlap_of(a, b)[0]
+    hull_wh = np.maximum(a[..., 2:], b[..., 2:]) - np.minimum(a[..., :2], b[..., :2])
+    centres = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
+    (aw, ah), (bw, bh) = (np.moveaxis(box[..., 2:] - box[..., :2], -1, 0) for box in (a, b))
+    v = 4 / math.pi**2 * (np.arctan(bw / bh) - np.arctan(aw / ah)) ** 2
+    return iou - (centres**2).sum(-1) / (hull_wh**2).sum(-1) - v**2 / (1 - iou + v + 1e-30)
+
+
+def align(
+    scores: np.ndarray, boxes: np.ndarray, points: np.ndarray, objects: np.ndarray, family: Published
+) -> np.ndarray:
     """(M, A) alignment of each positive with its object, scaled; 0 for all others."""
     labels, wanted = objects[:, 1].astype(int), objects[:, 2:]
-    iou = overlap_of(wanted[:, None], boxes[None])[0]
-    alignment = scores[:, labels].T ** ALPHA * iou**BETA
     inside = (np.minimum(points - wanted[:, None, :2], wanted[:, None, 2:] - points).min(-1) > EPSILON).astype(float)
+    iou = overlap_of(wanted[:, None], boxes[None])[0]
+    if family.is_v8:
+        iou = np.clip(complete_overlap(wanted[:, None], boxes[None]), 0, None) * inside
+    alignment = scores[:, labels].T ** family.alpha * iou**family.beta
     positive = np.zeros_like(iou)
-    np.put_along_axis(positive, np.argsort(-alignment * inside, axis=1, kind="stable")[:, :TOP_K], 1.0, axis=1)
+    np.put_along_axis(positive, np.argsort(-alignment * inside, axis=1, kind="stable")[:, : family.top_k], 1.0, axis=1)
     positive *= inside
     best_of_all = np.eye(len(wanted))[iou.argmax(axis=0)].T
     positive = np.where(positive.sum(axis=0) > 1, best_of_all, positive)
@@ -61,7 +104,7 @@ def align(scores: np.ndarray, boxes: np.ndarray, points: np.ndarray, objects: np
     return alignment / largest * (iou * positive).max(axis=1, keepdims=True)
 
 
-def published_loss(maps: list[torch.Tensor], targets: torch.Tensor) -> dict[str, float]:
+def published_loss(maps: list[torch.Tensor], targets: torch.Tensor, family: Published) -> dict[str, float]:
     points = np.concatenate(
         [
             (np.stack(np.meshgrid(np.arange(m.shape[3]), np.arange(m.shape[2])), -1).reshape(-1, 2) + 0.5) * stride
@@ -80,37 +123,40 @@ def published_loss(maps: list[torch.Tensor], targets: torch.Tensor) -> dict[str,
         objects = targets[targets[:, 0] == picture].double().numpy()
         asked = np.zeros_like(p)
         if len(objects):
-            quality = align(p, boxes, points, objects)
+            quality = align(p, boxes, points, objects, family)
             owner, q = quality.argmax(axis=0), quality.max(axis=0)
             label = objects[owner, 1].astype(int)
             asked[np.arange(len(q)), label] = q
             wanted = objects[owner, 2:]
-            totals["iou"] += (q * (1 - overlap_of(boxes, wanted)[1])).sum()
+            overlap = complete_overlap(boxes, wanted) if family.is_v8 else overlap_of(boxes, wanted)[1]
+            totals["iou"] += (q * (1 - overlap)).sum()
             sides = np.concatenate((points - wanted[:, :2], wanted[:, 2:] - points), axis=1) / stride
             sides = np.clip(sides, 0, BINS - 1 - 0.01)
             low = sides.astype(int)
             at = [np.take_along_axis(-log_bins, (low + step)[..., None], -1)[..., 0] for step in (0, 1)]
             totals["dfl"] += (q * (at[0] * (low + 1 - sides) + at[1] * (sides - low)).mean(-1)).sum()
         entropy = -(asked * np.log(p) + (1 - asked) * np.log(1 - p))
-        totals["class"] += (np.where(asked > 0, asked, 0.75 * p**2) * entropy).sum()
+        weight = 1.0 if family.is_v8 else np.where(asked > 0, asked, 0.75 * p**2)
+        totals["class"] += (weight * entropy).sum()
         totals["scores"] += asked.sum()
     divisor = max(totals.pop("scores"), 1.0)
-    return {name: weight * totals[name] / divisor for name, weight in (("class", 1.0), ("iou", 2.5), ("dfl", 0.5))}
+    names = zip(("class", "iou", "dfl"), family.weights, strict=True)
+    return {name: weight * totals[name] / divisor for name, weight in names}
 
 
 def make_criterion(static_epochs: int = 0) -> TalCriterion:
-    decode = DflDecode(strides=STRIDES, bins=BINS)
-    return TalCriterion(decode, CLASSES, TalWeights(), static_assigner_epochs=static_epochs)
+    return PPYOLOE.criterion(static_epochs)
 
 
+@pytest.mark.parametrize("family", [PPYOLOE, YOLOV8], ids=["ppyoloe", "yolov8"])
 @pytest.mark.parametrize("sharpness", [0.0, 0.5, 1.5])
 @pytest.mark.parametrize("counts", [[1], [6, 0, 3], [40]])
-def test_the_loss_is_the_published_one(counts: list[int], sharpness: float) -> None:
+def test_the_loss_is_the_published_one(counts: list[int], sharpness: float, family: Published) -> None:
     generator = torch.Generator().manual_seed(len(counts))
     maps = make_maps(generator, len(counts), sharpness)
     targets = make_targets(generator, counts)
-    found = make_criterion()(maps, targets, IMAGE_HW)
-    wanted = published_loss(maps, targets)
+    found = family.criterion()(maps, targets, IMAGE_HW)
+    wanted = published_loss(maps, targets, family)
     assert {name: part.item() for name, part in found.parts.items()} == pytest.approx(wanted, rel=1e-4, abs=1e-12)
     assert found.total.item() == pytest.approx(sum(wanted.values()), rel=1e-4)
 

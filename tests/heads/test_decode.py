@@ -9,7 +9,7 @@ import pytest
 
 from edgeyolo.heads import head_of
 from edgeyolo.spec.errors import BackendError
-from edgeyolo.spec.model import AnchorDecode, Decode, DflDecode, GraphDecode
+from edgeyolo.spec.model import AnchorDecode, Decode, DflDecode, GraphDecode, PointDecode
 
 Row = tuple[float, float, float, float, float, int]
 
@@ -18,6 +18,9 @@ ANCHOR = AnchorDecode(
     anchors_wh=(((10.0, 13.0), (16.0, 30.0), (33.0, 23.0)), ((30.0, 61.0), (62.0, 45.0), (59.0, 119.0))),
 )
 DFL = DflDecode(strides=(8, 16, 32), bins=17)
+POINT = PointDecode(strides=(8, 16, 32), box="centre", objectness=True)
+SIDES = PointDecode(strides=(8, 16, 32), box="sides", objectness=False)
+EVERY = pytest.mark.parametrize("spec", [ANCHOR, DFL, POINT, SIDES], ids=["anchor", "dfl", "point", "sides"])
 
 
 def sigmoid(x: float) -> float:
@@ -59,8 +62,31 @@ def dfl_rows(maps: list[np.ndarray], spec: DflDecode, num_classes: int) -> list[
     return predictions
 
 
+def point_rows(maps: list[np.ndarray], spec: PointDecode, num_classes: int) -> list[list[Row]]:
+    predictions = []
+    per_level = 3 if spec.objectness else 2
+    for level, stride in enumerate(spec.strides):
+        classes, *objectness, boxes = maps[per_level * level : per_level * (level + 1)]
+        for y in range(classes.shape[1]):
+            for x in range(classes.shape[2]):
+                a, b, c, d = (float(v) for v in boxes[:, y, x])
+                if spec.box == "centre":
+                    w, h = math.exp(c) * stride, math.exp(d) * stride
+                    cx, cy = (a + x) * stride, (b + y) * stride
+                    box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
+                else:
+                    px, py = x + 0.5, y + 0.5
+                    box = ((px - a) * stride, (py - b) * stride, (px + c) * stride, (py + d) * stride)
+                sure = sigmoid(float(objectness[0][0, y, x])) if objectness else 1.0
+                predictions.append([(*box, sure * sigmoid(float(classes[k, y, x])), k) for k in range(num_classes)])
+    return predictions
+
+
+ROWS = {AnchorDecode: anchor_rows, DflDecode: dfl_rows, PointDecode: point_rows}
+
+
 def reference(maps: list[np.ndarray], spec: Decode, num_classes: int, threshold: float, multi_label: bool) -> list[Row]:
-    predictions = (anchor_rows if isinstance(spec, AnchorDecode) else dfl_rows)(maps, spec, num_classes)
+    predictions = ROWS[type(spec)](maps, spec, num_classes)
     rows = []
     for per_class in predictions:
         chosen = per_class if multi_label else [max(per_class, key=lambda row: row[4])]
@@ -78,7 +104,7 @@ def random_maps(spec: Decode, num_classes: int, seed: int, shift: float = 0.0) -
     return [rng.normal(shift, 2.5, shape).astype(np.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize("spec", [ANCHOR, DFL], ids=["anchor", "dfl"])
+@EVERY
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize(("threshold", "num_classes"), [(0.0, 3), (0.001, 3), (0.25, 3), (0.6, 1), (0.25, 20)])
 def test_decode_is_what_the_spec_says(spec: Decode, multi_label: bool, threshold: float, num_classes: int) -> None:
@@ -93,7 +119,7 @@ def test_decode_is_what_the_spec_says(spec: Decode, multi_label: bool, threshold
     np.testing.assert_allclose(in_one_order(found), in_one_order(expected), rtol=2e-5, atol=1e-3)
 
 
-@pytest.mark.parametrize("spec", [ANCHOR, DFL], ids=["anchor", "dfl"])
+@EVERY
 def test_nothing_above_the_threshold_gives_empty_arrays(spec: Decode) -> None:
     maps = random_maps(spec, 3, seed=0, shift=-60.0)
     boxes, scores, class_ids = head_of(spec).decode(maps, score_threshold=0.25)
@@ -101,14 +127,14 @@ def test_nothing_above_the_threshold_gives_empty_arrays(spec: Decode) -> None:
     assert boxes.dtype == scores.dtype == np.float32 and class_ids.dtype == np.int64
 
 
-@pytest.mark.parametrize("spec", [ANCHOR, DFL], ids=["anchor", "dfl"])
+@EVERY
 def test_a_threshold_of_one_and_extreme_logits_are_quiet(spec: Decode) -> None:
     maps = [np.where(m > 0, np.float32(1e4), np.float32(-1e4)) for m in random_maps(spec, 2, seed=0)]
     _, scores, _ = head_of(spec).decode(maps, score_threshold=1.0)
     assert len(scores) and (scores == 1.0).all()
 
 
-@pytest.mark.parametrize("spec", [ANCHOR, DFL], ids=["anchor", "dfl"])
+@EVERY
 @pytest.mark.parametrize("which", [0, -1])
 def test_nan_is_reported_and_not_swallowed(spec: Decode, which: int) -> None:
     maps = random_maps(spec, 3, seed=0, shift=2.0)
@@ -121,4 +147,6 @@ def test_map_shapes_follow_the_docstrings() -> None:
     assert head_of(ANCHOR).map_shapes(80, (640, 320)) == [(255, 80, 40), (255, 40, 20)]
     shapes = [(80, 8, 4), (68, 8, 4), (80, 4, 2), (68, 4, 2), (80, 2, 1), (68, 2, 1)]
     assert head_of(DFL).map_shapes(80, (64, 32)) == shapes
+    assert head_of(POINT).map_shapes(80, (64, 32))[:3] == [(80, 8, 4), (1, 8, 4), (4, 8, 4)]
+    assert head_of(SIDES).map_shapes(80, (64, 32))[:2] == [(80, 8, 4), (4, 8, 4)]
     assert head_of(GraphDecode(strides=(8,), candidates=9)).map_shapes(80, (64, 32)) == [(9, 4), (9,), (9,)]

@@ -14,12 +14,16 @@ from edgeyolo import heads
 from edgeyolo.graph.postprocess import append_postprocess
 from edgeyolo.heads import head_of, kind_of, raw_head_of
 from edgeyolo.spec.errors import BackendError, UnknownNameError
-from edgeyolo.spec.model import AnchorDecode, Decode, DflDecode, GraphDecode
+from edgeyolo.spec.model import AnchorDecode, Decode, DflDecode, GraphDecode, PointDecode
 from edgeyolo.spec.tensor import INPUT_NAME, ROW_NAMES
 
 ANCHOR = AnchorDecode(strides=(8, 16), anchors_wh=(((10.0, 13.0), (16.0, 30.0)), ((30.0, 61.0),)))  # uneven on purpose
 DFL = DflDecode(strides=(8, 16, 32), bins=7)
-RAW = pytest.mark.parametrize("spec", [ANCHOR, DFL], ids=["anchor", "dfl"])
+POINT = PointDecode(strides=(8, 16, 32), box="centre", objectness=True)
+SIDES = PointDecode(strides=(8, 16, 32), box="sides", objectness=False)
+GRAPH = GraphDecode(strides=(8,), candidates=5)
+ALL = [ANCHOR, DFL, POINT, SIDES]
+RAW = pytest.mark.parametrize("spec", ALL, ids=["anchor", "dfl", "point", "sides"])
 IMAGE_HW = (64, 96)
 NUM_CLASSES = 3
 
@@ -96,10 +100,10 @@ def test_predictions_are_sorted_alike_in_numpy_and_torch(spec: Decode) -> None:
 
 def test_what_the_graph_has_decoded_is_not_decoded_again() -> None:
     with pytest.raises(BackendError, match="inside its graph already"):
-        raw_head_of(GraphDecode(strides=(8,), candidates=5))
+        raw_head_of(GRAPH)
 
 
-@pytest.mark.parametrize("spec", [ANCHOR, DFL, GraphDecode(strides=(8,), candidates=5)], ids=lambda s: kind_of(type(s)))
+@pytest.mark.parametrize("spec", [ANCHOR, DFL, POINT, GRAPH], ids=lambda s: kind_of(type(s)))
 def test_a_kind_without_its_file_is_named_and_the_others_work(spec: Decode, monkeypatch: pytest.MonkeyPatch) -> None:
     module = head_of(spec).__class__.__module__.rpartition(".")[2]
     listed = list(heads.pkgutil.iter_modules(heads.__path__))
@@ -109,7 +113,7 @@ def test_a_kind_without_its_file_is_named_and_the_others_work(spec: Decode, monk
     try:
         with pytest.raises(UnknownNameError, match=f"unknown kind of head '{kind_of(type(spec))}'"):
             head_of(spec)
-        others = [other for other in (ANCHOR, DFL) if type(other) is not type(spec)]
+        others = [other for other in ALL if type(other) is not type(spec)]
         assert all(len(every_prediction(other)[1]) for other in others)
     finally:
         heads._heads.cache_clear()

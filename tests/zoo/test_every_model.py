@@ -12,22 +12,24 @@ from torch import nn
 from edgeyolo import models
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.errors import UnknownNameError, UsageError
-from edgeyolo.spec.model import AnchorDecode
+from edgeyolo.spec.model import AnchorDecode, PointDecode
 
 NAMES = models.model_names()
 
 
 def expected_channels(model):
+    """Channels of the maps of each level."""
     decode, classes = model.decode, model.config.num_classes
     if isinstance(decode, AnchorDecode):
-        return [len(level) * (5 + classes) for level in decode.anchors_wh]
-    return [chs for _ in decode.strides for chs in (classes, 4 * decode.bins)]
+        return [[len(level) * (5 + classes)] for level in decode.anchors_wh]
+    if isinstance(decode, PointDecode):
+        return [[classes, 1, 4] if decode.objectness else [classes, 4]] * len(decode.strides)
+    return [[classes, 4 * decode.bins]] * len(decode.strides)
 
 
 def expected_shapes(model, batch, side):
-    per_level = 1 if isinstance(model.decode, AnchorDecode) else 2
-    strides = [s for s in model.strides for _ in range(per_level)]
-    return [(batch, c, side // s, side // s) for c, s in zip(expected_channels(model), strides, strict=True)]
+    levels = zip(expected_channels(model), model.strides, strict=True)
+    return [(batch, c, side // s, side // s) for channels, s in levels for c in channels]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,7 +88,8 @@ def test_folding_changes_nothing(name):
         images = torch.rand(1, 3, 128, 128)
         for before, after in zip(model(images), fold_model(model)(images), strict=True):
             span = (before.max() - before.min()).item()
-            torch.testing.assert_close(after, before, rtol=0, atol=1e-4 * span)
+            rounding = 2e-7 * before.abs().max().item()  # of a map that hardly moves away from its bias
+            torch.testing.assert_close(after, before, rtol=0, atol=1e-4 * span + rounding)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,133 @@
+"""The YOLOX loss: SimOTA, squared IoU for boxes, objectness, classes that say how good the box is, L1 at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgeyolo.assigners.simota import Picture, SimOtaAssigner
+from edgeyolo.criteria.criterion import Criterion, Loss, mean_over_processes
+from edgeyolo.heads import raw_head_of
+from edgeyolo.losses.iou import iou
+from edgeyolo.nn.dfl import take_points
+from edgeyolo.spec.model import PointDecode
+
+_BOX_WEIGHT = 5.0
+_ASSIGNER = SimOtaAssigner()
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """P matched predictions: picture and point of each, its row among the targets, and its IoU with that object."""
+
+    picture: Tensor
+    point: Tensor
+    target: Tensor
+    iou: Tensor
+
+
+class SimOtaCriterion(Criterion):
+    """Loss of a point head with objectness; each part is a sum over the batch, divided by the number of matches.
+
+    That number is taken over all processes when training is distributed, and is at least 1.
+
+    Args:
+        decode: of the maps; boxes by centre and size, with objectness.
+        l1_from_epoch: the first epoch, counted from 0, in which the raw box values have an L1 loss beside.
+
+    Source: YOLOX, arXiv 2107.08430, section 2.1, and its published code: 5 x (1 - IoU^2) + objectness + classes, asked
+    for one-hot x IoU, + L1 of the values in strides.
+    """
+
+    unit = _BOX_WEIGHT
+
+    def __init__(
+        self, decode: PointDecode, num_classes: int, *, l1_from_epoch: int, assigner: SimOtaAssigner = _ASSIGNER
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.assigner = assigner
+        self.l1_from_epoch = l1_from_epoch
+        self.epoch = 0
+        self.head = raw_head_of(decode)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Decides about the L1 loss by `epoch`, counted from 0."""
+        self.epoch = epoch
+
+    def forward(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> Loss:
+        """The loss of one batch; parts `box`, `objectness`, `class` and `l1`."""
+        with torch.autocast(maps[0].device.type, enabled=False):
+            classes, objectness, boxes = (list(maps[kind::3]) for kind in range(3))
+            targets = targets.to(maps[0].device, torch.float32)
+            places = torch.from_numpy(self.head.make_places(image_hw)).to(targets.device)
+            matches = self._match(classes, objectness, boxes, targets, places)
+            return self._loss(classes, objectness, boxes, targets, places, matches)
+
+    @torch.no_grad()
+    def _match(
+        self,
+        classes: Sequence[Tensor],
+        objectness: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        targets: Tensor,
+        places: Tensor,
+    ) -> _Matches:
+        points_xy, strides = (places[:, :2] + 0.5) * places[:, 2:], places[:, 2]
+        found: list[tuple[Tensor, ...]] = []
+        for number in range(len(classes[0])):
+            rows = (targets[:, 0] == number).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            picture = Picture(points_xy, strides, targets[rows, 1].long(), targets[rows, 2:])
+            is_candidate, near = self.assigner.near(picture)
+            point = is_candidate.nonzero()[:, 0]
+            if not len(point):
+                continue
+            here = torch.full_like(point, number)
+            scores = take_points(classes, here, point).sigmoid() * take_points(objectness, here, point).sigmoid()
+            boxes_xyxy = self.head.boxes_xyxy(take_points(boxes, here, point), places[point], torch)
+            chosen, owner, quality = self.assigner.match(picture, near[:, point], scores.sqrt(), boxes_xyxy)
+            found.append((here[chosen], point[chosen], rows[owner], quality))
+        if not found:
+            nothing = torch.zeros(0, dtype=torch.int64, device=targets.device)
+            return _Matches(nothing, nothing, nothing, targets.new_zeros(0))
+        return _Matches(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+    def _loss(
+        self,
+        classes: Sequence[Tensor],
+        objectness: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        targets: Tensor,
+        places: Tensor,
+        matches: _Matches,
+    ) -> Loss:
+        at = (matches.picture, matches.point)
+        values, place = take_points(boxes, *at), places[matches.point]
+        asked_xyxy, labels = targets[matches.target, 2:], targets[matches.target, 1].long()
+        overlap = iou(self.head.boxes_xyxy(values, place, torch), asked_xyxy)
+        is_object = take_points(objectness, *at)
+        asked = F.one_hot(labels, self.num_classes) * matches.iou[:, None]
+        count = mean_over_processes(values.new_tensor(float(len(values))), least=1.0)
+        l1 = (values - _box_values(asked_xyxy, place)).abs().sum()
+        parts = {
+            "box": _BOX_WEIGHT * (1 - overlap.square()).sum() / count,
+            "objectness": (sum(F.softplus(level.float()).sum() for level in objectness) - is_object.sum()) / count,
+            "class": F.binary_cross_entropy_with_logits(take_points(classes, *at), asked, reduction="sum") / count,
+            "l1": (l1 if self.epoch >= self.l1_from_epoch else 0 * l1) / count,
+        }
+        total = torch.stack(list(parts.values())).sum()
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
+
+
+def _box_values(boxes_xyxy: Tensor, places: Tensor) -> Tensor:
+    """What a head must say for boxes (P, 4) at places (P, 3): offsets from the cell's corner, logarithms of sizes."""
+    cells_xy, strides = places[:, :2], places[:, 2:]
+    centres_xy = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2 / strides
+    sizes_wh = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) / strides
+    return torch.cat((centres_xy - cells_xy, (sizes_wh + 1e-8).log()), dim=1)
