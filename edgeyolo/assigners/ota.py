@@ -86,7 +86,7 @@ def assign_ota(maps: Sequence[Tensor], targets: Tensor, decode: AnchorDecode, ru
     Returns:
         Each entry at most once; a cell and anchor as often as its entries were taken.
     """
-    cells = list_candidates(maps, targets, decode, rules)
+    cells = list_candidates(maps, targets, decode, rules).cells
     objects = _competing_objects(targets, cells)
     if objects.numel() == 0:
         return Matches(cells, objects)
@@ -118,14 +118,15 @@ def anchor_boxes(raw: Tensor, cells: Cells, decode: AnchorDecode) -> Tensor:
     return boxes_xyxy
 
 
-def list_candidates(maps: Sequence[Tensor], targets: Tensor, decode: AnchorDecode, rules: OtaRules) -> Cells:
-    """Every entry of a batch, in order."""
+def list_candidates(maps: Sequence[Tensor], targets: Tensor, decode: AnchorDecode, rules: OtaRules) -> Matches:
+    """Every entry of a batch, in order, with the object that it is there for: all of them are YOLOv5's matches."""
     found = []
     for level, raw in enumerate(maps):
         fitting = _fitting_anchors(targets, decode.anchors_wh[level], rules.shape_ratio)
         found.append(_cells_of_level(level, raw, targets, fitting, decode.strides[level], rules.reach))
     joined = torch.cat(found)
-    return Cells(*joined[joined[:, 1].argsort(stable=True)].unbind(dim=1))
+    *cells, owner = joined[joined[:, 1].argsort(stable=True)].unbind(dim=1)
+    return Matches(Cells(*cells), owner)
 
 
 def _competing_objects(targets: Tensor, cells: Cells) -> Tensor:
@@ -142,7 +143,7 @@ def _fitting_anchors(targets: Tensor, anchors_wh: Sequence[Sequence[float]], rat
 
 
 def _cells_of_level(level: int, raw: Tensor, targets: Tensor, fitting: Tensor, stride: int, reach: float) -> Tensor:
-    """(P, 5) [level, picture, anchor, row, column] of the entries on one level, by neighbour, anchor and object."""
+    """(P, 6) [level, picture, anchor, row, column, object] of one level's entries, by neighbour, anchor and object."""
     height, width = raw.shape[3:]
     anchor, owner = fitting.T.nonzero().unbind(dim=1)
     centre_xy = (targets[owner, 2:4] + targets[owner, 4:]) / (2 * stride)
@@ -157,7 +158,7 @@ def _cells_of_level(level: int, raw: Tensor, targets: Tensor, fitting: Tensor, s
     cell_xy = (centre_xy[index] + moves[which]).floor().long()
     column, row = cell_xy[:, 0].clamp(0, width - 1), cell_xy[:, 1].clamp(0, height - 1)
     picture = targets[owner[index], 0].long()
-    return torch.stack([torch.full_like(row, level), picture, anchor[index], row, column], dim=1)
+    return torch.stack([torch.full_like(row, level), picture, anchor[index], row, column, owner[index]], dim=1)
 
 
 class _CostField:

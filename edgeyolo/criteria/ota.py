@@ -83,7 +83,7 @@ class OtaCriterion(Criterion):
 
     def _parts(self, maps: list[Tensor], targets: Tensor, rules: OtaRules, judge: list[Tensor]) -> Tensor:
         """(3,) box, objectness and class loss of maps, matched by what the maps `judge` predict; not yet weighted."""
-        matches = assign_ota(judge, targets, self.decode, rules)
+        matches = self.match(judge, targets, rules)
         raw, objectness = _read(maps, matches.cells)
         overlap = ciou(anchor_boxes(raw, matches.cells, self.decode), targets[matches.target, 2:])
         labels = smoothed_one_hot(targets[matches.target, 1].long(), self.num_classes, smoothing=self.weights.smoothing)
@@ -92,6 +92,10 @@ class OtaCriterion(Criterion):
         box = _sum_of_level_means(1 - overlap, level, len(maps))
         classes = _sum_of_level_means(entropy, level, len(maps))
         return torch.stack([box, _objectness_loss(objectness, matches, overlap.detach().clamp(min=0)), classes])
+
+    def match(self, maps: list[Tensor], targets: Tensor, rules: OtaRules) -> Matches:
+        """Which predictions answer for which object; maps (B, anchors, 5 + K, h, w)."""
+        return assign_ota(maps, targets, self.decode, rules)
 
     def _scales(self, image_hw: tuple[int, int]) -> tuple[float, float, float]:
         per_level = 3 / len(self.decode.strides)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Protocol
 
+import torch
 from torch import nn
 
 from edgeyolo.criteria.criterion import Criterion
@@ -61,3 +63,15 @@ class DetectorNetwork(nn.Module):
     @abstractmethod
     def make_criterion(self, *, epochs: int | None = None) -> Criterion:
         """The loss it is trained with, in a training of so many epochs; None for its authors' schedule."""
+
+
+def start_anchor_bias(conv: nn.Conv2d, stride: int, num_classes: int) -> None:
+    """Let an anchor head start at about 8 objects per 640-pixel picture, and 0.6 of them spread over the classes.
+
+    Source: Focal Loss, arXiv 1708.02002, section 3.3.
+    """
+    assert conv.bias is not None
+    with torch.no_grad():
+        bias = conv.bias.view(-1, 5 + num_classes)
+        bias[:, 4] += math.log(8 / (640 / stride) ** 2)
+        bias[:, 5:] += math.log(0.6 / (num_classes - 0.99))

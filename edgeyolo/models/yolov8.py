@@ -250,7 +250,7 @@ PUBLISHED = Published(
     source="ultralytics",
     licence="AGPL-3.0",
     variants=tuple(VARIANTS),
-    outputs=".class_logits.",
+    outputs=".class",  # the width of the branch follows the number of classes too
     count_classes=_count_classes,
     names=_names,
 )

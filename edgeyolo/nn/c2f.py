@@ -39,11 +39,11 @@ class C2f(nn.Module):
     def fold(self) -> FoldedC2f:
         """The same function in eval mode, the first convolution cut into its halves: engines need not split a map."""
         weight, bias = fold_batch_norm(self.entry.conv, self.entry.bn)
-        halves = [
+        skip, entry = (
             ConvAct(conv_like(self.entry.conv, weight[part], bias[part]), self.entry.activation)
             for part in (slice(None, self.half_chs), slice(self.half_chs, None))
-        ]
-        return FoldedC2f(*halves, fold_in_place(self.blocks), self.join.fold())
+        )
+        return FoldedC2f(skip, entry, fold_in_place(self.blocks), self.join.fold())
 
 
 class FoldedC2f(nn.Module):

@@ -26,7 +26,8 @@ class ConvBnAct(nn.Module):
     """Convolution without bias, batch norm, activation; padded so that stride 1 keeps H and W.
 
     Args:
-        kernel_size: odd.
+        kernel_size: odd, unless `padding` is given.
+        padding: pixels on every side; None for half of the kernel.
         activation: a name `make_activation` knows; None for none.
     """
 
@@ -38,11 +39,13 @@ class ConvBnAct(nn.Module):
         stride: int = 1,
         *,
         groups: int = 1,
+        padding: int | None = None,
         activation: str | None = "silu",
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
+        padding = kernel_size // 2 if padding is None else padding
+        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out_chs)
         self.act = make_activation(activation, inplace=True)
 
@@ -74,12 +77,13 @@ def fold_batch_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor
 def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """A convolution like `conv` (stride, groups, device, number type) with these weights; their shape is its shape."""
     kernel_hw = (weight.shape[2], weight.shape[3])
+    same = kernel_hw == conv.kernel_size and not isinstance(conv.padding, str)
     folded = nn.Conv2d(
         weight.shape[1] * conv.groups,
         weight.shape[0],
         kernel_hw,
         (conv.stride[0], conv.stride[1]),
-        (kernel_hw[0] // 2, kernel_hw[1] // 2),
+        (conv.padding[0], conv.padding[1]) if same else (kernel_hw[0] // 2, kernel_hw[1] // 2),
         groups=conv.groups,
         device="meta",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from edgeyolo.criteria.criterion import Criterion
 from edgeyolo.criteria.ota import OtaCriterion
-from edgeyolo.models._network import DetectorNetwork
+from edgeyolo.models._network import DetectorNetwork, start_anchor_bias
 from edgeyolo.models.yolov7.config import Down, Yolov7Config
 from edgeyolo.nn.conv import ConvBnAct, set_batch_norm
 from edgeyolo.nn.down import PoolConvDown, WideDown
@@ -155,7 +154,7 @@ class Head(nn.Module):
         for in_chs, width, stride in zip(config.neck_chs, hidden_chs, config.strides, strict=True):
             self.transforms.append(transform(in_chs, width, activation=config.activation))
             output = ImplicitConv(width, out_chs) if lead else nn.Conv2d(width, out_chs, 1)
-            _start_bias(output.conv if isinstance(output, ImplicitConv) else output, stride, config.num_classes)
+            start_anchor_bias(output.conv if isinstance(output, ImplicitConv) else output, stride, config.num_classes)
             self.outputs.append(output)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -171,18 +170,6 @@ class AuxiliaryHead(Head):
 
     def fold(self) -> None:
         """No part in the deploy form."""
-
-
-def _start_bias(conv: nn.Conv2d, stride: int, num_classes: int) -> None:
-    """Start at about 8 objects per 640-pixel picture, and 0.6 of them spread over the classes.
-
-    Source: Focal Loss, arXiv 1708.02002, section 3.3.
-    """
-    assert conv.bias is not None
-    with torch.no_grad():
-        bias = conv.bias.view(-1, 5 + num_classes)
-        bias[:, 4] += math.log(8 / (640 / stride) ** 2)
-        bias[:, 5:] += math.log(0.6 / (num_classes - 0.99))
 
 
 class Network(DetectorNetwork):

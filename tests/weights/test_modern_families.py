@@ -1,0 +1,167 @@
+"""Official files of YOLOv5, YOLOv8 and YOLOX: made here under the authors' names, read by the registry."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgeyolo import models
+from edgeyolo.spec.errors import CheckpointError
+
+# Names and shapes with 80 classes, as the authors' files have them; and how many tensors there are where that is known.
+KNOWN: dict[str, tuple[int | None, dict[str, tuple[int, ...]]]] = {
+    "yolov8n": (
+        355,
+        {
+            "model.0.conv.weight": (16, 3, 3, 3),
+            "model.2.cv1.conv.weight": (32, 32, 1, 1),
+            "model.4.m.1.cv2.bn.running_var": (32,),
+            "model.9.cv2.conv.weight": (256, 512, 1, 1),
+            "model.12.cv1.conv.weight": (128, 384, 1, 1),
+            "model.21.m.0.cv1.conv.weight": (128, 128, 3, 3),
+            "model.22.cv2.0.1.conv.weight": (64, 64, 3, 3),
+            "model.22.cv2.2.2.weight": (64, 64, 1, 1),
+            "model.22.cv3.1.0.conv.weight": (80, 128, 3, 3),
+            "model.22.cv3.2.2.bias": (80,),
+            "model.22.dfl.conv.weight": (1, 16, 1, 1),
+        },
+    ),
+    "yolov5n": (
+        349,
+        {
+            "model.0.conv.weight": (16, 3, 6, 6),
+            "model.4.m.1.cv2.bn.running_var": (32,),
+            "model.9.cv2.conv.weight": (256, 512, 1, 1),
+            "model.10.conv.weight": (128, 256, 1, 1),
+            "model.13.cv2.conv.weight": (64, 256, 1, 1),
+            "model.23.cv3.conv.weight": (256, 256, 1, 1),
+            "model.24.m.1.weight": (255, 128, 1, 1),
+            "model.24.anchors": (3, 3, 2),
+        },
+    ),
+    "yolov5s6": (
+        None,
+        {
+            "model.9.conv.weight": (512, 384, 3, 3),
+            "model.12.conv.weight": (384, 512, 1, 1),
+            "model.15.cv1.conv.weight": (192, 768, 1, 1),
+            "model.30.conv.weight": (384, 384, 3, 3),
+            "model.33.m.3.bias": (255,),
+        },
+    ),
+    "yolox-nano": (
+        None,
+        {
+            "backbone.backbone.stem.conv.conv.weight": (16, 12, 3, 3),
+            "backbone.backbone.dark2.0.dconv.conv.weight": (16, 1, 3, 3),
+            "backbone.backbone.dark3.1.m.2.conv2.pconv.conv.weight": (32, 32, 1, 1),
+            "backbone.backbone.dark5.1.conv2.conv.weight": (256, 512, 1, 1),
+            "backbone.lateral_conv0.conv.weight": (128, 256, 1, 1),
+            "backbone.C3_p4.conv1.conv.weight": (64, 256, 1, 1),
+            "backbone.bu_conv1.dconv.bn.weight": (128,),
+            "head.stems.2.conv.weight": (64, 256, 1, 1),
+            "head.cls_convs.0.1.pconv.conv.weight": (64, 64, 1, 1),
+            "head.reg_preds.1.weight": (4, 64, 1, 1),
+            "head.obj_preds.0.bias": (1,),
+            "head.cls_preds.2.weight": (80, 64, 1, 1),
+        },
+    ),
+    "yolox-s": (
+        None,
+        {
+            "backbone.backbone.dark4.1.m.2.conv2.conv.weight": (128, 128, 3, 3),
+            "backbone.C3_n4.conv3.conv.weight": (512, 512, 1, 1),
+            "head.reg_convs.2.1.conv.weight": (128, 128, 3, 3),
+        },
+    ),
+}
+
+
+def official_tensors(name: str) -> dict[str, Tensor]:
+    """Random values under the authors' names; which there are is said by the parts of the network."""
+    torch.manual_seed(1)
+    model = models.create(name, 80)
+    names = models._published(name).names(model.config, {}, "here")
+    tensors = {names.official(ours): value for ours, value in model.state_dict().items()}
+    if name.startswith("yolov8"):
+        tensors["model.22.dfl.conv.weight"] = torch.arange(16.0).view(1, 16, 1, 1)
+    if name.startswith("yolov5"):
+        anchors = torch.tensor(model.config.anchors_wh) / torch.tensor(model.strides)[:, None, None]
+        tensors[next(key for key in tensors if ".m.0.bias" in key).replace("m.0.bias", "anchors")] = anchors
+    for key, value in tensors.items():
+        if value.is_floating_point() and not key.endswith(("dfl.conv.weight", "anchors")):
+            value.copy_(torch.rand_like(value) * 0.5 + 0.1)
+    return tensors
+
+
+class DetectionModel(nn.Module):
+    """What a file of YOLOv8 pickles: modules inside modules, each parameter at its path."""
+
+
+def as_modules(tensors: dict[str, Tensor]) -> nn.Module:
+    root = DetectionModel()
+    for name, value in tensors.items():
+        *path, leaf = name.split(".")
+        module = root
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        module.register_buffer(leaf, value)
+    return root
+
+
+def write(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    tensors = official_tensors(name)
+    if name.startswith("yolox"):
+        torch.save({"start_epoch": 300, "model": tensors, "optimizer": None}, path)
+        return tensors
+    package = types.ModuleType("ultralytics.nn.tasks")
+    package.DetectionModel = DetectionModel  # type: ignore[attr-defined]
+    for part in ("ultralytics", "ultralytics.nn", "ultralytics.nn.tasks"):
+        monkeypatch.setitem(sys.modules, part, package)
+    monkeypatch.setattr(DetectionModel, "__module__", "ultralytics.nn.tasks")
+    torch.save({"epoch": -1, "model": as_modules(tensors).half(), "ema": None, "train_args": {"imgsz": 640}}, path)
+    for part in ("ultralytics", "ultralytics.nn", "ultralytics.nn.tasks"):
+        monkeypatch.delitem(sys.modules, part)
+    return tensors
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_names_and_shapes_are_the_authors(name: str) -> None:
+    count, known = KNOWN[name]
+    tensors = official_tensors(name)
+    assert count in (None, len(tensors))
+    assert {key: tuple(tensors[key].shape) for key in known} == known
+    assert all(re.match(r"(model\.\d+|backbone|head)\.", key) for key in tensors)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_file_in_their_layout_is_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = write(name, tmp_path / "official.pt", monkeypatch)
+    model = models.load_pretrained(name, tmp_path / "official.pt")
+    names = models._published(name).names(model.config, {}, "here")
+    for ours, value in model.state_dict().items():
+        torch.testing.assert_close(value, tensors[names.official(ours)].to(value), rtol=1e-3, atol=1e-3)
+    other = models.load_pretrained(name, tmp_path / "official.pt", num_classes=3)
+    assert other.config.num_classes == 3
+
+
+def test_a_file_with_other_anchors_is_refused(tmp_path: Path) -> None:
+    tensors = official_tensors("yolov5n")
+    tensors["model.24.anchors"] *= 1.5
+    torch.save({"model": tensors}, tmp_path / "official.pt")
+    with pytest.raises(CheckpointError, match="other anchors than yolov5n"):
+        models.load_pretrained("yolov5n", tmp_path / "official.pt")
+
+
+def test_a_file_of_another_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("yolox-s", tmp_path / "official.pt", monkeypatch)
+    with pytest.raises(CheckpointError, match="does not fit yolox-tiny"):
+        models.load_pretrained("yolox-tiny", tmp_path / "official.pt")

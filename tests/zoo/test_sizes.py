@@ -1,0 +1,69 @@
+"""Parameters of the families as their authors publish them, in training form and folded; cost of the convolutions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from edgeyolo import models
+from edgeyolo.nn.fold import fold_in_place
+
+# name: trainable parameters, after folding, published GFLOPs; a fixed projection of 16 numbers counts in YOLOv8.
+PUBLISHED = {
+    "yolov8n": (3_157_200 - 16, 3_151_904 - 16, 8.7),
+    "yolov8s": (11_166_560 - 16, 11_156_544 - 16, 28.6),
+    "yolov8m": (25_902_640 - 16, 25_886_080 - 16, 78.9),
+    "yolov8l": (43_691_520 - 16, 43_668_288 - 16, 165.2),
+    "yolov8x": (68_229_648 - 16, 68_200_608 - 16, 257.8),
+    "yolov5n": (1_872_157, 1_867_405, 4.5),
+    "yolov5s": (7_235_389, 7_225_885, 16.5),
+    "yolov5m": (21_190_557, 21_172_173, 49.0),
+    "yolov5l": (46_563_709, 46_533_693, 109.1),
+    "yolov5x": (86_749_405, 86_705_005, 205.7),
+    "yolov5n6": (3_246_940, 3_239_884, 4 * 4.6),
+    "yolov5s6": (12_626_620, 12_612_508, 4 * 16.8),
+    "yolov5m6": (35_731_932, 35_704_908, 4 * 50.0),
+    "yolov5l6": (76_770_172, 76_726_332, 4 * 111.4),
+    "yolov5x6": (140_794_780, 140_730_220, 4 * 209.8),
+    "yolox-nano": (912_159, 904_463, 1.045),  # 1.08 is published: it counts what is between convolutions too
+    "yolox-tiny": (5_055_855, 5_047_191, 6.45),
+    "yolox-s": (8_968_255, 8_956_703, 26.8),
+    "yolox-m": (25_326_495, 25_304_847, 73.8),
+    "yolox-l": (54_208_895, 54_174_271, 155.6),
+    "yolox-x": (99_071_455, 99_020_975, 281.9),
+}
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, models.ModelInfo]:
+    return {info.name: info for info in models.list_models()}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_sizes_are_the_published_ones(name: str, measured: dict[str, models.ModelInfo]) -> None:
+    training, deploy, gflops = PUBLISHED[name]
+    info = measured[name]
+    assert (info.parameters_training, info.parameters_deploy) == (training, deploy)
+    assert info.gflops == pytest.approx(gflops, rel=0.01)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_normalisation_is_the_authors(name: str) -> None:
+    """An epsilon of another family shows as an error of a tenth, not as a small one."""
+    with torch.device("meta"):
+        norms = [m for m in models.create(name, 2).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.03)}
+
+
+@pytest.mark.parametrize("name", ["yolox-nano", "yolox-s"])
+def test_yolox_takes_bgr_pixels_as_they_are_in_the_top_left_corner(name: str) -> None:
+    with torch.device("meta"):
+        spec = models.create(name, 2).make_input_spec((64, 96))
+    assert (spec.colour_order, spec.letterbox_alignment, spec.letterbox_value) == ("bgr", "top-left", 114)
+    assert spec.mean == (0, 0, 0) and spec.std == (1 / 255,) * 3
+
+
+def test_a_stage_of_yolov8_is_not_split_in_the_deploy_form() -> None:
+    graph = torch.fx.symbolic_trace(fold_in_place(models.create("yolov8n", 2)))
+    assert not [node for node in graph.graph.nodes if "getitem" in str(node.target) or "chunk" in str(node.target)]
