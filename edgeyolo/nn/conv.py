@@ -77,13 +77,15 @@ def fold_batch_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor
 def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """A convolution like `conv` (stride, groups, device, number type) with these weights; their shape is its shape."""
     kernel_hw = (weight.shape[2], weight.shape[3])
-    same = kernel_hw == conv.kernel_size and not isinstance(conv.padding, str)
+    padding_hw = (kernel_hw[0] // 2, kernel_hw[1] // 2)
+    if kernel_hw == conv.kernel_size and not isinstance(conv.padding, str):
+        padding_hw = (conv.padding[0], conv.padding[1])
     folded = nn.Conv2d(
         weight.shape[1] * conv.groups,
         weight.shape[0],
         kernel_hw,
         (conv.stride[0], conv.stride[1]),
-        (conv.padding[0], conv.padding[1]) if same else (kernel_hw[0] // 2, kernel_hw[1] // 2),
+        padding_hw,
         groups=conv.groups,
         device="meta",
     )
