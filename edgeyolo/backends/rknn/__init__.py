@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from pathlib import Path
 
 from edgeyolo.backends._artefact import artefact_file, read_artefact
 from edgeyolo.backends._versions import check_version, list_version_problems
 from edgeyolo.backends.engine import Engine, Finding, OwnEnvironment, Session
 from edgeyolo.backends.rknn.board import NpuSession, check_chip, find_chip, find_driver, find_library
-from edgeyolo.backends.rknn.options import make_options
+from edgeyolo.backends.rknn.graph import make_graph
+from edgeyolo.backends.rknn.options import Options, make_options
 from edgeyolo.backends.rknn.process import BUILD_LIMIT_S, ToolkitProcess
 from edgeyolo.backends.rknn.simulator import SimulatorSession
 from edgeyolo.backends.rknn.toolkit import (
@@ -28,7 +30,6 @@ from edgeyolo.backends.rknn.toolkit import (
     toolkit_folder,
 )
 from edgeyolo.graph.external_data import refuse_external_data
-from edgeyolo.graph.qdq import insert_qdq, int8_layers, load_onnx, weighted_nodes
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
 from edgeyolo.spec.manifest import Artefact
@@ -41,6 +42,7 @@ from edgeyolo.spec.target import Precision, Target
 logger = logging.getLogger(__name__)
 
 _RKNN, _ONNX = "model.rknn", "model.onnx"
+_NO_LAYER = re.compile(r"No lowering found for: (\S+), node type = (\w+)")
 _NOTICE = f"""\
 Rockchip's toolkit (rknn-toolkit2 {VERSION}) compiles for Rockchip's NPUs and simulates them. It is Rockchip's software
 under the licence of Rockchip's SDK, and no part of edgeyolo: whoever installs it accepts that licence. pip downloads
@@ -91,29 +93,12 @@ class RknnEngine(Engine):
             raise UsageError(f"rknn artefacts are int8 or fp16, not {precision}", where=target.title)
         toolkit = find_toolkit(needed_for="building for a Rockchip NPU")
         check_version("rknn-toolkit2", VERSION, target)
-        model = load_onnx(onnx_path)
-        nodes = weighted_nodes(model.graph)
-        layers = {"float": sum(len(readers) for readers in nodes.values())}
-        if qparams is not None:
-            int8 = sum(len(nodes[weight]) for weight in int8_layers(model.graph, qparams))
-            layers = {"int8": int8, "float": layers["float"] - int8}
-            model = insert_qdq(model, qparams)
+        model, layers = make_graph(onnx_path, qparams)
         write_file(out / _ONNX, model.SerializeToString())
-        process = ToolkitProcess(toolkit)
-        try:
-            process.ask(
-                "build",
-                limit_s=BUILD_LIMIT_S,
-                onnx=str((out / _ONNX).resolve()),
-                rknn=str((out / _RKNN).resolve()),
-                config=options.config(),
-                shape=[1, 3, *spec.input.image_hw],
-            )
-        finally:
-            process.close()
+        version = _compile(toolkit, out, options, [1, 3, *spec.input.image_hw], where=onnx_path)
         return Artefact(
             engine="rknn",
-            engine_version=process.version,
+            engine_version=version,
             precision=precision,
             files={"rknn": _RKNN, "onnx": _ONNX},
             options=dataclasses.asdict(options),
@@ -161,6 +146,31 @@ class RknnEngine(Engine):
     def build_notes(self, folder: Path, artefact: Artefact) -> list[str]:
         """What the board must have."""
         return [f"The board needs librknnrt.so {artefact.engine_version} or later, and rknn-toolkit-lite2"]
+
+
+def _compile(toolkit: Path, out: Path, options: Options, shape: list[int], *, where: Path) -> str:
+    """The .rknn file of the ONNX file in `out`; gives the toolkit's version.
+
+    Raises:
+        BackendError: the toolkit refuses, or an operator of the graph is none of the NPU's. EngineCrashError: it died.
+    """
+    process = ToolkitProcess(toolkit)
+    try:
+        onnx_path, rknn_path = (str((out / name).resolve()) for name in (_ONNX, _RKNN))
+        process.ask(
+            "build", limit_s=BUILD_LIMIT_S, onnx=onnx_path, rknn=rknn_path, config=options.config(), shape=shape
+        )
+        # Such a file is written all the same, and no board runs it.
+        lacking = [f"{found[2]} (layer '{found[1]}')" for line in process.said() if (found := _NO_LAYER.search(line))]
+    finally:
+        process.close()
+    if lacking:
+        raise BackendError(
+            f"the NPU has no layer for {', '.join(lacking)}",
+            where=where,
+            hint="Change the model so that it does without, or deploy for the board's CPU, such as --target rk3588",
+        )
+    return process.version
 
 
 def _examine_toolkit() -> Finding:

@@ -26,6 +26,10 @@ START_LIMIT_S, BUILD_LIMIT_S, RUN_LIMIT_S = 120.0, 1800.0, 120.0
 _MOST_BYTES = 1 << 30  # of one array that comes back
 _TAIL_LINES = 6
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# Of what it prints: information, warnings, bars, its version, and the body of a traceback.
+_NOT_TELLING = re.compile(
+    r"[IW] |.*%\||.*rknn-toolkit2 version|compress=| {2,4}\S|\s*\^+$|.*Traceback \(|During handling"
+)
 
 
 class ToolkitProcess:
@@ -84,7 +88,7 @@ class ToolkitProcess:
         try:
             answer, arrays = self._exchange(json.dumps(question).encode() + b"\n" + b"".join(files))
         except (OSError, ValueError, EOFError):
-            said = self._said()
+            said = self._quoted()
             _kill(self._process)
             code = self._process.wait()
             self.close()
@@ -96,7 +100,7 @@ class ToolkitProcess:
         finally:
             timer.cancel()
         if "refused" in answer:
-            raise BackendError(f"Rockchip's toolkit {answer['refused']}{self._said()}")
+            raise BackendError(f"Rockchip's toolkit {answer['refused']}{self._quoted()}")
         return answer["done"], arrays
 
     def close(self) -> None:
@@ -119,12 +123,16 @@ class ToolkitProcess:
             arrays.append(np.load(io.BytesIO(raw), allow_pickle=False))
         return answer, arrays
 
-    def _said(self) -> str:
-        """The errors among what the toolkit printed since the last question, else the end of it."""
+    def said(self) -> list[str]:
+        """The lines that the toolkit has printed since the last question."""
         text = _COLOURS.sub("", self._log.read_text(encoding="utf-8", errors="replace"))
-        lines = [line.rstrip() for line in re.split(r"[\r\n]+", text) if line.strip()]
-        told = [line for line in lines if line.startswith("E ")] or lines
-        return ". It said:\n" + "\n".join(told[-_TAIL_LINES:]) if told else ""
+        return [line.rstrip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+    def _quoted(self) -> str:
+        """The end of what tells something, for an error."""
+        lines = self.said()
+        told = [line.removeprefix("E ") for line in lines if not _NOT_TELLING.match(line)] or lines
+        return ". It said:\n" + "\n".join(list(dict.fromkeys(told))[-_TAIL_LINES:]) if told else ""
 
 
 def _npy(image: npt.NDArray[np.float32]) -> bytes:

@@ -7,6 +7,7 @@ toolkit prints goes to stderr.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import io
 import json
@@ -94,12 +95,14 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
         except Refused as error:
             answer = {"refused": f"does not {error}"}
         except (Exception, SystemExit) as error:  # the toolkit raises anything, and ends processes
-            answer = {"refused": f"stops with {type(error).__name__}: {error}"}
+            told = [line for line in str(error).splitlines() if line.strip()]  # often a whole traceback
+            answer = {"refused": f"stops with {type(error).__name__}: {told[-1] if told else 'no reason is given'}"}
         files = [io.BytesIO() for _ in arrays]
         for file, array in zip(files, arrays, strict=True):
             np.save(file, np.asarray(array, np.float32), allow_pickle=False)
         answer["arrays"] = [len(file.getvalue()) for file in files]
         sys.stdout.flush()
+        ctypes.CDLL(None).fflush(None)  # what its C++ part has printed
         answers.write(json.dumps(answer).encode() + b"\n" + b"".join(file.getvalue() for file in files))
         answers.flush()
 
