@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +18,20 @@ import msgspec
 
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.spec.atomic import write_file
-from edgeyolo.spec.errors import MissingPackageError, OutputError, StoppedError, TrainingError, UsageError
+from edgeyolo.spec.errors import OutputError, StoppedError, TrainingError, UsageError
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.settings import override_settings
 from edgeyolo.spec.training import SearchOptions, TrainConfig
 from edgeyolo.training.checkpoint import EpochRow
 from edgeyolo.training.config import check_config, peak_learning_rate
 from edgeyolo.training.loop import train
+from edgeyolo.training.study import give_up_dead, open_study, sign
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
 
 _LOG = logging.getLogger(__name__)
-_BEFORE_PRUNING = 5  # whole trials that the others are compared with
-_IDENTITY = "edgeyolo"  # attribute of a study that says what it is about
+_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -168,14 +169,24 @@ def search(
     ranges = [parse_range(text) for text in options.vary] or default_ranges(config)
     check_config(config)
     check_ranges(config, ranges)
-    study = open_study(config, ranges, splits[0], out, options.storage)
-    while (done := _finished(study)) < options.trials:
+    study = open_study(
+        f"{config.model} on {splits[0].name}",
+        _identity(config, ranges),
+        options.storage,
+        out,
+        seed=config.seed,
+        least_epochs=config.epochs // 3,
+    )
+    runner = _TrialRunner(config, ranges, splits, out, options.trials, progress)
+    while (done := _count(study, "COMPLETE", "PRUNED")) < options.trials:
         progress.step("search", done, options.trials, _best_text(study))
-        runner = _TrialRunner(config, ranges, splits, out, progress)
-        study.optimize(runner, n_trials=1)
-        if not options.keep_all:
-            _remove_all_but_best(study, out)
-        _write_results(study, out)
+        give_up_dead(study)
+        if _count(study, "COMPLETE", "PRUNED", "RUNNING") >= options.trials:
+            time.sleep(_PAUSE_SECONDS)  # other processes have the rest, and may die
+            continue
+        _run_one(study, runner)
+        _keep_results(study, out, all_runs=options.keep_all)
+    _keep_results(study, out, all_runs=options.keep_all)  # of what other processes did since, too
     progress.step("search", options.trials, options.trials, _best_text(study))
     rows = _rows(study)
     best = next(row for row in rows if row.number == study.best_trial.number)
@@ -183,44 +194,19 @@ def search(
     return SearchResult(tuple(rows), best, folder if folder.is_dir() else None)
 
 
-def open_study(config: TrainConfig, ranges: Sequence[Range], data: Dataset, out: Path, storage: str | None) -> Study:
-    """The study in a database, made if it is not there yet; errors as in `search`."""
+def _run_one(study: Study, runner: _TrialRunner) -> None:
+    from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+
     try:
-        import optuna
-        from sqlalchemy.exc import SQLAlchemyError
-    except ImportError:
-        install = "pip install 'edgeyolo[search]'"
-        raise MissingPackageError("optuna", needed_for="a search for settings", install=install) from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if storage is None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot be made ({error.strerror})", where=out) from None
-        storage = f"sqlite:///{out / 'search.db'}"
-    name = f"{config.model} on {data.name}"
-    try:
-        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"cannot be opened ({reason})", where=f"--storage {storage}") from None
-    except ImportError as error:
-        raise MissingPackageError(
-            error.name or str(error), needed_for=f"storage {storage}", install="pip install the driver of its database"
-        ) from None
-    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
-    study.pruner = optuna.pruners.MedianPruner(_BEFORE_PRUNING, n_warmup_steps=config.epochs // 3)
-    identity = _identity(config, ranges)
-    known = study.user_attrs.get(_IDENTITY)
-    if known is None:
-        study.set_user_attr(_IDENTITY, identity)
-    elif known != identity:
-        raise UsageError(
-            "there is a search with other settings or ranges",
-            where=storage,
-            hint="Give the same ones to go on with it, or another --out or --storage",
-        )
-    return study
+        study.optimize(runner, n_trials=1, catch=(_SurplusError,))
+    except UpdateFinishedTrialError:
+        _LOG.warning("another process has given up a trial of this one, which showed no sign of life for too long")
+    except StorageInternalError as error:
+        raise OutputError(f"the database of the search cannot be written ({error})", where=runner.out) from None
+
+
+class _SurplusError(Exception):
+    """As many trials as are wanted were begun by others at the same moment."""
 
 
 class _TrialRunner:
@@ -232,9 +218,11 @@ class _TrialRunner:
         ranges: Sequence[Range],
         splits: tuple[Dataset, Dataset],
         out: Path,
+        trials: int,
         progress: Progress,
     ) -> None:
         self.config, self.ranges, self.splits, self.out, self.progress = config, ranges, splits, out, progress
+        self.trials = trials
 
     def __call__(self, trial: Trial) -> float:
         """The best AP of a run with the settings that the trial suggests.
@@ -244,6 +232,10 @@ class _TrialRunner:
         """
         from optuna import TrialPruned
 
+        sign(trial)
+        earlier = trial.study.get_trials(deepcopy=False)[: trial.number]
+        if sum(each.state.name != "FAIL" for each in earlier) >= self.trials:
+            raise _SurplusError
         best_ap = 0.0
 
         def report(history: Sequence[EpochRow]) -> None:
@@ -335,8 +327,8 @@ def _trial_folder(out: Path, number: int) -> Path:
     return out / f"trial-{number:04d}"
 
 
-def _finished(study: Study) -> int:
-    return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.get_trials(deepcopy=False))
+def _count(study: Study, *states: str) -> int:
+    return sum(trial.state.name in states for trial in study.get_trials(deepcopy=False))
 
 
 def _best_text(study: Study) -> str:
@@ -362,7 +354,9 @@ def _remove_all_but_best(study: Study, out: Path) -> None:
             shutil.rmtree(_trial_folder(out, row.number), ignore_errors=True)
 
 
-def _write_results(study: Study, out: Path) -> None:
+def _keep_results(study: Study, out: Path, *, all_runs: bool) -> None:
+    if not all_runs:
+        _remove_all_but_best(study, out)
     rows = _rows(study)
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
     lines = [",".join(["trial", "state", "ap", *keys])]

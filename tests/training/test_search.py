@@ -97,6 +97,65 @@ search(config, Path({str(folder)!r}), Path({str(tmp_path)!r}), options)
     assert result.trials[0].number == 0
 
 
+def start_search(folder: Path, out: Path, storage: str, trials: int) -> subprocess.Popen[str]:
+    command = ["search", "--model", "yolov7-nano", "--data", str(folder), "--out", str(out), "--storage", storage]
+    command += ["--trials", str(trials), "--epochs", "2", "--image-size", "64", "--batch", "4", "--workers", "0"]
+    command += ["--device", "cpu", "--vary", "learning_rate=1e-4:1e-2:log", "--json"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "edgeyolo", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_processes_share_one_search_and_one_of_them_dies(folder: Path, tmp_path: Path) -> None:
+    """They start at once, draw settings of their own, and the trial of the one that is killed is made by the other."""
+    storage, trials = f"sqlite:///{tmp_path / 'shared.db'}", 4
+    killed, other = (start_search(folder, tmp_path / name, storage, trials) for name in "ab")
+    deadline = time.monotonic() + 300
+    found: list[optuna.trial.FrozenTrial] = []
+    while time.monotonic() < deadline and not {killed.pid, other.pid} <= {
+        process_of(trial) for trial in found if trial.state.name == "RUNNING"
+    }:
+        assert killed.poll() is None and other.poll() is None, (killed.communicate(), other.communicate())
+        time.sleep(0.05)
+        found = trials_of(storage)
+    killed.kill()
+    killed.communicate()
+    shown, said = other.communicate(timeout=300)
+    assert other.returncode == 0, said
+    found = trials_of(storage)
+    assert [trial.state.name for trial in found].count("COMPLETE") == trials
+    assert {trial.state.name for trial in found} <= {"COMPLETE", "FAIL"}
+    assert {process_of(trial) for trial in found} == {killed.pid, other.pid}
+    rates = [trial.params["learning_rate"] for trial in found if trial.params]
+    assert len(set(rates)) == len(rates) >= trials
+    assert json.loads(shown)["best"]["ap"] == max(trial.value for trial in found if trial.value is not None)
+
+
+def trials_of(storage: str) -> list[optuna.trial.FrozenTrial]:
+    """What is in the database, if it is there."""
+    try:
+        (name,) = optuna.get_all_study_names(storage)
+        return optuna.load_study(study_name=name, storage=storage).get_trials()
+    except (KeyError, ValueError):
+        return []
+
+
+def process_of(trial: optuna.trial.FrozenTrial) -> int:
+    return int(trial.user_attrs.get("process", ":0").rpartition(":")[2])
+
+
+def test_a_trial_of_which_nobody_says_anything_is_made_again(
+    splits: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the first release left them, which did not say whose they are."""
+    search(CONFIG, splits, tmp_path, asked(RANGES, trials=1))
+    storage = f"sqlite:///{tmp_path / 'search.db'}"
+    optuna.load_study(study_name=None, storage=storage).ask()
+    monkeypatch.setattr("edgeyolo.training.study._GRACE_SECONDS", 1)
+    result = search(CONFIG, splits, tmp_path, asked(RANGES, trials=2))
+    assert [row.state for row in result.trials] == ["done", "failed", "done"]
+
+
 def test_a_run_that_lags_behind_is_cut_short(
     splits: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
