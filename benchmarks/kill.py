@@ -262,7 +262,7 @@ def make_inputs(folder: Path) -> None:
     checkpoint = folder / "run" / "best.safetensors"
     quick = verbs.QuantizeOptions(report=False, evaluate=False)
     verbs.quantize(checkpoint, folder / "data", folder / "int8", recipe=str(folder / "quick.toml"), options=quick)
-    verbs.deploy(folder / "int8", "host-cpu", folder / "host.eyb")
+    verbs.deploy(folder / "int8", "host-ncnn", folder / "host.eyb")
 
 
 def _train(inputs: Path, out: Path, resume: bool) -> list[str]:
@@ -276,7 +276,7 @@ def _quantize(inputs: Path, out: Path, resume: bool) -> list[str]:
 
 
 def _deploy(inputs: Path, out: Path, resume: bool) -> list[str]:
-    return ["deploy", str(inputs / "int8"), "--target", "host-cpu", "--out", str(out)]
+    return ["deploy", str(inputs / "int8"), "--target", "host-ncnn", "--out", str(out)]
 
 
 def _tune(inputs: Path, out: Path, resume: bool) -> list[str]:
