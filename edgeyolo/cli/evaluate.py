@@ -10,6 +10,7 @@ import typer
 
 from edgeyolo.cli.console import Console
 from edgeyolo.spec.deploying import EvaluateOptions
+from edgeyolo.spec.machine import is_first_process
 
 PANEL = "The way to a board"
 
@@ -25,8 +26,16 @@ def evaluate(
 
     with console.show_progress() as progress:
         score = verbs.evaluate(
-            source, data, split=options.split, threads=options.threads, record=options.record, progress=progress
+            source,
+            data,
+            split=options.split,
+            threads=options.threads,
+            record=options.record,
+            device=options.device,
+            progress=progress,
         )
+    if not is_first_process():
+        return  # the first process of several speaks for all
     console.show_scores([score])
     console.show_table(["class", "AP"], sorted(score.per_class.items()))
     if options.record:

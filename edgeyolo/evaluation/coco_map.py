@@ -47,31 +47,50 @@ def evaluate(
     """
     _load_pycocotools()
     return score_detections(
-        detect_pictures(detect, dataset, range(len(dataset)), progress=progress), dataset, artefact=artefact
+        detect_pictures(
+            lambda images: [detect(image) for image in images], dataset, range(len(dataset)), progress=progress
+        ),
+        dataset,
+        artefact=artefact,
     )
 
 
 def detect_pictures(
-    detect: Callable[[Image], Detections], dataset: Dataset, pictures: Sequence[int], *, progress: Progress = SILENT
+    detect_batch: Callable[[list[Image]], list[Detections]],
+    dataset: Dataset,
+    pictures: Sequence[int],
+    *,
+    batch: int = 1,
+    progress: Progress = SILENT,
 ) -> dict[int, Detections]:
-    """What `detect` finds in some pictures of a split, by their index; one that cannot be read is logged and left out.
+    """What is found in some pictures of a split, by their index; one that cannot be read is logged and left out.
+
+    Args:
+        batch: pictures that `detect_batch` is given at a time, at most.
 
     Raises:
-        DataError: no pictures, or `detect` reports a class that the data set does not have.
+        DataError: no pictures, or `detect_batch` reports a class that the data set does not have.
     """
     if len(dataset) == 0:
         raise DataError("has no pictures to evaluate on", where=f"{dataset.name}, split {dataset.split}")
-    found = {}
-    for done, i in enumerate(pictures, start=1):
-        progress.step("evaluate", done, len(pictures))
-        try:
-            sample = dataset[i]
-        except ImageError as error:
-            _LOG.warning("%s; the scores are without this picture", error)
-            continue
-        found[i] = detect(sample.image)
-        _check_classes(found[i], sample, len(dataset.class_names))
+    found: dict[int, Detections] = {}
+    for start in range(0, len(pictures), batch):
+        some = pictures[start : start + batch]
+        progress.step("evaluate", start + len(some), len(pictures))
+        samples = {i: sample for i in some if (sample := _read(dataset, i)) is not None}
+        seen = detect_batch([sample.image for sample in samples.values()])
+        found.update(zip(samples, seen, strict=True))
+        for i, sample in samples.items():
+            _check_classes(found[i], sample, len(dataset.class_names))
     return found
+
+
+def _read(dataset: Dataset, index: int) -> Sample | None:
+    try:
+        return dataset[index]
+    except ImageError as error:
+        _LOG.warning("%s; the scores are without this picture", error)
+        return None
 
 
 def score_detections(detections: Mapping[int, Detections], dataset: Dataset, *, artefact: str) -> Score:

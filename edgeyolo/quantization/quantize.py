@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import fx, nn
 
 from edgeyolo.quantization.calibrate.cache import Calibration, CalibrationCache
@@ -20,6 +22,7 @@ from edgeyolo.spec.errors import QuantizationError
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import CalibrationRecord
 from edgeyolo.spec.recipe import Recipe
+from edgeyolo.training.distributed import current_world
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,15 @@ class Quantized:
     calibration: CalibrationRecord
     reference: fx.GraphModule
 
+    def on(self, device: torch.device) -> Quantized:
+        """The same with copies of its modules on a device; itself where they are there."""
+        if next(self.reference.parameters()).device == device:
+            return self
+        modules = (self.fake_quant, self.float_deploy, self.reference)
+        moved = {id(module): copy.deepcopy(module).to(device) for module in modules}
+        fake_quant, float_deploy, reference = (moved[id(module)] for module in modules)
+        return replace(self, fake_quant=fake_quant, float_deploy=float_deploy, reference=reference)
+
 
 def quantize(
     model: nn.Module,
@@ -56,7 +68,9 @@ def quantize(
     cache: CalibrationCache | None = None,
     progress: Progress = SILENT,
 ) -> Quantized:
-    """Quantize a trained model after training. `model` is left as it is.
+    """Quantize a trained model after training, on the device that it is on. `model` is left as it is.
+
+    Processes that have joined take a share of the pictures each, and all get the same.
 
     Args:
         pictures: (B, 3, H, W) float32 network inputs of training pictures, as `calibration_pictures` gives them.
@@ -75,10 +89,11 @@ def quantize(
     deploy = equalize(reference, placement.int8_layers()) if recipe.equalize else reference
 
     key = cache.make_key(reference, picture_hashes, recipe) if cache else None
-    found = cache.load(key) if cache and key else None
+    world = current_world()
+    found = world.by_first(lambda: cache.load(key) if cache and key else None)
     if found is None:
         found = _calibrate(deploy, placement, pictures, recipe, progress)
-        if cache and key and found.count == len(picture_hashes):
+        if cache and key and world.is_first and found.count == len(picture_hashes):
             cache.store(key, found)
     else:
         logger.info("scales are those of an earlier calibration on the same %d pictures", found.count)

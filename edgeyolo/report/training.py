@@ -155,11 +155,11 @@ def measure(session: Session, record: CheckpointRecord, data: Dataset, *, progre
     """Detect in every picture of a split twice: as mAP wants it, and as a user would see it at the score of best F1."""
     everything = make_detector(session, record.model, data)
     pictures = range(len(data))
-    detections = detect_pictures(everything.detect, data, pictures, progress=progress)
+    detections = detect_pictures(everything.detect_batch, data, pictures, progress=progress)
     curves = measure_curves(detections, data)
     used_score = max(_LEAST_SCORE, curves.best_score)
     everyday = detect_pictures(
-        Detector(session, record.model, Thresholds(score_threshold=used_score)).detect,
+        Detector(session, record.model, Thresholds(score_threshold=used_score)).detect_batch,
         data,
         pictures,
         progress=progress,

@@ -31,11 +31,13 @@ class EvaluateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         split: split of the data set; its validation split if not given.
         threads: threads of the engine, 0 for the bundle's own number.
         record: write the score into the bundle's manifest.
+        device: processor that computes a checkpoint: cpu, cuda or cuda:N; auto is CUDA where there is one.
     """
 
     split: str | None = None
     threads: WholeNumber = 0
     record: bool = False
+    device: str = "auto"
 
 
 class InspectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

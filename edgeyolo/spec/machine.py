@@ -86,3 +86,8 @@ def _read_cpuinfo() -> dict[str, str]:
     first = _CPUINFO.read_text(errors="replace").split("\n\n", 1)[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks and writes: the first of those that `torchrun` starts, or one that is alone."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"

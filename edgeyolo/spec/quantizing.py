@@ -38,6 +38,8 @@ class QuantizeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         report: also measure what the engines of this computer make of it, and write report.html; not without evaluate.
         split: split that scores are taken on; the validation split if not given.
         resume: go on with an interrupted training or measurement.
+        device: processor that calibrates, trains and measures torch models: cpu, cuda or cuda:N; auto is CUDA where
+            there is one.
     """
 
     qat: bool = False
@@ -50,3 +52,4 @@ class QuantizeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     report: bool = True
     split: str | None = None
     resume: bool = False
+    device: str = "auto"

@@ -1,11 +1,16 @@
-"""Which processor trains, in which precision its forward pass runs, and how weights lie in its memory."""
+"""Which processor computes, how many pictures at a time, how exactly, and how weights lie in its memory."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from edgeyolo.spec.errors import UsageError
+
+_CPU_BATCH, _GPU_BATCH = 4, 16
 
 
 def choose_device(name: str) -> torch.device:
@@ -41,6 +46,22 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "bf16" or (precision == "auto" and _has_fast_bf16(device)):
         return torch.bfloat16
     return None
+
+
+def batch_of(device: torch.device) -> int:
+    """How many pictures at a time are fastest, where memory for a few is nothing to think of."""
+    return _CPU_BATCH if device.type == "cpu" else _GPU_BATCH
+
+
+@contextlib.contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Convolutions in float32 on a GPU too, which otherwise rounds what goes into them to 10 bits."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def use_channels_last(module: nn.Module) -> None:

@@ -75,14 +75,14 @@ class World:
         distributed.all_reduce(total)
         return total / self.size
 
-    def collect(self, work: Callable[[], T]) -> list[T]:
-        """What the work of each process gives, on the first one; an empty list on the others.
+    def each(self, work: Callable[[], T]) -> T:
+        """What the work gives, on each process its own, once it is done on all.
 
         Raises:
             TrainingError: the work of another process has failed. Any error of this one's own.
         """
         if not self.is_shared:
-            return [work()]
+            return work()
         value, error = _try(work)
         errors: list[Any] = [None] * self.size
         distributed.all_gather_object(errors, None if error is None else str(error))
@@ -91,6 +91,13 @@ class World:
         for rank, text in enumerate(errors):
             if text is not None:
                 raise TrainingError(f"process {rank} of {self.size} has failed: {text}", where=f"process {self.rank}")
+        return cast(T, value)
+
+    def collect(self, work: Callable[[], T]) -> list[T]:
+        """What the work of each process gives, on the first one; an empty list on the others. Raises as `each`."""
+        value = self.each(work)
+        if not self.is_shared:
+            return [value]
         found: list[Any] | None = [None] * self.size if self.is_first else None
         distributed.gather_object(value, found)
         return found or []
@@ -129,6 +136,11 @@ def find_world() -> World:
             f"the environment lacks {error}", where="distributed run", hint="Start with torchrun"
         ) from None
     return World(rank, size, local_rank, local_size)
+
+
+def current_world() -> World:
+    """The processes that this one has joined; alone where there are none."""
+    return find_world() if distributed.is_available() and distributed.is_initialized() else World()
 
 
 @contextlib.contextmanager
@@ -180,11 +192,14 @@ def shared(model: nn.Module, world: World, device: torch.device) -> nn.Module:
 
 
 @contextlib.contextmanager
-def noticing_loss(world: World, last: Path) -> Iterator[None]:
+def noticing_loss(world: World, last: Path | None = None) -> Iterator[None]:
     """Say which process is lost when one ends or does not answer.
 
+    Args:
+        last: checkpoint that can be resumed, once it is there; None for work that has none.
+
     Raises:
-        StoppedError: one is lost; the last checkpoint can be resumed.
+        StoppedError: one is lost.
     """
     try:
         yield
@@ -194,7 +209,9 @@ def noticing_loss(world: World, last: Path) -> Iterator[None]:
             raise
         missing = _missing_ranks(world)
         which = f"process {', '.join(map(str, missing))}" if missing else "one of the others"
-        reached = f"go on with --resume from {last}" if last.is_file() else "no epoch was finished; start again"
+        reached = "start again" if last is None else "no epoch was finished; start again"
+        if last is not None and last.is_file():
+            reached = f"go on with --resume from {last}"
         raise StoppedError(
             f"{which} of {world.size} has ended or does not answer ({str(error).splitlines()[0]})",
             where=f"process {world.rank}",

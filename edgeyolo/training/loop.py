@@ -32,8 +32,10 @@ from edgeyolo.training.log import TensorBoardLog, csv_text, progress_text
 from edgeyolo.training.optim import learning_rate_at, set_schedule
 from edgeyolo.training.order import make_order
 from edgeyolo.training.run import BEST, LAST, Run, read_saved, start_run
+from edgeyolo.training.scoring import score_together
 from edgeyolo.training.step import check_numbers, train_step
 from edgeyolo.training.stop import StopNow, StoppingProgress, StopRequest, heeding_signals
+from edgeyolo.training.torch_session import TorchSession
 
 Listener = Callable[[Sequence[EpochRow]], None]
 
@@ -242,26 +244,15 @@ class Story:
         return self.measure()
 
     def measure(self) -> Score:
-        """COCO mAP of the averaged weights in deploy form, by the runtime that ships.
-
-        Every process takes its share of the pictures; the first one scores them.
-        """
-        from edgeyolo.evaluation.coco_map import detect_pictures, score_detections
-        from edgeyolo.evaluation.measure import make_detector
-        from edgeyolo.training.torch_session import TorchSession
-
+        """COCO mAP of the averaged weights in deploy form."""
         run, data = self.run, self.val_data
         run.world.copy_from_first(run.ema.average.buffers())
         session = TorchSession(run.job.deploy_form(run.ema.average), device=run.device)
-        detector = make_detector(session, run.job.spec, data)
-        pictures = range(run.world.rank, len(data), run.world.size)
         progress = self.progress if run.world.is_shared else StoppingProgress(self.progress, self.stop)
         try:
-            found = run.world.collect(lambda: detect_pictures(detector.detect, data, pictures, progress=progress))
+            return score_together(session, run.job.spec, data, run.world, artefact=run.job.artefact, progress=progress)
         except StopNow:
             raise self.stopped() from None
-        together = {i: seen for part in found for i, seen in part.items()}
-        return run.world.by_first(lambda: score_detections(together, data, artefact=run.job.artefact))
 
 
 def has_stalled(run: Run) -> bool:

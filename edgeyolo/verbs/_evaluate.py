@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeyolo.spec.figure import SIMULATED_MARK
+from edgeyolo.spec.machine import is_first_process
 from edgeyolo.spec.manifest import Artefact, Manifest
 from edgeyolo.spec.model import ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
@@ -24,31 +25,29 @@ def evaluate(
     split: str | None = None,
     threads: int = 0,
     record: bool = False,
+    device: str = "auto",
     progress: Progress = SILENT,
 ) -> Score:
     """COCO mAP of a bundle, or of a checkpoint, on one split of a data set.
+
+    The processes that `torchrun` starts share the pictures of a checkpoint; all of them get the score.
 
     Args:
         split: None for the validation split.
         threads: engine threads, 0 for the bundle's own number.
         record: write the score into the bundle's manifest.
+        device: processor that computes a checkpoint: cpu, cuda or cuda:N; auto is CUDA where there is one.
 
     Raises:
         DataError, CheckpointError, BundleError: what is given cannot be read. MissingPackageError, EngineCrashError,
-        BackendError: the bundle cannot be run on this computer.
+        BackendError: the bundle cannot be run on this computer. UsageError: the device does not exist here.
+        TrainingError, StoppedError: another process has failed, or is lost.
     """
     from edgeyolo.data.dataset import open_dataset
-    from edgeyolo.evaluation.measure import measure_session
 
     dataset = open_dataset(data, split or validation_split(data))
     if source.suffix != ".eyb" and not (source / "manifest.json").is_file():
-        from edgeyolo.nn.fold import fold_model
-        from edgeyolo.training.checkpoint import load_checkpoint
-        from edgeyolo.training.torch_session import open_torch_session
-
-        loaded = load_checkpoint(source)
-        folded = open_torch_session(fold_model(loaded.model))
-        return measure_session(folded, loaded.record.model, dataset, artefact="float torch", progress=progress)
+        return _evaluate_checkpoint(source, dataset, device, progress)
 
     from edgeyolo.bundle import for_this_device, open_bundle, rewrite_manifest
     from edgeyolo.runtime.processor import open_session
@@ -58,9 +57,31 @@ def evaluate(
         session = open_session(bundle.folder, manifest, threads=threads, progress=progress)
         closing.callback(session.close)
         score = measure_artefact(session, manifest.artefact, manifest.model, dataset, progress=progress)
-    if record:
+    if record and is_first_process():
         rewrite_manifest(source, with_score(bundle.manifest, score, is_tuned=manifest is bundle.manifest))
     return score
+
+
+def _evaluate_checkpoint(source: Path, dataset: Dataset, device_name: str, progress: Progress) -> Score:
+    from edgeyolo.nn.fold import fold_model
+    from edgeyolo.training.checkpoint import load_checkpoint
+    from edgeyolo.training.device import choose_device
+    from edgeyolo.training.distributed import find_world, joined, noticing_loss, own_device
+    from edgeyolo.training.scoring import score_together
+    from edgeyolo.training.torch_session import open_torch_session
+
+    world = find_world()
+    device = choose_device(own_device(device_name, world))
+    with joined(world, device), noticing_loss(world):
+        loaded = world.each(lambda: load_checkpoint(source))
+        return score_together(
+            open_torch_session(fold_model(loaded.model), device),
+            loaded.record.model,
+            dataset,
+            world,
+            artefact="float torch",
+            progress=progress if world.is_first else SILENT,
+        )
 
 
 def artefact_name(artefact: Artefact) -> str:

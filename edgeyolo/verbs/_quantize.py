@@ -6,6 +6,7 @@ scores are of the split that is asked for.
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 from collections import Counter
@@ -26,6 +27,7 @@ from edgeyolo.spec.target import load_target
 from edgeyolo.verbs._splits import open_scored_data, open_training_data
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from edgeyolo.data.dataset import Dataset
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from edgeyolo.quantization.study.sensitivity import Sensitivity
     from edgeyolo.spec.recipe import Recipe
     from edgeyolo.training.checkpoint import Checkpoint
+    from edgeyolo.training.distributed import World
 
 PROXY_PICTURES = 16  # for sensitivity and signal
 _WORK_FILES = ("qat", "sensitivity.json")  # of what can be resumed
@@ -61,6 +64,8 @@ class Job:
         choice_data: what epochs and layers are chosen by.
         scored_data: what scores are of; `choice_data` itself where no other split is asked for.
         work: folder for what can be resumed.
+        world: the processes that work together.
+        device: of this one, where models calibrate, train and are measured.
     """
 
     source: Checkpoint
@@ -72,6 +77,8 @@ class Job:
     scored_data: Dataset
     work: Path
     progress: Progress
+    world: World
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -103,8 +110,8 @@ def quantize(
     """Calibrate a trained model on training pictures and write `model.onnx`, `qparams.json` and `model.json` to `out`.
 
     Long parts keep their state in the folder `out` + ".work", which is gone once `out` is written. The processes that
-    `torchrun` starts share quantization-aware training; the rest is done by the first one, and the others give back an
-    empty result.
+    `torchrun` starts share calibration, quantization-aware training and, unless `max_drop` is to be met first, the
+    scores of torch models; the rest is done by the first one, and the others give back an empty result.
 
     Args:
         out: absent, empty, or written by `quantize` before; a folder that holds anything else is left as it is.
@@ -116,22 +123,24 @@ def quantize(
         CheckpointError, DataError, QuantizationError, ExportError, OutputError: as their names say.
     """
     from edgeyolo.export import export_model
-    from edgeyolo.training.distributed import find_world
+    from edgeyolo.training.distributed import World, joined, noticing_loss
 
     options = options or QuantizeOptions()
     check_options(options)
-    is_first = find_world().is_first
-    if not (is_first or options.qat):
+    world, device = find_place(options)
+    with joined(world, device), noticing_loss(world):
+        job = world.each(lambda: open_job(checkpoint, data, out, recipe, options, progress))
+        found = calibrate(job)
+        if options.qat:
+            found = train_on(job, found)
+        scores = measure_torch(job, found) if options.evaluate and options.max_drop is None else ()
+    if not world.is_first:
         return QuantizeResult(out, (), {})
-    job = open_job(checkpoint, data, out, recipe, options, progress if is_first else SILENT)
-    found = calibrate(job)
-    if options.qat:
-        found = train_on(job, found)
-    if not is_first:
-        return QuantizeResult(out, (), {})
-    found = improve(job, found)
+    job = replace(job, world=World())  # what is left is for this process alone
+    found = improve(job, found, scores)
     spec = job.source.record.model
-    scores = measure_torch(job, found) if options.evaluate else ()
+    if options.evaluate and not scores:
+        scores = measure_torch(job, found)
     export_model(found.quantized, spec, out, checkpoint_sha256=job.source.sha256, scores=scores)
     explanation = write_explanation(found.quantized, out, spec.name) if options.explain else ""
     if options.report and options.evaluate:
@@ -142,6 +151,19 @@ def quantize(
         shutil.rmtree(job.work)
     check_budget(found.budget, options, out)
     return QuantizeResult(out, scores, count_precisions(out), explanation)
+
+
+def find_place(options: QuantizeOptions) -> tuple[World, torch.device]:
+    """The processes that work together, and the device of this one.
+
+    Raises:
+        UsageError: the device does not exist here.
+    """
+    from edgeyolo.training.device import choose_device
+    from edgeyolo.training.distributed import find_world, own_device
+
+    world = find_world()
+    return world, choose_device(own_device(options.device, world))
 
 
 def check_options(options: QuantizeOptions) -> None:
@@ -163,6 +185,7 @@ def open_job(checkpoint: Path, data: Path, out: Path, recipe: str, options: Quan
     source = load_checkpoint(checkpoint)
     train_data, choice_data = open_training_data(data)
     check_classes(source.record.model, train_data)
+    world, device = find_place(options)
     return Job(
         source=source,
         recipe=settings,
@@ -172,12 +195,16 @@ def open_job(checkpoint: Path, data: Path, out: Path, recipe: str, options: Quan
         choice_data=choice_data,
         scored_data=open_scored_data(data, options.split, choice_data),
         work=work,
-        progress=progress,
+        progress=progress if world.is_first else SILENT,
+        world=world,
+        device=device,
     )
 
 
 def calibrate(job: Job) -> Findings:
-    """The model with ranges from training pictures."""
+    """The model with ranges from training pictures; on the CPU, whatever device calibrates."""
+    import torch
+
     from edgeyolo.quantization import quantize as quantize_model
     from edgeyolo.quantization.calibrate.cache import CalibrationCache
     from edgeyolo.quantization.calibrate.pictures import calibration_pictures
@@ -185,7 +212,7 @@ def calibrate(job: Job) -> Findings:
     spec, recipe, options = job.source.record.model.input, job.recipe, job.options
     pictures, hashes = calibration_pictures(job.train_data, spec, count=recipe.count, seed=recipe.seed)
     quantized = quantize_model(
-        job.source.model,
+        copy.deepcopy(job.source.model).to(job.device),
         pictures,
         recipe,
         recipe_name=job.recipe_name,
@@ -195,14 +222,21 @@ def calibrate(job: Job) -> Findings:
     )
     is_looked_at = (options.report and options.evaluate) or options.sensitivity or options.max_drop is not None
     few = [picture for picture, _ in zip(pictures, range(PROXY_PICTURES), strict=False)] if is_looked_at else []
-    return Findings(quantized, few)
+    return Findings(quantized.on(torch.device("cpu")), few)
 
 
-def improve(job: Job, found: Findings) -> Findings:
-    """Measure what each group costs, and keep layers float, as asked for."""
+def improve(job: Job, found: Findings, scores: Sequence[Score] = ()) -> Findings:
+    """Measure what each group costs, and keep layers float, as asked for.
+
+    Args:
+        scores: of the torch models on `scored_data`, if they are known already.
+    """
     options = job.options
     if options.sensitivity or options.max_drop is not None:
-        score = measure_module(job, found.quantized.reference, _FLOAT, job.choice_data)
+        if scores and job.scored_data is job.choice_data:
+            score = scores[0]
+        else:
+            score = measure_module(job, found.quantized.reference, _FLOAT, job.choice_data)
         found = replace(found, float_choice=score)
         found = replace(found, sensitivity=find_sensitivity(job, found))
     if options.max_drop is not None:
@@ -212,12 +246,12 @@ def improve(job: Job, found: Findings) -> Findings:
 
 
 def measure_module(job: Job, module: nn.Module, artefact: str, data: Dataset) -> Score:
-    """COCO mAP of a torch module."""
-    from edgeyolo.evaluation.measure import measure_session
+    """COCO mAP of a torch module, by the job's processes together."""
+    from edgeyolo.training.scoring import score_together
     from edgeyolo.training.torch_session import open_torch_session
 
-    spec = job.source.record.model
-    return measure_session(open_torch_session(module), spec, data, artefact=artefact, progress=job.progress)
+    session, spec = open_torch_session(module, job.device), job.source.record.model
+    return score_together(session, spec, data, job.world, artefact=artefact, progress=job.progress)
 
 
 def measure_torch(job: Job, found: Findings) -> tuple[Score, ...]:
@@ -229,14 +263,17 @@ def measure_torch(job: Job, found: Findings) -> tuple[Score, ...]:
 
 
 def train_on(job: Job, found: Findings) -> Findings:
-    """Quantization-aware training."""
+    """Quantization-aware training; all processes get its weights."""
     from edgeyolo.quantization.recover.qat import QatStart, train_quantized
     from edgeyolo.training.run import LAST
 
     folder = job.work / "qat"
     start = QatStart(found.quantized, job.source.model, job.source.record.model, job.train_data, job.choice_data)
     resume = job.options.resume and (folder / LAST).is_file()
-    qat = train_quantized(start, job.recipe.qat, folder, resume=resume, progress=job.progress)
+    device = str(job.device)
+    qat = train_quantized(start, job.recipe.qat, folder, resume=resume, device=device, progress=job.progress)
+    for module in (qat.quantized.fake_quant, qat.quantized.float_deploy):
+        job.world.copy_from_first(parameter.data for parameter in module.parameters())
     return replace(found, quantized=qat.quantized, qat=qat)
 
 
@@ -253,7 +290,8 @@ def find_sensitivity(job: Job, found: Findings) -> Sensitivity:
             data=job.choice_data.digest(),
         )
     decode = job.source.record.model.decode
-    return measure_sensitivity(found.quantized, found.pictures, decode=decode, by_map=by_map, progress=job.progress)
+    quantized = found.quantized.on(job.device)
+    return measure_sensitivity(quantized, found.pictures, decode=decode, by_map=by_map, progress=job.progress)
 
 
 def keep_within_budget(job: Job, found: Findings, max_drop: float) -> BudgetResult:

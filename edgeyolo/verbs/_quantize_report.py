@@ -69,7 +69,7 @@ def report_on(job: Job, found: Findings, scores: Sequence[Score], folder: Path) 
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             tools=tool_versions(list_packages()),
         ),
-        signal=tuple(layer_sqnr(quantized, found.pictures, job.progress)),
+        signal=tuple(layer_sqnr(quantized.on(job.device), found.pictures, job.progress)),
         chosen_on=job.choice_data.split,
         sensitivity=found.sensitivity,
         qat=qat_history(found.qat),

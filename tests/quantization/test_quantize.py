@@ -105,9 +105,9 @@ def test_progress_is_told_in_pictures() -> None:
             self.steps.append((stage, done, total))
 
     bar = Bar()
-    quantize(Tiny(), pictures(3), MAX, recipe_name="", picture_hashes={}, progress=bar)
+    quantize(Tiny(), pictures(6), MAX, recipe_name="", picture_hashes={}, progress=bar)
     quantize(Tiny(), iter(pictures(2)), MAX, recipe_name="", picture_hashes={}, progress=bar)
-    assert bar.steps == [("calibrate", i, 3) for i in (1, 2, 3)] + [("calibrate", i, 4) for i in (1, 2)]
+    assert bar.steps == [("calibrate", 4, 6), ("calibrate", 6, 6), ("calibrate", 2, 4)]
 
 
 @pytest.mark.parametrize("observer", OBSERVERS)

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from edgeyolo.training import torch_session
 from edgeyolo.training.torch_session import open_torch_session
 
 
@@ -21,12 +20,9 @@ seen: list[tuple[str, str]] = []
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_a_module_runs_on_the_device_there_is_and_stays_where_it_was(
-    device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_runs_on_the_device_that_is_given_and_stays_where_it_was(device: str) -> None:
     """The device without memory stands for a GPU."""
-    monkeypatch.setattr(torch_session, "choose_device", lambda name: torch.device(device))
     module = Probe(3, 2, 1)
-    (map_,) = open_torch_session(module).run(np.zeros((2, 3, 4, 4), np.float32))
+    (map_,) = open_torch_session(module, torch.device(device)).run(np.zeros((2, 3, 4, 4), np.float32))
     assert map_.shape == (2, 2, 4, 4) and seen[-1] == (device, device)
     assert module.weight.device.type == "cpu"

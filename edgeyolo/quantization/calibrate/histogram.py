@@ -57,6 +57,15 @@ class Histogram:
             positions = flat[start : start + _CHUNK].abs().mul_(bins / self.range).to(torch.int16)
             self.counts += torch.bincount(positions, minlength=bins).cpu()
 
+    def merge(self, other: Histogram) -> None:
+        """Count what another histogram of as many bins has counted."""
+        if other._exponent is not None:
+            self._grow(other._exponent)
+        if self._exponent is not None:
+            other._grow(self._exponent)
+        self.counts += other.counts
+        self.largest = max(self.largest, other.largest)
+
     def upper_ends(self) -> Tensor:
         """(used,) float64 upper ends of the bins, none above the largest magnitude."""
         width = self.range / len(self.counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch import Tensor
 from edgeyolo.quantization.calibrate.histogram import Histogram
 from edgeyolo.spec.errors import UnknownNameError, UsageError
 from edgeyolo.spec.recipe import Recipe
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _TOP = 127  # largest of the symmetric 8-bit integers
 _LEVELS = _TOP + 1  # magnitudes they tell apart
@@ -21,6 +24,9 @@ class Observer(Protocol):
 
     def collect(self, x: Tensor, largest: float) -> None:
         """Take a finite tensor of any shape into account; `largest` is its largest magnitude."""
+
+    def merge(self, other: Self) -> None:
+        """Take into account what another observer of the kind has seen."""
 
     def threshold(self) -> float:
         """The magnitude that the largest integer stands for; 0.0 if only zeros were seen."""
@@ -35,6 +41,10 @@ class MaxObserver:
     def collect(self, x: Tensor, largest: float) -> None:
         """See `Observer`."""
         self._largest = max(self._largest, largest)
+
+    def merge(self, other: MaxObserver) -> None:
+        """See `Observer`."""
+        self._largest = max(self._largest, other._largest)
 
     def threshold(self) -> float:
         """See `Observer`."""
@@ -54,6 +64,10 @@ class _HistogramObserver(ABC):
     def collect(self, x: Tensor, largest: float) -> None:
         """See `Observer`."""
         self.histogram.add(x, largest)
+
+    def merge(self, other: _HistogramObserver) -> None:
+        """See `Observer`."""
+        self.histogram.merge(other.histogram)
 
     def threshold(self) -> float:
         """See `Observer`."""

@@ -39,6 +39,10 @@ class CalibrationPictures:
             images, _ = make_input(self._dataset[index].image, self._input_spec)
             yield torch.from_numpy(images)
 
+    def share(self, rank: int, size: int) -> CalibrationPictures:
+        """Those of one process of several; all of them together have each picture once."""
+        return CalibrationPictures(self._dataset, self._input_spec, self._indices[rank::size])
+
     def hashes(self) -> dict[str, str]:
         """Image id -> sha256 of the file, in the order used."""
         records = [self._dataset.records[index] for index in self._indices]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,14 @@ from torch import Tensor, fx, nn
 
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.quantization.calibrate.observers import Observer, make_observer
+from edgeyolo.quantization.calibrate.pictures import CalibrationPictures
 from edgeyolo.quantization.calibrate.scales import Scales, all_weight_scales, choose_weight_bits, group_scales
 from edgeyolo.quantization.placement.groups import Placement
 from edgeyolo.spec.errors import QuantizationError
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.recipe import Recipe
+from edgeyolo.training.device import batch_of, exact_convolutions
+from edgeyolo.training.distributed import World, current_world
 
 logger = logging.getLogger(__name__)
 
@@ -48,36 +52,82 @@ def calibrate(
 ) -> tuple[Scales, int]:
     """Scales of every group and weight, and the number of pictures seen.
 
+    Processes that have joined take a share of the pictures each, and all get the same scales: those of one process.
+
     Args:
-        pictures: network inputs (B, 3, H, W) float32.
+        pictures: network inputs (B, 3, H, W) float32, all of one size; the same on every process.
         progress: told after each batch, in pictures; the total is the recipe's count if `pictures` has no length.
 
     Raises:
         QuantizationError: no pictures, a wrong shape, or a tensor that is not finite; names the layer.
-        UsageError: settings of the recipe that cannot be used.
+        UsageError: settings of the recipe that cannot be used. TrainingError: another process has failed.
     """
+    world = current_world()
     bits = choose_weight_bits(deploy, placement.int8_layers(), recipe)
     weights = all_weight_scales(deploy, bits, recipe.weight_observer)
-    observers = {name: make_observer(recipe) for name in placement.groups}
-    seen = _observe(_ObservingInterpreter(deploy, placement, observers), pictures, recipe.count, progress)
-    groups = group_scales({name: observer.threshold() for name, observer in observers.items()})
-    return Scales(groups, weights, recipe.observer, recipe.weight_observer, bits), seen
+
+    def observe() -> tuple[dict[str, Observer], int]:
+        observers = {name: make_observer(recipe) for name in placement.groups}
+        interpreter = _ObservingInterpreter(deploy, placement, observers)
+        return observers, _observe(interpreter, share_of(pictures, world), recipe.count, progress)
+
+    parts = world.collect(observe)
+    thresholds, seen = world.by_first(lambda: _merge(parts))
+    return Scales(group_scales(thresholds), weights, recipe.observer, recipe.weight_observer, bits), seen
 
 
-def _observe(interpreter: _ObservingInterpreter, pictures: Iterable[Picture], count: int, progress: Progress) -> int:
-    total = len(pictures) if isinstance(pictures, Sized) else count
-    seen = 0
-    device = next(interpreter.module.parameters()).device
-    with torch.no_grad():
-        for picture in pictures:
-            batch = check_batch(picture)
-            interpreter.run(batch.to(device))
-            seen += len(batch)
-            progress.step("calibrate", seen, max(total, seen))
+def _merge(parts: Sequence[tuple[dict[str, Observer], int]]) -> tuple[dict[str, float], int]:
+    """Thresholds of all groups, and the number of pictures, from what each process has seen; the first part is used."""
+    observers, seen = parts[0][0], sum(count for _, count in parts)
+    for others, _ in parts[1:]:
+        for name, observer in observers.items():
+            observer.merge(others[name])
     if seen == 0:
         raise QuantizationError("no pictures to calibrate on", hint="Give the training split of the data set")
     if seen == 1:
         logger.warning("calibrated on one picture only: other pictures may go beyond its ranges")
+    return {name: observer.threshold() for name, observer in observers.items()}, seen
+
+
+def share_of(pictures: Iterable[Picture], world: World) -> Iterable[Picture]:
+    """The pictures of this process."""
+    if not world.is_shared:
+        return pictures
+    if isinstance(pictures, CalibrationPictures):  # which reads them only when they are wanted
+        return pictures.share(world.rank, world.size)
+    return list(islice(pictures, world.rank, None, world.size))
+
+
+def in_batches(pictures: Iterable[Picture], device: torch.device) -> Iterator[Tensor]:
+    """Pictures joined to batches (B, 3, H, W) on a device, as large as is fastest there.
+
+    Raises:
+        QuantizationError: a picture that is none.
+    """
+    waiting: list[Tensor] = []
+    for picture in pictures:
+        batch = check_batch(picture)
+        if waiting and waiting[0].shape[2:] != batch.shape[2:]:
+            yield torch.cat(waiting).to(device)
+            waiting = []
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= batch_of(device):
+            yield torch.cat(waiting).to(device)
+            waiting = []
+    if waiting:
+        yield torch.cat(waiting).to(device)
+
+
+def _observe(interpreter: _ObservingInterpreter, pictures: Iterable[Picture], count: int, progress: Progress) -> int:
+    """Pictures that were seen."""
+    total = len(pictures) if isinstance(pictures, Sized) else count
+    seen = 0
+    device = next(interpreter.module.parameters()).device
+    with torch.no_grad(), exact_convolutions():
+        for batch in in_batches(pictures, device):
+            interpreter.run(batch)
+            seen += len(batch)
+            progress.step("calibrate", seen, max(total, seen))
     return seen
 
 

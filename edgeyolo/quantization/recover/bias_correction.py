@@ -13,21 +13,24 @@ Differs: the appendix corrects layers in sequence, a pass over the pictures each
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from edgeyolo.quantization.calibrate.ranges import Picture, check_batch
+from edgeyolo.quantization.calibrate.ranges import Picture, in_batches, share_of
 from edgeyolo.quantization.calibrate.scales import Scales
 from edgeyolo.quantization.placement.groups import Placement
 from edgeyolo.quantization.quantizers import insert_quantizers
 from edgeyolo.spec.progress import SILENT, Progress
+from edgeyolo.training.device import exact_convolutions
+from edgeyolo.training.distributed import current_world
 
 PICTURES = 64  # a channel's mean over all positions of so many is known to a small part of its rounding error
 
 Biases = dict[str, tuple[float, ...]]
+_Sums = dict[str, tuple[Tensor, int]]  # module path -> (out_chs,) float64 summed error, and of how many values
 
 
 def corrected_biases(
@@ -40,21 +43,28 @@ def corrected_biases(
     """Module path of each int8 layer -> the bias that brings the mean of each output channel back.
 
     Args:
-        pictures: network inputs (B, 3, H, W) float32; at least the first 64 are used.
+        pictures: network inputs (B, 3, H, W) float32, of which processes that have joined take a share each; at least
+            the first 64 are used.
         progress: told after each batch, in pictures.
     """
-    errors = _MeanErrors(deploy, placement, insert_quantizers(deploy, placement, scales))
-    seen = 0
-    device = next(deploy.parameters()).device
-    with torch.no_grad():
-        for picture in pictures:
-            batch = check_batch(picture)
-            errors.run(batch.to(device))
-            seen += len(batch)
-            progress.step("correct biases", min(seen, PICTURES), PICTURES)
-            if seen >= PICTURES:
-                break
-    return {path: _corrected(deploy.get_submodule(path), mean) for path, mean in errors.means().items()}
+    world, device = current_world(), next(deploy.parameters()).device
+    most = len(range(world.rank, PICTURES, world.size))
+
+    def measure() -> _Sums:
+        errors = _MeanErrors(deploy, placement, insert_quantizers(deploy, placement, scales))
+        seen = 0
+        with torch.no_grad(), exact_convolutions():
+            for batch in in_batches(share_of(pictures, world), device):
+                errors.run(batch)
+                seen += len(batch)
+                progress.step("correct biases", min(seen, most), most)
+                if seen >= most:
+                    break
+        return errors.sums
+
+    parts = world.collect(measure)
+    means = world.by_first(lambda: _means(parts))
+    return {path: _corrected(deploy.get_submodule(path), mean) for path, mean in means.items()}
 
 
 def with_biases(deploy: fx.GraphModule, biases: Mapping[str, tuple[float, ...]]) -> fx.GraphModule:
@@ -64,6 +74,16 @@ def with_biases(deploy: fx.GraphModule, biases: Mapping[str, tuple[float, ...]])
         layer = changed.get_submodule(path)
         layer.bias = nn.Parameter(torch.tensor(values, dtype=torch.float32, device=next(layer.parameters()).device))
     return changed
+
+
+def _means(parts: Sequence[_Sums]) -> dict[str, Tensor]:
+    """Module path -> (out_chs,) float64 mean error of each output channel, from the sums of each process."""
+    paths = dict.fromkeys(path for part in parts for path in part)
+    found = {}
+    for path in paths:
+        totals, counts = zip(*(part[path] for part in parts if path in part), strict=True)
+        found[path] = torch.stack(totals).sum(0) / sum(counts)
+    return found
 
 
 def _corrected(layer: nn.Module, mean_error: Tensor) -> tuple[float, ...]:
@@ -78,8 +98,7 @@ class _MeanErrors(fx.Interpreter):
         super().__init__(deploy)
         self._groups = {path: placement.layers[path].group for path in placement.int8_layers()}
         self._fake_quant = fake_quant
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self.sums: _Sums = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node; if it is an int8 layer, add up what quantization does to its output."""
@@ -90,10 +109,6 @@ class _MeanErrors(fx.Interpreter):
             quantizer = self._fake_quant.get_submodule(f"quantizers.{self._groups[path]}")
             error = layer(quantizer(self.env[n.all_input_nodes[0]])) - value
             rows = error.flatten(2).sum(2).double() if isinstance(layer, nn.Conv2d) else error.flatten(0, -2).double()
-            self._sums[path] = self._sums.get(path, 0) + rows.sum(0).cpu()
-            self._counts[path] = self._counts.get(path, 0) + error.numel() // rows.shape[1]
+            total, count = self.sums.get(path, (0, 0))
+            self.sums[path] = total + rows.sum(0).cpu(), count + error.numel() // rows.shape[1]
         return value
-
-    def means(self) -> dict[str, Tensor]:
-        """Module path -> (out_chs,) float64 mean error of each output channel."""
-        return {path: total / self._counts[path] for path, total in self._sums.items()}

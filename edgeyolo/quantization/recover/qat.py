@@ -80,7 +80,13 @@ class QatResult:
 
 
 def train_quantized(
-    start: QatStart, recipe: QatRecipe, out: Path, *, resume: bool = False, progress: Progress = SILENT
+    start: QatStart,
+    recipe: QatRecipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    progress: Progress = SILENT,
 ) -> QatResult:
     """Train the weights of a quantized model with its scales frozen.
 
@@ -89,6 +95,7 @@ def train_quantized(
     Args:
         out: folder for the checkpoints and the log, `log.csv`.
         resume: go on from the last checkpoint in `out`.
+        device: as in `TrainConfig`.
 
     Raises:
         UsageError: a setting that cannot be used, a run in `out` and `resume` is False, or `val_data` has other
@@ -96,7 +103,7 @@ def train_quantized(
         CheckpointError: nothing to resume, or what is in `out` is broken or of another start.
         DataError, TrainingError, StoppedError, OutputError: as `training.train`.
     """
-    config = config_of(recipe, start.spec)
+    config = msgspec.structs.replace(config_of(recipe, start.spec), device=device)
     check_classes(start.spec, start.val_data)
 
     def make(_config: TrainConfig, device: torch.device, _record: CheckpointRecord | None) -> Job:

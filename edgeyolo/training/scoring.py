@@ -1,0 +1,34 @@
+"""Scores of a torch module, taken by all processes of a run together."""
+
+from __future__ import annotations
+
+from edgeyolo.data.dataset import Dataset
+from edgeyolo.spec.model import ModelSpec, Score
+from edgeyolo.spec.progress import SILENT, Progress
+from edgeyolo.training.distributed import World
+from edgeyolo.training.torch_session import TorchSession
+
+
+def score_together(
+    session: TorchSession, spec: ModelSpec, data: Dataset, world: World, *, artefact: str, progress: Progress = SILENT
+) -> Score:
+    """COCO mAP by the runtime that ships: each process detects in its share of the pictures, the first one scores.
+
+    Args:
+        session: of the same weights on every process.
+        artefact: what is measured, for the record.
+
+    Raises:
+        UsageError: the data set's classes are not the model's. DataError: no picture can be read.
+        TrainingError: another process has failed.
+    """
+    from edgeyolo.evaluation.coco_map import detect_pictures, score_detections
+    from edgeyolo.evaluation.measure import make_detector
+
+    detector = make_detector(session, spec, data)
+    pictures = range(world.rank, len(data), world.size)
+    found = world.collect(
+        lambda: detect_pictures(detector.detect_batch, data, pictures, batch=session.batch, progress=progress)
+    )
+    together = {i: seen for part in found for i, seen in part.items()}
+    return world.by_first(lambda: score_detections(together, data, artefact=artefact))
