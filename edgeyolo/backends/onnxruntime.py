@@ -2,11 +2,16 @@
 
 int8 keeps the Q/DQ graph as it is. Convolutions read and multiply the same integers as on a board; the graph has no
 quantizer on a convolution's output, so ONNX Runtime computes them in float between the two, at float speed.
+
+The option `round_outputs` has the outputs of convolutions rounded too, when the graph is loaded: twice as fast as float
+on x86, and no longer the numbers of the other engines. Where sums of products of bytes saturate (`saturates_bytes`) the
+graph is run as it is written, in float.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,19 +25,23 @@ from edgeyolo.backends._onnx import check_signature, make_graph, run_batches
 from edgeyolo.backends._versions import check_version, list_version_problems
 from edgeyolo.backends.engine import Engine
 from edgeyolo.graph.external_data import refuse_external_data
+from edgeyolo.graph.qdq import load_onnx
+from edgeyolo.graph.rounded import round_outputs
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
-from edgeyolo.spec.machine import count_cores
+from edgeyolo.spec.machine import count_cores, processor_name, saturates_bytes
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.packages import Package, import_package
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import QParams
-from edgeyolo.spec.target import Precision, Target
+from edgeyolo.spec.target import Option, Precision, Target
 from edgeyolo.spec.tensor import INPUT_NAME, output_names
 
+logger = logging.getLogger(__name__)
+
 _FILE = "model.onnx"
-_OPTIONS: list[str] = []  # none of its options changes what an artefact is
+_ROUND_OUTPUTS = "round_outputs"
 
 
 class OnnxRuntimeEngine(Engine):
@@ -68,10 +77,11 @@ class OnnxRuntimeEngine(Engine):
         """Write `model.onnx`, with Q/DQ for int8."""
         engine = _import_engine()
         check_version("onnxruntime", engine.__version__, target)
-        check_option_names(target.engine_options, _OPTIONS, engine="onnxruntime")
+        _check_options(target.engine_options)
         if precision not in ("int8", "fp32"):
             raise UsageError(f"onnxruntime artefacts are int8 or fp32, not {precision}", where=target.title)
-        raw, layers = make_graph(onnx_path, qparams)
+        rounds = bool(target.engine_options.get(_ROUND_OUTPUTS))
+        raw, layers = make_graph(onnx_path, qparams, unsigned=rounds)
         with _explaining(onnx_path):
             session = _make_session(raw, threads=1)
         _check_signature(session, spec, where=onnx_path)
@@ -81,6 +91,7 @@ class OnnxRuntimeEngine(Engine):
             engine_version=engine.__version__,
             precision=precision,
             files={"onnx": _FILE},
+            options=target.engine_options,
             layers=layers,
         )
 
@@ -89,12 +100,14 @@ class OnnxRuntimeEngine(Engine):
     ) -> OnnxRuntimeSession:
         """Load the graph."""
         _import_engine()
-        check_option_names(artefact.options, _OPTIONS, engine="onnxruntime")
+        _check_options(artefact.options)
         path = artefact_file(folder, artefact, "onnx")
 
         def load(count: int) -> Any:
             raw = read_artefact(path)
             refuse_external_data(raw, where=path)
+            if artefact.precision == "int8" and artefact.options.get(_ROUND_OUTPUTS):
+                raw = _round_outputs(raw, path)
             with _explaining(path):
                 session = _make_session(raw, threads=count)
             _check_signature(session, spec, where=path)
@@ -122,6 +135,21 @@ class OnnxRuntimeSession(CopiesSession[Any]):
             return run_batches(
                 lambda part: session.run(self._names, {INPUT_NAME: part}), images, self._image_hw, self._fixed_batch
             )
+
+
+def _check_options(options: Mapping[str, Option]) -> None:
+    check_option_names(options, [_ROUND_OUTPUTS], engine="onnxruntime")
+    if not isinstance(options.get(_ROUND_OUTPUTS, False), bool):
+        raise UsageError(f"onnxruntime option '{_ROUND_OUTPUTS}' is {options[_ROUND_OUTPUTS]!r}", hint="Write true")
+
+
+def _round_outputs(raw: bytes, path: Path) -> bytes:
+    """The graph with rounded outputs, where this processor multiplies bytes without saturating; else as it is."""
+    if saturates_bytes():
+        logger.warning("%s has no VNNI: int8 runs in float, and '%s' has no effect", processor_name(), _ROUND_OUTPUTS)
+        return raw
+    rounded: bytes = round_outputs(load_onnx(path)).SerializeToString()
+    return rounded
 
 
 def _import_engine() -> Any:

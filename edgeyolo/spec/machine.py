@@ -14,6 +14,8 @@ _CPUINFO = Path("/proc/cpuinfo")
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _BOARD = Path("/proc/device-tree/model")  # an ARM board's name, where cpuinfo has none of its processor
 
+_VNNI = frozenset({"avx512_vnni", "avx_vnni"})
+
 # What the kernel of an aarch64 Linux tells every process of the features that count here: name -> (word, bit).
 # Source: Linux, arch/arm64/include/uapi/asm/hwcap.h.
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
@@ -57,6 +59,16 @@ def list_cpu_features() -> frozenset[str]:
         return frozenset(name for name, (word, bit) in _ARM_FEATURES.items() if ask(word) >> bit & 1)
     found = _read_cpuinfo()
     return frozenset(found.get("flags", found.get("Features", "")).split())
+
+
+def saturates_bytes() -> bool:
+    """Whether int8 kernels may be wrong here: an x86 processor that is not known to have VNNI.
+
+    VNNI adds four products of bytes in 32 bits; without it, kernels add two in 16 bits, where 2 x 255 x 127 saturates.
+
+    Source: Intel 64 and IA-32 Architectures Software Developer's Manual, VPDPBUSD and VPMADDUBSW.
+    """
+    return machine_here() == "x86_64" and not _VNNI & list_cpu_features()
 
 
 def machine_here() -> str:

@@ -100,6 +100,33 @@ def test_options_reach_the_engine(tmp_path: Path, images: np.ndarray, monkeypatc
     session.close()
 
 
+def test_where_bytes_saturate_int8_is_computed_in_float(
+    one_layer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With weights and pixels that saturate sums of pairs: the integers are the same, and no int8 kernel runs."""
+    layer = one_layer(activation="Relu", opset=19)
+    path, qparams = layer.write(tmp_path)
+    told: list[Any] = []
+    kept = cache.compile_cached
+    monkeypatch.setattr(
+        "edgeyolo.backends.openvino.compile_cached", lambda *a, **k: told.append(kept(*a, **k)) or told[-1]
+    )
+    images = layer.images(1)
+    spec = any_spec(images.shape[2:], 1)
+    board = load_target("host-openvino")
+    artefact = backends.build(path, spec, qparams, board, tmp_path / "o", precision="int8")
+    for saturates in (False, True):
+        monkeypatch.setattr("edgeyolo.backends.openvino.saturates_bytes", lambda s=saturates: s)
+        with caplog.at_level(logging.WARNING):
+            session = backends.open_artefact(tmp_path / "o", artefact, spec, threads=1)
+        np.testing.assert_allclose(session.run(images)[0], layer.expected(images), atol=1e-4)
+    kinds = [
+        {str(node.get_rt_info()["runtimePrecision"].value) for node in c.get_runtime_model().get_ops()} for c in told
+    ]
+    assert kinds[0] & {"u8", "i8"} and not kinds[1] & {"u8", "i8"}
+    assert "has no VNNI" in caplog.text
+
+
 def test_a_network_is_compiled_once(
     tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,7 +15,7 @@ from edgeyolo import verbs
 from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.spec.training import AugmentConfig, TrainConfig
 
-TARGETS = ("host-ncnn", "raspberry-pi-5", "host-onnx")
+TARGETS = ("host-ncnn", "host-openvino", "raspberry-pi-5", "host-onnx")
 PICTURES = {"train": 48, "val": 16, "test": 16}
 
 

@@ -1,6 +1,6 @@
-"""Fake-quant torch, ONNX Runtime Q/DQ and NCNN int8, tensor by tensor on the raw head maps of 8 real pictures.
+"""Fake-quant torch, ONNX Runtime Q/DQ, NCNN and OpenVINO int8, tensor by tensor on raw head maps of 8 real pictures.
 
-The three engines round alike but for ties (ncnn away from zero, the others to even) and the order of float sums, so a
+The engines round alike but for ties (ncnn away from zero, the others to even) and the order of float sums, so a
 value now and then falls on the other side of a rounding step; the next layers spread that. What is held: the
 difference is noise far below the one that quantization itself makes.
 """
@@ -43,7 +43,7 @@ class Engines:
             "float": TorchSession(fold_model(loaded.model)),
             "fake-quant": TorchSession(quantized.fake_quant),
         }
-        for name, target in {"onnxruntime": "host-onnx", "ncnn": "host-ncnn"}.items():
+        for name, target in {"onnxruntime": "host-onnx", "ncnn": "host-ncnn", "openvino": "host-openvino"}.items():
             with open_bundle(whole_way.bundles[target]) as bundle:
                 self.sessions[name] = open_artefact(
                     bundle.folder,
@@ -68,7 +68,8 @@ def worst(rows: list[MapDifference]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("reference", "other"), [("fake-quant", "onnxruntime"), ("fake-quant", "ncnn"), ("onnxruntime", "ncnn")]
+    ("reference", "other"),
+    [("fake-quant", "onnxruntime"), ("fake-quant", "ncnn"), ("fake-quant", "openvino"), ("onnxruntime", "ncnn")],
 )
 def test_engines_agree_on_raw_maps(engines: Engines, pictures: list[np.ndarray], reference: str, other: str) -> None:
     rows = compare_maps(engines.sessions[reference], engines.sessions[other], pictures, engines.spec.input)
@@ -82,5 +83,5 @@ def test_engines_are_nearer_to_fake_quant_than_fake_quant_is_to_float(
     fake_quant = engines.sessions["fake-quant"]
     lost = worst(compare_maps(engines.sessions["float"], fake_quant, pictures, engines.spec.input))
     assert lost > 0
-    for name in ("onnxruntime", "ncnn"):
+    for name in ("onnxruntime", "ncnn", "openvino"):
         assert worst(compare_maps(fake_quant, engines.sessions[name], pictures, engines.spec.input)) < lost, name

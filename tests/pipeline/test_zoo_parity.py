@@ -157,7 +157,7 @@ def test_raw_maps_of_the_engines_are_near_fake_quant(case: Case) -> None:
         compare_maps(fake_quant, TorchSession(case.quantized.float_deploy), case.images, case.spec.input)
     )
     assert min(quantization) > 0
-    for target in ("host-onnx", "host-ncnn"):
+    for target in ("host-onnx", "host-ncnn", "host-openvino"):
         session = case.open(target)
         engine = rms(compare_maps(fake_quant, session, case.images, case.spec.input))
         session.close()

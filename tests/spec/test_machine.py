@@ -38,3 +38,22 @@ def test_two_processors_of_one_core_count_once(tmp_path: Path, monkeypatch: pyte
     assert machine.count_cores() == 1
     monkeypatch.setattr(machine, "_TOPOLOGY", tmp_path / "none")
     assert machine.count_cores() == 2
+
+
+@pytest.mark.parametrize(
+    ("here", "features", "saturates"),
+    [
+        ("x86_64", {"avx2", "fma"}, True),
+        ("x86_64", {"avx2", "avx512f", "avx512bw"}, True),
+        ("x86_64", {"avx2", "avx_vnni"}, False),
+        ("x86_64", {"avx512f", "avx512_vnni"}, False),
+        ("x86_64", set(), True),
+        ("aarch64", {"asimd"}, False),
+    ],
+)
+def test_bytes_saturate_on_x86_without_vnni(
+    here: str, features: set[str], saturates: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "machine_here", lambda: here)
+    monkeypatch.setattr(machine, "list_cpu_features", lambda: frozenset(features))
+    assert machine.saturates_bytes() is saturates

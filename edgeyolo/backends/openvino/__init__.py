@@ -8,6 +8,7 @@ in float16, their own format. Each caller gets an inference request of its own, 
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from edgeyolo.backends.openvino.cache import compile_cached, compiled_folder, ke
 from edgeyolo.graph.external_data import refuse_external_data
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
-from edgeyolo.spec.machine import count_cores
+from edgeyolo.spec.machine import count_cores, processor_name, saturates_bytes
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.packages import Package, import_package
@@ -34,6 +35,8 @@ from edgeyolo.spec.qparams import QParams
 from edgeyolo.spec.target import Option, Precision, Target
 from edgeyolo.spec.tensor import output_names
 from edgeyolo.spec.tuning import Choice
+
+logger = logging.getLogger(__name__)
 
 _FILE = "model.onnx"
 _DEVICE, _PRECISION, _PINNING = "device", "INFERENCE_PRECISION_HINT", "ENABLE_CPU_PINNING"
@@ -111,7 +114,7 @@ class OpenVinoEngine(Engine):
         def load(count: int) -> OpenVinoNetwork:
             raw = read_artefact(path)
             refuse_external_data(raw, where=path)
-            own: dict[str, Option] = {_PINNING: False, "INFERENCE_NUM_THREADS": count} if device == "CPU" else {}
+            own = _cpu_properties(count) if device == "CPU" else {}
             with _explaining(path):
                 compiled = compile_cached(
                     core, raw, _read_model, device, own | properties, version=str(engine.__version__)
@@ -223,6 +226,15 @@ def _check_options(options: Mapping[str, Option]) -> None:
     device = options.get(_DEVICE, "CPU")
     if not any(_is_device(str(device), name) for name in _DRIVERS):
         raise UsageError(f"OpenVINO device is '{device}'", hint=f"Choose from: {', '.join(_DRIVERS)}, or GPU.1 ...")
+
+
+def _cpu_properties(threads: int) -> dict[str, Option]:
+    """What a target may change: threads go to any core; int8 in float, from the same integers, where bytes saturate."""
+    exact: dict[str, Option] = {}
+    if saturates_bytes():
+        logger.warning("%s has no VNNI: OpenVINO runs int8 in float, for its int8 saturates there", processor_name())
+        exact = {"LP_TRANSFORMS_MODE": "NO"}
+    return {_PINNING: False, "INFERENCE_NUM_THREADS": threads, **exact}
 
 
 def _is_device(found: str, name: str) -> bool:
