@@ -31,7 +31,7 @@ LOOKS_LIKE = "YOLO: data.yaml, or a folder with one"
 
 _IMAGES, _LABELS = f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"
 _PLAIN = b"0123456789.-+ \t\r\n"
-_THREADS = 8
+_THREADS = 4
 _INDEX_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _SPLITS = ("train", "val", "test")
 
