@@ -7,7 +7,8 @@ links to one small picture, and those of the shards are as small, a thousand in 
 its own: seconds and processor seconds, and the most memory that it held. Shards are opened twice: they are unpacked the
 first time. The order is that of an epoch at batches of 64, from its making to its last batch. Two loader processes,
 forked and spawned, ask for records from all over the set, 100,000 at most; what of their memory is theirs alone (USS)
-and what is their part of the shared (PSS) is read before they end. Writes benchmarks/results/large_set.json.
+and what is their part of the shared (PSS) is read before they end. Writes benchmarks/results/large_set.json after each
+set, and keeps the rows of other sets that the same code has measured.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from record import RESULTS, save_result
+from record import RESULTS, load_reusable, save_result
 
 BOXES = 10
 SIDE = 640
@@ -120,7 +122,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "large_set.json")
     args = parser.parse_args()
     cache = args.work / "cache"
-    rows = []
+    settings = {"boxes_per_picture": BOXES}
+    known = load_reusable(args.out, **settings) or {"rows": []}
+    rows = {_place(row): row for row in known["rows"]}
     for count in args.pictures:
         for kind in args.formats:
             if kind == "shards" and count > args.most_unpacked:
@@ -136,10 +140,16 @@ def main() -> None:
                     check=True,
                     env={**os.environ, "EDGEYOLO_CACHE": str(cache.absolute())},
                 )
-                rows.append({"format": kind, "time": time, **json.loads(done.stdout)})
-                sys.stdout.write(f"{rows[-1]}\n")
+                row = {"format": kind, "time": time, **json.loads(done.stdout)}
+                rows[_place(row)] = row
+                sys.stdout.write(f"{row}\n")
+                save_result(args.out, {**settings, "rows": [rows[place] for place in sorted(rows)]})
             shutil.rmtree(cache, ignore_errors=True)
-    save_result(args.out, {"boxes_per_picture": BOXES, "rows": rows})
+
+
+def _place(row: dict[str, Any]) -> tuple[int, str, str]:
+    """Of a row in the file."""
+    return row["pictures"], row["format"], row["time"]
 
 
 if __name__ == "__main__":

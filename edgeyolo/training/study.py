@@ -59,8 +59,9 @@ def open_study(name: str, identity: str, storage: str | None, out: Path, *, seed
             study = optuna.create_study(
                 storage=_connect(storage), study_name=name, direction="maximize", load_if_exists=True
             )
-            known = study.user_attrs.setdefault(_IDENTITY, identity)
-            study.set_user_attr(_IDENTITY, known)
+            known = study.user_attrs.get(_IDENTITY)
+            if known is None:
+                study.set_user_attr(_IDENTITY, identity)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"cannot be opened ({reason})", where=f"--storage {storage}") from None
@@ -68,7 +69,7 @@ def open_study(name: str, identity: str, storage: str | None, out: Path, *, seed
         raise MissingPackageError(
             error.name or str(error), needed_for=f"storage {storage}", install="pip install the driver of its database"
         ) from None
-    if known != identity:
+    if known not in (None, identity):
         raise UsageError(
             "there is a search with other settings or ranges",
             where=storage,
