@@ -50,6 +50,7 @@ setup(
     package_data={
         "edgeyolo": ["py.typed"],
         "edgeyolo.report": ["*.j2"],
+        "edgeyolo.backends.ncnn": ["costs/*.toml"],
         "edgeyolo._targets": ["*.toml"],
         "edgeyolo._calib": ["*.toml"],
     },

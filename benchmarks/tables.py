@@ -22,6 +22,7 @@ MIB = 1 << 20
 
 BOARD_MODELS = ("yolov7-tiny", "ppyoloe-s")
 ENGINES = {"onnxruntime": "ONNX Runtime", "ncnn": "NCNN"}
+MODES = ("mixed", "int8", "fp16", "bf16", "fp32", "onnxruntime fp32", "onnxruntime int8", "openvino")
 INSTALLERS = ("pip", "setuptools")
 
 
@@ -159,6 +160,16 @@ def arm() -> str:
     return markdown(["on", "target", *models], rows, words=2)
 
 
+def arm_cost() -> str:
+    """Millions of instructions of one picture on emulated cores."""
+    found = load("arm_cost")["rows"]
+    modes = list(dict.fromkeys(row["mode"] for row in sorted(found, key=lambda row: MODES.index(row["mode"]))))
+    counts = {(row["core"], row["model"], row["mode"]): f"{row['millions']:.0f}" for row in found}
+    networks = sorted({(row["core"], row["model"]) for row in found})
+    rows = [[core, model, *(counts.get((core, model, mode), "") for mode in modes)] for core, model in networks]
+    return markdown(["core", "network", *modes], rows, words=2)
+
+
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> str:
     """A Markdown table whose first `words` columns are text and whose others are numbers."""
     ruler = "|".join("---" if i < words else "---:" for i in range(len(headings)))
@@ -180,6 +191,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "host-cpu": host_cpu,
     "arm": arm,
+    "arm-cost": arm_cost,
 }
 
 if __name__ == "__main__":

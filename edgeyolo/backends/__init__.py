@@ -21,7 +21,7 @@ from edgeyolo.spec.packages import Package
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.provenance import sha256_of
 from edgeyolo.spec.qparams import QParams, check_qparams
-from edgeyolo.spec.target import Precision, Target, load_target
+from edgeyolo.spec.target import Precision, Target, load_target, needs_scales
 
 __all__ = [
     "CpuSession",
@@ -113,7 +113,7 @@ def build(
     Args:
         onnx_path: float model, input "images", outputs "map_0" ...
         spec: of that model.
-        qparams: scales that belong to that very file; needed for int8, not used otherwise.
+        qparams: scales that belong to that very file; needed for int8 and mixed, not used otherwise.
         out: folder that receives the artefact's files.
         precision: of the layers that are not kept float; one that the target allows.
 
@@ -127,10 +127,10 @@ def build(
         raise UsageError(
             f"precision {precision} is not one of this target's", hint=f"Choose from: {', '.join(target.precisions)}"
         )
-    if precision == "int8":
+    if needs_scales(precision):
         _check_scales(onnx_path, qparams)
     out.mkdir(parents=True, exist_ok=True)
-    scales = qparams if precision == "int8" else None
+    scales = qparams if needs_scales(precision) else None
     return engine.build(onnx_path, spec, scales, target, out, precision=precision, progress=progress)
 
 

@@ -11,6 +11,35 @@ from edgeyolo.spec.tuning import Tuning
 FORMAT_VERSION = 1
 
 
+class LayerCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A layer that could run in two precisions.
+
+    Attributes:
+        runs: in "int8", or in the precision of the board's floats.
+        int8: what that costs, from int8 to float, in millions of instructions.
+        floating: what the other costs.
+    """
+
+    runs: Precision
+    int8: float
+    floating: float
+
+
+class LayerChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Why a mixed artefact runs which layer in which precision.
+
+    Attributes:
+        core: whose costs it was.
+        instructions: estimated for these layers and what stands between them, in millions, were they all in that
+            precision, and as chosen ("mixed").
+        layers: name -> what it cost either way.
+    """
+
+    core: str
+    instructions: dict[Precision, float]
+    layers: dict[str, LayerCost]
+
+
 class Artefact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a backend built.
 
@@ -21,6 +50,7 @@ class Artefact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         files: role -> file name, such as {"param": "model.ncnn.param", "bin": "model.ncnn.bin"}.
         options: engine options that the runtime must set before loading.
         layers: how many Conv/Gemm layers run in each precision, such as {"int8": 55, "float": 3}.
+        choice: why layers run in int8 or not, where that was chosen by cost.
         float_layers: int8 layers that are run in float, which `edgeyolo bench --tune` found faster on the device; the
             files stay as they were built and the engine turns the layers when it loads them.
         graph_candidates: where boxes are decoded inside the graph, how many leave it per picture (see
@@ -33,6 +63,7 @@ class Artefact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     files: dict[str, str]
     options: dict[str, Option] = {}
     layers: dict[str, int] = {}
+    choice: LayerChoice | None = None
     float_layers: tuple[str, ...] = ()
     graph_candidates: int = 0
 

@@ -8,7 +8,7 @@ import msgspec
 
 from edgeyolo.spec.shelf import list_shelf, load_from_shelf
 
-Precision = Literal["int8", "fp16", "bf16", "fp32"]
+Precision = Literal["mixed", "int8", "fp16", "bf16", "fp32"]
 Option = bool | int | float | str
 
 
@@ -23,6 +23,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         precisions: allowed, preferred first.
         machine: architecture as `platform.machine()` gives it there, "" for any.
         cpu_features: as Linux names them, such as "asimddp"; decides what the int8 writer may rely on.
+        core: processor core whose costs decide which layers a mixed artefact runs in int8, as the engine names it.
         threads: engine threads, 0 for the engine's own default.
         memory_mib: memory of the board, 0 where it depends.
         gpu_compute_capability: such as "8.7", "" without a GPU.
@@ -41,6 +42,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     engine_versions: str = ""
     machine: str = ""
     cpu_features: tuple[str, ...] = ()
+    core: str = ""
     threads: int = 0
     memory_mib: int = 0
     gpu_compute_capability: str = ""
@@ -49,6 +51,11 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     engine_options: dict[str, Option] = {}
     first_of: dict[str, tuple[str, ...]] = {}
     sources: dict[str, str] = {}
+
+
+def needs_scales(precision: str) -> bool:
+    """Whether an artefact of this precision has layers in int8, and so needs qparams."""
+    return precision in ("mixed", "int8")
 
 
 def list_targets() -> list[str]:

@@ -15,7 +15,7 @@ from edgeyolo.spec.model import Latency, ModelRecord, ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.strict import load_json
-from edgeyolo.spec.target import Precision, load_target
+from edgeyolo.spec.target import Precision, load_target, needs_scales
 from edgeyolo.verbs._deploy import deployed_spec
 from edgeyolo.verbs._evaluate import artefact_name, measure_artefact
 
@@ -54,7 +54,7 @@ def open_built(folder: Path, target: str, precision: Precision) -> Iterator[Buil
     from edgeyolo import backends
 
     record = load_json(folder / "model.json", ModelRecord)
-    qparams = load_qparams(folder / "qparams.json") if precision == "int8" else None
+    qparams = load_qparams(folder / "qparams.json") if needs_scales(precision) else None
     with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
         out = Path(work)
         board = load_target(backends.choose_target(target))

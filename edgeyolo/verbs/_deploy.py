@@ -18,7 +18,7 @@ from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.qparams import QParams, load_qparams
 from edgeyolo.spec.strict import load_json
-from edgeyolo.spec.target import Precision, Target, load_target, target_name
+from edgeyolo.spec.target import Precision, Target, load_target, needs_scales, target_name
 from edgeyolo.verbs._evaluate import measure_artefact, with_score
 from edgeyolo.verbs._splits import validation_split
 
@@ -83,7 +83,7 @@ def deploy(
         artefact = backends.build(
             folder / "model.onnx",
             record.model,
-            qparams if chosen == "int8" else None,
+            qparams if needs_scales(chosen) else None,
             board,
             Path(work),
             precision=chosen,
@@ -149,7 +149,7 @@ def choose_precision(target: Target, wanted: str | None, qparams: QParams | None
         UsageError: not one of the target's, or int8 without scales.
     """
     if wanted is None:
-        possible = [p for p in target.precisions if p != "int8" or qparams is not None]
+        possible = [p for p in target.precisions if qparams is not None or not needs_scales(p)]
         if not possible:
             raise UsageError(
                 "the target runs only int8, and the source has no scales", where=where, hint="Run quantize"
@@ -157,8 +157,8 @@ def choose_precision(target: Target, wanted: str | None, qparams: QParams | None
         return possible[0]
     for precision in get_args(Precision):
         if precision == wanted and wanted in target.precisions:
-            if wanted == "int8" and qparams is None:
-                raise UsageError("int8 needs qparams.json", where=where, hint="Run `edgeyolo quantize` first")
+            if needs_scales(wanted) and qparams is None:
+                raise UsageError(f"{wanted} needs qparams.json", where=where, hint="Run `edgeyolo quantize` first")
             return precision  # type: ignore[no-any-return]
     raise UnknownNameError("precision of this target", wanted, target.precisions)
 

@@ -29,16 +29,20 @@ logger = logging.getLogger("setup_arm")
 HERE = Path(__file__).parent
 REQUIREMENTS, PACKAGES = HERE / "requirements.txt", HERE / "packages.txt"
 TOOLS = ("apt-get", "dpkg-deb")
-PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_24", "manylinux_2_17", "manylinux2014")
+PLATFORMS = ("manylinux_2_35", "manylinux_2_28", "manylinux_2_27", "manylinux_2_24", "manylinux_2_17", "manylinux2014")
 SMOKE = "import cv2, ncnn, numpy, platform; assert platform.machine() == 'aarch64', platform.machine()"
 TRIES, PAUSE_S = 3, 10
 MISSING = 3
 
+# The emulator is the dynamic one, because only that takes plugins; it runs with the libraries it was made for.
 LAUNCHER = """\
 #!/bin/sh
 # Python 3.11 for aarch64; QEMU_CPU names the core, such as cortex-a53.
 here=$(dirname "$(readlink -f "$0")")
-exec "$here/usr/bin/qemu-aarch64-static" -L "$here/root" "$here/root/usr/bin/python3.11" "$@"
+loader=$(echo "$here"/host/lib/*-linux-gnu/ld-linux-*.so.?)
+libraries=$(dirname "$loader"):$(echo "$here"/host/usr/lib/*-linux-gnu)
+emulator="$here/host/usr/bin/qemu-aarch64"
+exec "$loader" --library-path "$libraries" "$emulator" -L "$here/root" "$here/root/usr/bin/python3.11" "$@"
 """
 
 APT_CONFIG = """\
@@ -102,7 +106,7 @@ def set_up(home: Path) -> None:
 
 
 def unpack_debian(work: Path) -> None:
-    """qemu of this machine's architecture into `work`, an arm64 userland into `work/root`."""
+    """qemu of this machine's architecture into `work/host`, an arm64 userland into `work/root`."""
     with tempfile.TemporaryDirectory(prefix="edgeyolo-apt-") as folder:
         apt = Path(folder)
         for name in ("state/lists/partial", "cache/archives/partial"):
@@ -112,23 +116,25 @@ def unpack_debian(work: Path) -> None:
         host = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
         config.write_text(APT_CONFIG.format(folder=apt, host=host))
         names = [f"{name}:arm64" for name in read_lines(PACKAGES)]
-        for arguments in (["update"], ["install", "--yes", "--download-only", f"qemu-user-static:{host}", *names]):
+        for arguments in (["update"], ["install", "--yes", "--download-only", f"qemu-user:{host}", *names]):
             retry(["apt-get", "--quiet", *arguments], environment={"APT_CONFIG": str(config)})
         for archive in sorted((apt / "cache/archives").glob("*.deb")):
-            is_emulator = archive.name.startswith("qemu-user-static_")
-            run(["dpkg-deb", "--extract", str(archive), str(work if is_emulator else work / "root")])
-    for emulator in (work / "usr/bin").iterdir():
-        if emulator.name != "qemu-aarch64-static":
-            emulator.unlink()
+            machine = archive.stem.rpartition("_")[2]
+            for place, wanted in (("host", (host,)), ("root", ("arm64", "all"))):
+                if machine in wanted:
+                    run(["dpkg-deb", "--extract", str(archive), str(work / place)])
+    for program in (work / "host/usr/bin").iterdir():
+        if program.name != "qemu-aarch64":
+            program.unlink()
 
 
-def install_wheels(site: Path) -> None:
-    """The board's packages; pip refuses a file whose hash is not in requirements.txt."""
+def install_wheels(site: Path, requirements: Path = REQUIREMENTS) -> None:
+    """Packages of the board, or of peers; pip refuses a file whose hash is not in that list."""
     platforms = [f"--platform={name}_aarch64" for name in PLATFORMS]
     wheels = ["--only-binary=:all:", "--python-version=3.11", "--implementation=cp", *platforms]
     wheels += ["--abi=cp311", "--abi=abi3", "--abi=none"]
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "--no-warn-conflicts"]
-    target = ["--target", str(site), "--requirement", str(REQUIREMENTS)]
+    target = ["--target", str(site), "--requirement", str(requirements)]
     retry([sys.executable, "-m", "pip", "install", *options, *wheels, *target])
 
 

@@ -1,7 +1,8 @@
 """ncnn: the engine for ARM boards. pnnx converts model.onnx; int8 is written into its files from qparams.
 
 fp16 says how weights are stored and that the engine may compute in half precision; bf16 that it keeps tensors in
-bfloat16. What an int8 artefact keeps float is half precision for aarch64 boards and float32 elsewhere.
+bfloat16. What an int8 artefact keeps float is half precision for aarch64 boards and float32 elsewhere. A mixed one runs
+those layers in int8 that are cheaper so on the target's core.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from edgeyolo.backends._artefact import artefact_file, check_option_names
 from edgeyolo.backends._copies import CopiesSession, ThreadCopies
 from edgeyolo.backends._versions import check_version, list_version_problems
 from edgeyolo.backends.engine import Engine, check_images
+from edgeyolo.backends.ncnn.by_cost import mix
 from edgeyolo.backends.ncnn.files import CONVOLUTIONAL, Layer, format_param, parse_param, read_bin, write_bin
 from edgeyolo.backends.ncnn.int8 import quantize_network, store_half
 from edgeyolo.backends.ncnn.mixed import float_layers as turn_float
@@ -37,7 +39,7 @@ from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.packages import Package, import_package
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import QParams
-from edgeyolo.spec.target import Option, Precision, Target
+from edgeyolo.spec.target import Option, Precision, Target, needs_scales
 from edgeyolo.spec.tensor import INPUT_NAME, output_names
 from edgeyolo.spec.tuning import Choice
 
@@ -99,7 +101,12 @@ class NcnnEngine(Engine):
         _check_signature(model.graph, spec, where=onnx_path)
         image_hw = spec.input.image_hw
         layers = [_with_size(layer, image_hw) for layer in convert(onnx_path, image_hw)]
-        if qparams is not None:
+        choice = None
+        if qparams is not None and precision == "mixed":
+            _check_core(target)
+            layers, choice = mix(layers, model, qparams, image_hw, target.core, _float_precision(options))
+            layers = requantize(layers)
+        elif qparams is not None:
             layers = requantize(quantize_network(layers, model, qparams))
         if self.is_half(target, precision):
             layers = store_half(layers)
@@ -114,7 +121,8 @@ class NcnnEngine(Engine):
             precision=precision,
             files={"param": _PARAM_FILE, "bin": _BIN_FILE},
             options=options,
-            layers={"int8": int8, "float": len(terms) - int8} if precision == "int8" else {"float": len(terms)},
+            layers={"float": len(terms)} if qparams is None else {"int8": int8, "float": len(terms) - int8},
+            choice=choice,
         )
 
     def open(
@@ -138,8 +146,8 @@ class NcnnEngine(Engine):
         return list_choices(_import_engine(), artefact, _read_param(param))
 
     def is_half(self, target: Target, precision: Precision) -> bool:
-        """fp16, and int8 on aarch64."""
-        return precision == "fp16" or (precision == "int8" and target.machine == "aarch64")
+        """fp16, and what int8 leaves on aarch64."""
+        return precision == "fp16" or (needs_scales(precision) and target.machine == "aarch64")
 
     def needed_features(self, artefact: Artefact, target: Target) -> tuple[str, ...]:
         """Dot products, where int8 asks for winograd F(4,3): an ARM core without them runs it, and its sums overflow.
@@ -276,8 +284,9 @@ def _with_size(layer: Layer, image_hw: tuple[int, int]) -> Layer:
 def _precision_options(target: Target, precision: Precision, *, half: bool) -> dict[str, Option]:
     """Engine options that make float layers run as `precision` says, whatever the engine's defaults are.
 
-    int8 goes without winograd F(4,3), whose int32 sums overflow with full 8-bit weights. x86 and ARM cores without dot
-    products (asimddp) would run int8 by it; the others have no use for it there, and so agree with a check on x86.
+    int8 goes without winograd F(4,3), whose int32 sums overflow with full 8-bit weights; mixed sees to each layer. x86
+    and ARM cores without dot products (asimddp) would run int8 by it; the others have no use for it there, and so agree
+    with a check on x86.
 
     Source: github.com/Tencent/ncnn, src/layer/arm/convolution_arm.cpp and convolution_3x3_winograd_int8.h.
     """
@@ -288,6 +297,16 @@ def _precision_options(target: Target, precision: Precision, *, half: bool) -> d
         "use_fp16_arithmetic": half and "asimdhp" in target.cpu_features,
         "use_bf16_storage": precision == "bf16",
     }
+
+
+def _float_precision(options: Mapping[str, Option]) -> Literal["fp32", "fp16"]:
+    """In which floats are computed."""
+    return "fp16" if options["use_fp16_arithmetic"] else "fp32"
+
+
+def _check_core(target: Target) -> None:
+    if not target.core:
+        raise UsageError("mixed precision needs the target's `core`, whose costs decide", hint="Deploy with int8")
 
 
 def _check_options(options: Mapping[str, Option]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeyolo.backends.ncnn.files import CONVOLUTIONAL, INT8_TERM_KEY, Blob, Layer
+from edgeyolo.backends.ncnn.files import CONVOLUTIONAL, INT8_TERM_KEY, MASK_KEY, Blob, Layer
 from edgeyolo.backends.ncnn.int8 import store_half
 from edgeyolo.backends.ncnn.requantize import break_chains, give_float, is_requantized
 from edgeyolo.spec.errors import UnknownNameError
@@ -67,6 +67,6 @@ def _in_float(layer: Layer, *, half: bool) -> Layer:
     weight, *bias, multipliers, _ = layer.weights
     per_scale = weight.values.reshape(len(multipliers.values), -1).astype(np.float32)
     values = np.float32(per_scale / multipliers.values.astype(np.float32)[:, None]).reshape(-1)
-    params = {key: value for key, value in layer.params.items() if key != INT8_TERM_KEY}
+    params = {key: value for key, value in layer.params.items() if key not in (INT8_TERM_KEY, MASK_KEY)}
     in_float = replace(layer, params=params, weights=(Blob(values, tagged=True), *bias))
     return store_half([in_float])[0] if half else in_float

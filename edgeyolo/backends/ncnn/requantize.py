@@ -9,7 +9,7 @@ Source: github.com/Tencent/ncnn, src/layer/convolution.cpp, convolutiondepthwise
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -54,8 +54,11 @@ def find_chains(layers: Sequence[Layer]) -> dict[str, float]:
     readers = {blob: layer for layer in layers for blob in layer.inputs}
     found = {}
     for layer in layers:
-        if _is_int8_convolution(layer):
-            scales = _list_reader_scales(layer.outputs[0], readers)
+        if is_int8_convolution(layer):
+            scales = {
+                bottom_scale(reader) if reader is not None and is_int8_convolution(reader) else None
+                for reader in list_readers(layer.outputs[0], readers)
+            }
             scale = scales.pop()
             if not scales and scale is not None:
                 found[layer.name] = scale
@@ -68,18 +71,19 @@ def bottom_scale(layer: Layer) -> float:
     return float(layer.weights[last].values[0])
 
 
-def _is_int8_convolution(layer: Layer) -> bool:
+def is_int8_convolution(layer: Layer) -> bool:
+    """Whether it takes int8."""
     return layer.kind in _CHAINED and layer.integer(INT8_TERM_KEY) != 0
 
 
-def _list_reader_scales(blob: str, readers: dict[str, Layer]) -> set[float | None]:
-    """The input scales of all that read a blob, directly or by Split; None stands for one that reads no int8."""
-    scales: set[float | None] = set()
+def list_readers(blob: str, by_blob: Mapping[str, Layer]) -> list[Layer | None]:
+    """All that read a blob, directly or by Split; None stands for the caller, who reads an output of the network."""
+    readers: list[Layer | None] = []
     waiting = [blob]
     while waiting:
-        reader = readers.get(waiting.pop())  # none reads an output of the network
+        reader = by_blob.get(waiting.pop())
         if reader is not None and reader.kind == "Split":
             waiting.extend(reader.outputs)
         else:
-            scales.add(bottom_scale(reader) if reader is not None and _is_int8_convolution(reader) else None)
-    return scales
+            readers.append(reader)
+    return readers

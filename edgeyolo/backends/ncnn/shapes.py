@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from edgeyolo.backends.ncnn.files import INT8_TERM_KEY, REQUANTIZED, Layer
+from edgeyolo.backends.ncnn.files import INT8_TERM_KEY, MASK_KEY, REQUANTIZED, WITHOUT_WINOGRAD, Layer
 from edgeyolo.backends.ncnn.requantize import find_chains, is_requantized
 from edgeyolo.spec.errors import BackendError
 
@@ -29,20 +29,25 @@ def check_network(layers: Sequence[Layer], image_hw: tuple[int, int], output_cou
     Args:
         layers: with their weights, as `read_bin` gives them.
     """
-    shapes: dict[str, Shape] = {}
-    consumed: set[str] = set()
-    for layer in layers:
-        consumed.update(layer.inputs)
-        try:
-            made = _infer(layer, [shapes[name] for name in layer.inputs], image_hw)
-        except BackendError as error:
-            raise BackendError(f"layer '{layer.name}' ({layer.kind}): {error.what}", where=where) from None
-        shapes.update(zip(layer.outputs, made, strict=True))
+    shapes = infer_shapes(layers, image_hw, where=where)
+    consumed = {name for layer in layers for name in layer.inputs}
     _check_chains(layers, where=where)
     wanted = [f"out{i}" for i in range(output_count)]
     found = sorted(name for name in shapes if name.startswith("out") and name not in consumed)
     if "in0" not in shapes or found != sorted(wanted) or any(len(shapes[name]) != 3 for name in wanted):
         raise BackendError(f"gives {found} from in0, and {wanted} of three dimensions were expected", where=where)
+
+
+def infer_shapes(layers: Sequence[Layer], image_hw: tuple[int, int], *, where: object) -> dict[str, Shape]:
+    """Shape of each blob; errors as in `check_network`."""
+    shapes: dict[str, Shape] = {}
+    for layer in layers:
+        try:
+            made = _infer(layer, [shapes[name] for name in layer.inputs], image_hw)
+        except BackendError as error:
+            raise BackendError(f"layer '{layer.name}' ({layer.kind}): {error.what}", where=where) from None
+        shapes.update(zip(layer.outputs, made, strict=True))
+    return shapes
 
 
 def is_known_kind(kind: str) -> bool:
@@ -133,6 +138,7 @@ def _convolution(layer: Layer, inputs: list[Shape]) -> Shape:
     term = 1 if layer.kind == "ConvolutionDepthWise" else 2
     _require(layer.integer(INT8_TERM_KEY) in (0, term, REQUANTIZED + term), "int8 term")
     _require(layer.integer(5) in (0, 1) and layer.integer(19) == 0, "bias or dynamic weight")
+    _require(layer.integer(MASK_KEY) in (0, WITHOUT_WINOGRAD), "mask of options")
     _check_activation(layer)
     sizes = [
         (size + pad - (dil * (k - 1) + 1)) // step + 1 if size + pad >= dil * (k - 1) + 1 else 0
@@ -273,7 +279,7 @@ def _memory_data(layer: Layer, inputs: list[Shape]) -> Shape:
 
 _FILTER_KEYS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19)
 _RULES: dict[str, tuple[Rule, Sequence[int], int]] = {  # rule, parameters it knows, number of inputs (-1: any)
-    "Convolution": (_convolution, _FILTER_KEYS, 1),
+    "Convolution": (_convolution, (*_FILTER_KEYS, MASK_KEY), 1),
     "ConvolutionDepthWise": (_convolution, _FILTER_KEYS, 1),
     "Deconvolution": (_deconvolution, (*_FILTER_KEYS, 20, 21, 28), 1),
     "DeconvolutionDepthWise": (_deconvolution, (*_FILTER_KEYS, 20, 21, 28), 1),
