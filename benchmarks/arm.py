@@ -1,6 +1,7 @@
-"""AP of int8 bundles on ARM's own kernels, core by core, against fake-quant on the same pictures.
+"""AP of bundles on ARM's own kernels, core by core, against fake-quant on the same pictures.
 
     python benchmarks/arm.py runs/tiny/run runs/pps/run --data ../shared/data/bccd [--pictures 40] [--cpus cortex-a72]
+                             [--precision mixed]
 
 Each source is a checkpoint. It is quantized once; the bundle of the target that a core belongs to is made from that,
 and evaluated inside an emulated aarch64 Python with the real ncnn wheel (tests/arm/setup_arm.py), one process per core,
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--pictures", type=int, default=40)
     parser.add_argument("--recipe", default="int8-mse")
+    parser.add_argument("--precision", choices=("int8", "mixed"), default="int8")
     parser.add_argument("--cpus", nargs="+", choices=TARGET_OF_CPU, default=list(TARGET_OF_CPU))
     parser.add_argument("--out", type=Path, default=RESULTS / "arm.json")
     args = parser.parse_args()
@@ -63,9 +65,10 @@ def main() -> None:
     dataset = open_dataset(args.data, args.split)
     dataset = dataclasses.replace(dataset, records=dataset.records[: args.pictures])
     pictures = {"data": dataset.name, "split": args.split, "pictures": len(dataset), "recipe": args.recipe}
+    pictures["precision"] = args.precision
     rows = (load_reusable(args.out, **pictures) or {"rows": []})["rows"]
     for source in args.sources:
-        measured = measure_source(source, args.data, dataset, args.recipe, args.cpus, python)
+        measured = measure_source(source, args.data, dataset, pictures, args.cpus, python)
         rows = [row for row in rows if row["model"] != measured[0]["model"]] + measured
         save_result(args.out, {**pictures, "rows": rows})
     sys.stdout.write(table(rows))
@@ -78,19 +81,19 @@ def emulated_python() -> Path:
 
 
 def measure_source(
-    source: Path, data: Path, dataset: Dataset, recipe: str, cpus: list[str], python: Path
+    source: Path, data: Path, dataset: Dataset, how: dict[str, Any], cpus: list[str], python: Path
 ) -> list[dict[str, Any]]:
     """One row per artefact of one checkpoint: fake-quant, ncnn on this machine, ncnn on each core."""
     with tempfile.TemporaryDirectory(prefix="edgeyolo-arm-") as work:
         folder = Path(work)
-        score, model = quantize_once(source, data, dataset, recipe, folder / "int8")
+        score, model = quantize_once(source, data, dataset, how["recipe"], folder / "int8")
         reference = score.ap
         rows = [row(model, "fake-quant torch", "", score, reference)]
         host = folder / "host-ncnn.eyb"
         verbs.deploy(folder / "int8", "host-ncnn", host)
         rows.append(row(model, "this machine", "host-ncnn", host_score(host, dataset), reference))
         with ThreadPoolExecutor(2) as pool:
-            scores = pool.map(lambda cpu: measure_cpu(cpu, folder, dataset, python), cpus)
+            scores = pool.map(lambda cpu: measure_cpu(cpu, folder, dataset, how["precision"], python), cpus)
             rows += [
                 row(model, cpu, TARGET_OF_CPU[cpu], score, reference) for cpu, score in zip(cpus, scores, strict=True)
             ]
@@ -124,18 +127,18 @@ def host_score(bundle: Path, dataset: Dataset) -> Score:
         return measure_session(session, model, dataset, artefact="ncnn int8")
 
 
-def measure_cpu(cpu: str, folder: Path, dataset: Dataset, python: Path) -> Score:
+def measure_cpu(cpu: str, folder: Path, dataset: Dataset, precision: str, python: Path) -> Score:
     """AP of the bundle for that core, detected on its emulation."""
     target = TARGET_OF_CPU[cpu]
     bundle, pictures, out = (folder / f"{cpu}.{suffix}" for suffix in ("eyb", "txt", "json"))
-    verbs.deploy(folder / "int8", target, bundle)
+    verbs.deploy(folder / "int8", target, bundle, precision=precision)
     pictures.write_text("".join(f"{record.image_path.absolute()}\n" for record in dataset.records))
     script = ROOT / "tests/arm/evaluate_on_arm.py"
     environment = os.environ | {"QEMU_CPU": cpu, "PYTHONPATH": str(ROOT)}
     subprocess.run(
         [python, script, "pictures", bundle, pictures, out], check=True, env=environment, stdout=subprocess.DEVNULL
     )
-    return evaluate(replay(json.loads(out.read_text())), dataset, artefact=f"ncnn int8 on {cpu}")
+    return evaluate(replay(json.loads(out.read_text())), dataset, artefact=f"ncnn {precision} on {cpu}")
 
 
 def replay(found: list[dict[str, list[Any]]]) -> Callable[[Image], Detections]:
