@@ -1,8 +1,8 @@
 """Rockchip's NPUs (RK3588, RK3576, RK3566/3568, RV1126B), from the same Q/DQ graph as every other engine.
 
 On a host the vendor's toolkit compiles the graph, and simulates the NPU where a bundle is opened; it runs in an
-environment and a process of its own. On the board rknn-toolkit-lite2 runs what was compiled. What carries Q/DQ is int8;
-the rest, such as the head's outputs, is float16.
+environment and a process of its own. On the board rknn-toolkit-lite2 runs what was compiled. Layers that write a tensor
+with a scale are int8; the rest, such as the head's outputs, are float16.
 """
 
 from __future__ import annotations
