@@ -12,7 +12,7 @@ from pathlib import Path
 _PROC = Path("/proc")
 _THREAD_CLOCK = 6  # how Linux numbers clocks: of one thread, of the time that the scheduler gave it
 _LEAST_WINDOW_S = 0.1  # the kernel counts in hundredths of a second
-_ACTIVE = 0.25  # of the time of a run, that a thread must work in it to be one of its engine's
+_ACTIVE = 0.25  # of the calling thread's work in a run, that another must do in it to be one of its engine's
 _USERS: dict[int, int] = {}  # engines' threads of this process, and the thread that each works for
 
 
@@ -28,7 +28,8 @@ class LoadMeter:
     def __init__(self) -> None:
         self.cpus = os.sched_getaffinity(0)
         caller = threading.get_native_id()
-        self._taken_s = {caller: _thread_seconds(caller) or 0.0}  # of the engine's threads, by the system's numbers
+        # of the engine's threads, by the system's numbers
+        self._taken_s = {caller: time.clock_gettime(_clock_of(caller))}
         self._lock = threading.Lock()
         self._last: tuple[float, float] | None = None
         self.read()
@@ -42,10 +43,10 @@ class LoadMeter:
                 each thread that calls, whichever network it was started for.
         """
         caller = threading.get_native_id()
-        before_s, began_s = _read_threads(), time.monotonic()
+        before_s = _read_threads()
         yield
-        least_s = _ACTIVE * (time.monotonic() - began_s) if run else float("inf")
         after_s = _read_threads()
+        least_s = _ACTIVE * (after_s[caller] - before_s[caller]) if run else float("inf")
         for number in [*_USERS]:
             if number not in after_s:  # has ended, and its number may be given to another
                 _USERS.pop(number, None)
@@ -58,7 +59,7 @@ class LoadMeter:
         _USERS.update(dict.fromkeys(engines, caller))
         self.cpus = os.sched_getaffinity(0)
         with self._lock:
-            self._taken_s = {caller: before_s.get(caller, 0.0)} | engines | self._taken_s
+            self._taken_s = {caller: before_s[caller]} | engines | self._taken_s
 
     def read(self) -> float | None:
         """Cores in use by other work, on average since the last reading; None if that was too short ago to tell."""
@@ -112,6 +113,10 @@ def _read_threads() -> dict[int, float]:
 def _thread_seconds(number: int) -> float | None:
     """Processor time of a thread of this process, None if it has ended."""
     try:
-        return time.clock_gettime((~number << 3) | _THREAD_CLOCK)
+        return time.clock_gettime(_clock_of(number))
     except OSError:
         return None
+
+
+def _clock_of(number: int) -> int:
+    return (~number << 3) | _THREAD_CLOCK

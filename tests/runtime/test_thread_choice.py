@@ -239,6 +239,7 @@ def test_a_team_that_was_there_already_is_the_engines_unless_it_works_for_anothe
     def run_in(meter: LoadMeter, worker: NativeThread) -> None:
         with meter.watching(run=True):
             worker.work()
+            burn(0.3)
             worker.wait()
 
     def load_of(meter: LoadMeter, worker: NativeThread) -> float:
