@@ -15,8 +15,8 @@ from edgeyolo.criteria.criterion import Criterion, Loss, mean_over_processes
 from edgeyolo.losses.dfl import distribution_focal_loss
 from edgeyolo.losses.iou import giou
 from edgeyolo.losses.varifocal import varifocal_loss
-from edgeyolo.nn.dfl import DistanceIntegral, boxes_from_distances, distances_from_boxes, take_points
-from edgeyolo.spec.model import DflDecode
+from edgeyolo.nn.dfl import DistanceIntegral, Distances, boxes_from_distances, distances_from_boxes, take_points
+from edgeyolo.spec.model import DflDecode, PointDecode
 
 _ASSIGNER = TaskAlignedAssigner()
 
@@ -36,7 +36,7 @@ class TalCriterion(Criterion):
     That sum is taken over all processes when training is distributed, and is at least 1.
 
     Args:
-        decode: strides and bins of the maps.
+        decode: of the maps; class logits and box values, which are distributions or the distances themselves.
         num_classes: K.
         static_assigner_epochs: epochs of ATSS before task alignment.
         assigner: the task alignment.
@@ -48,7 +48,7 @@ class TalCriterion(Criterion):
 
     def __init__(
         self,
-        decode: DflDecode,
+        decode: DflDecode | PointDecode,
         num_classes: int,
         weights: TalWeights,
         *,
@@ -67,7 +67,7 @@ class TalCriterion(Criterion):
         self.aligned_assigner = assigner
         self.box_overlap = box_overlap
         self.class_loss = class_loss
-        self.integral = DistanceIntegral(decode.bins)
+        self.integral = DistanceIntegral(decode.bins) if isinstance(decode, DflDecode) else Distances()
 
     def start_epoch(self, epoch: int) -> None:
         """Chooses the assigner by `epoch`, counted from 0."""
@@ -83,7 +83,7 @@ class TalCriterion(Criterion):
         with torch.autocast(maps[0].device.type, enabled=False):
             class_maps, box_maps = maps[0::2], maps[1::2]
             if not len(maps[0]):
-                return _loss_of_nothing(maps)
+                return self._loss_of_nothing(maps)
             grid = self.make_grid(maps)
             return self._loss(class_maps, box_maps, grid, self._assign(class_maps, box_maps, grid, targets))
 
@@ -108,23 +108,24 @@ class TalCriterion(Criterion):
         stride = grid.strides[point, None]
         points_xy = grid.points_xy[point] / stride  # (P, 2)
         asked_xyxy = assignment.boxes_xyxy[picture, point] / stride  # (P, 4)
-        box_logits = take_points(box_maps, picture, point).view(-1, 4, self.decode.bins)
+        values = take_points(box_maps, picture, point).view(len(point), 4, -1)
         class_logits = take_points(class_maps, picture, point, assignment.labels[picture, point])
-        iou_loss = 1 - self.box_overlap(boxes_from_distances(points_xy, self.integral(box_logits)), asked_xyxy)
-        dfl_loss = distribution_focal_loss(box_logits, distances_from_boxes(points_xy, asked_xyxy))
+        iou_loss = 1 - self.box_overlap(boxes_from_distances(points_xy, self.integral(values)), asked_xyxy)
         total_score = mean_over_processes(quality.sum(), least=1.0)
         class_loss = self.class_loss(class_maps, class_logits, quality)
         parts = {
             "class": self.weights.class_ * class_loss / total_score,
             "iou": self.weights.iou * (iou_loss * quality).sum() / total_score,
-            "dfl": self.weights.dfl * (dfl_loss * quality).sum() / total_score,
         }
-        total = parts["class"] + parts["iou"] + parts["dfl"]
+        if isinstance(self.decode, DflDecode):
+            dfl_loss = distribution_focal_loss(values, distances_from_boxes(points_xy, asked_xyxy))
+            parts["dfl"] = self.weights.dfl * (dfl_loss * quality).sum() / total_score
+        total = torch.stack(list(parts.values())).sum()
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
-
-def _loss_of_nothing(maps: list[Tensor]) -> Loss:
-    """Of a process that has no pictures: it takes part in the mean of the others."""
-    mean_over_processes(maps[0].new_zeros(()), least=1.0)
-    total = torch.stack([map_.sum() for map_ in maps]).sum()
-    return Loss(total, dict.fromkeys(("class", "iou", "dfl"), total.detach()))
+    def _loss_of_nothing(self, maps: list[Tensor]) -> Loss:
+        """Of a process that has no pictures: it takes part in the mean of the others."""
+        mean_over_processes(maps[0].new_zeros(()), least=1.0)
+        total = torch.stack([map_.sum() for map_ in maps]).sum()
+        names = ("class", "iou", "dfl") if isinstance(self.decode, DflDecode) else ("class", "iou")
+        return Loss(total, dict.fromkeys(names, total.detach()))

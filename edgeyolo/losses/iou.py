@@ -46,6 +46,24 @@ def ciou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     return overlap - _centre_penalty(first_xyxy, second_xyxy) - weight * aspect
 
 
+def siou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """SCYLLA IoU: minus half of a cost of distance, which counts less along an axis, and of a cost of shape.
+
+    Source: arXiv 2205.12740, equations 1 to 7, with theta 4 for the shape.
+    """
+    inter, union = _intersection_and_union(first_xyxy, second_xyxy)
+    offset_xy = _centre_xy(second_xyxy) - _centre_xy(first_xyxy) + _EPSILON
+    sines = offset_xy.abs() / offset_xy.norm(dim=-1, keepdim=True)
+    sine = torch.where(sines[..., 0] > math.sqrt(0.5), sines[..., 1], sines[..., 0])
+    angle = torch.cos(2 * torch.arcsin(sine) - math.pi / 2)
+    shares = (offset_xy / (_enclosing_wh(first_xyxy, second_xyxy) + _EPSILON)).square()
+    distance = (1 - torch.exp((angle - 2)[..., None] * shares)).sum(dim=-1)
+    first_wh, second_wh = _size_wh(first_xyxy), _size_wh(second_xyxy)
+    mismatch = (first_wh - second_wh).abs() / (torch.maximum(first_wh, second_wh) + _EPSILON)
+    shape = (1 - torch.exp(-mismatch)).pow(4).sum(dim=-1)
+    return inter / (union + _EPSILON) - 0.5 * (distance + shape)
+
+
 def clamped_ciou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     """Complete IoU, 0 where it is negative: an overlap that predictions are chosen by."""
     return ciou(first_xyxy, second_xyxy).clamp(min=0)

@@ -223,13 +223,14 @@ def _measure(name: str) -> ModelInfo:
 def _convolution_flops(model: nn.Module, image_size: int) -> int:
     flops = 0
 
-    def count(conv: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def count(conv: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         nonlocal flops
-        assert isinstance(conv, nn.Conv2d)
-        flops += 2 * output.shape[2] * output.shape[3] * conv.weight.numel()
+        assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
+        cells = inputs[0] if isinstance(conv, nn.ConvTranspose2d) else output
+        flops += 2 * cells.shape[2] * cells.shape[3] * conv.weight.numel()
 
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module.register_forward_hook(count)
     with torch.no_grad():
         model(torch.empty(1, 3, image_size, image_size, device="meta"))

@@ -37,6 +37,18 @@ class DistanceIntegral(nn.Module):
         return torch.cat(parts).transpose(1, 2)
 
 
+class Distances(nn.Module):
+    """The same for boxes whose values are the distances themselves."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(..., 1) -> (...), strides."""
+        return values.squeeze(-1)
+
+    def over_maps(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps (B, 4, h, w), one per level -> (B, A, 4), in the order of `DistanceIntegral.over_maps`."""
+        return torch.cat([level.float().flatten(2).transpose(1, 2) for level in maps], dim=1)
+
+
 def take_points(maps: Sequence[Tensor], picture: Tensor, point: Tensor, channel: Tensor | None = None) -> Tensor:
     """Values of some points of maps (B, C, h, w), one per level: (P, C) float32, or (P,) of one channel each.
 

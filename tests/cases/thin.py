@@ -19,7 +19,10 @@ from torch import nn
 from edgeyolo import models
 
 SHARE = 8
-SMALL = ("yolov7-nano", "yolov7-tiny", "ppyoloe-s", "ppyoloe-plus-s", "yolov5n", "yolov8n", "yolox-nano", "yolox-tiny")
+SMALL = (
+    *("yolov7-nano", "yolov7-tiny", "ppyoloe-s", "ppyoloe-plus-s"),
+    *("yolov5n", "yolov6n", "yolov8n", "yolox-nano", "yolox-tiny"),
+)
 _THIN = ", thin"
 _SIZES = ("name", "depth", "width", "most_chs", "image_size")
 

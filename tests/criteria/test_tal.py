@@ -1,4 +1,4 @@
-"""The losses of PP-YOLOE and YOLOv8 against their published definitions, dense and in double precision."""
+"""The losses of PP-YOLOE, YOLOv6 and YOLOv8 against their published definitions, dense and in double precision."""
 
 from __future__ import annotations
 
@@ -27,8 +27,13 @@ class Published:
     beta: float
     is_v8: bool
     weights: tuple[float, float, float]  # of class, box and distribution
+    has_bins: bool = True
 
     def criterion(self, static_epochs: int = 0) -> TalCriterion:
+        if not self.has_bins:
+            criterion = models.create("yolov6s", CLASSES).make_criterion(epochs=30)
+            assert isinstance(criterion, TalCriterion)
+            return criterion
         decode = DflDecode(strides=STRIDES, bins=BINS)
         if not self.is_v8:
             return TalCriterion(decode, CLASSES, TalWeights(), static_assigner_epochs=static_epochs)
@@ -39,6 +44,7 @@ class Published:
 
 
 PPYOLOE = Published(13, 1.0, 6.0, False, (1.0, 2.5, 0.5))
+YOLOV6 = Published(13, 1.0, 6.0, False, (1.0, 2.5, 0.0), has_bins=False)
 YOLOV8 = Published(10, 0.5, 6.0, True, (0.5, 7.5, 1.5))
 
 
@@ -115,10 +121,12 @@ def published_loss(maps: list[torch.Tensor], targets: torch.Tensor, family: Publ
     totals = dict.fromkeys(("class", "iou", "dfl", "scores"), 0.0)
     for picture in range(len(maps[0])):
         logits = np.concatenate([m[picture].double().flatten(1).T.numpy() for m in maps[0::2]])
-        box_logits = np.concatenate([m[picture].double().flatten(1).T.numpy() for m in maps[1::2]]).reshape(-1, 4, BINS)
+        box_logits = np.concatenate([m[picture].double().flatten(1).T.numpy() for m in maps[1::2]]).reshape(
+            len(logits), 4, -1
+        )
         p = 1 / (1 + np.exp(-logits))
         log_bins = box_logits - np.log(np.exp(box_logits).sum(-1, keepdims=True))
-        distances = (np.exp(log_bins) @ np.arange(BINS)) * stride
+        distances = (np.exp(log_bins) @ np.arange(BINS) if family.has_bins else box_logits[..., 0]) * stride
         boxes = np.concatenate((points - distances[:, :2], points + distances[:, 2:]), axis=1)
         objects = targets[targets[:, 0] == picture].double().numpy()
         asked = np.zeros_like(p)
@@ -130,30 +138,33 @@ def published_loss(maps: list[torch.Tensor], targets: torch.Tensor, family: Publ
             wanted = objects[owner, 2:]
             overlap = complete_overlap(boxes, wanted) if family.is_v8 else overlap_of(boxes, wanted)[1]
             totals["iou"] += (q * (1 - overlap)).sum()
-            sides = np.concatenate((points - wanted[:, :2], wanted[:, 2:] - points), axis=1) / stride
-            sides = np.clip(sides, 0, BINS - 1 - 0.01)
-            low = sides.astype(int)
-            at = [np.take_along_axis(-log_bins, (low + step)[..., None], -1)[..., 0] for step in (0, 1)]
-            totals["dfl"] += (q * (at[0] * (low + 1 - sides) + at[1] * (sides - low)).mean(-1)).sum()
+            if family.has_bins:
+                sides = np.concatenate((points - wanted[:, :2], wanted[:, 2:] - points), axis=1) / stride
+                sides = np.clip(sides, 0, BINS - 1 - 0.01)
+                low = sides.astype(int)
+                at = [np.take_along_axis(-log_bins, (low + step)[..., None], -1)[..., 0] for step in (0, 1)]
+                totals["dfl"] += (q * (at[0] * (low + 1 - sides) + at[1] * (sides - low)).mean(-1)).sum()
         entropy = -(asked * np.log(p) + (1 - asked) * np.log(1 - p))
         weight = 1.0 if family.is_v8 else np.where(asked > 0, asked, 0.75 * p**2)
         totals["class"] += (weight * entropy).sum()
         totals["scores"] += asked.sum()
     divisor = max(totals.pop("scores"), 1.0)
     names = zip(("class", "iou", "dfl"), family.weights, strict=True)
-    return {name: weight * totals[name] / divisor for name, weight in names}
+    return {name: weight * totals[name] / divisor for name, weight in names if weight}
 
 
 def make_criterion(static_epochs: int = 0) -> TalCriterion:
     return PPYOLOE.criterion(static_epochs)
 
 
-@pytest.mark.parametrize("family", [PPYOLOE, YOLOV8], ids=["ppyoloe", "yolov8"])
+@pytest.mark.parametrize("family", [PPYOLOE, YOLOV6, YOLOV8], ids=["ppyoloe", "yolov6", "yolov8"])
 @pytest.mark.parametrize("sharpness", [0.0, 0.5, 1.5])
 @pytest.mark.parametrize("counts", [[1], [6, 0, 3], [40]])
 def test_the_loss_is_the_published_one(counts: list[int], sharpness: float, family: Published) -> None:
     generator = torch.Generator().manual_seed(len(counts))
     maps = make_maps(generator, len(counts), sharpness)
+    if not family.has_bins:
+        maps[1::2] = [2 * boxes[:, ::BINS].abs() for boxes in maps[1::2]]
     targets = make_targets(generator, counts)
     found = family.criterion()(maps, targets, IMAGE_HW)
     wanted = published_loss(maps, targets, family)

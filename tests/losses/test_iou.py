@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from edgeyolo.losses.iou import ciou, giou
+from edgeyolo.losses.iou import ciou, giou, iou, siou
 
 
 def make_pairs(count=200):
@@ -35,11 +35,18 @@ def reference(kind, a, b):
         return overlap - (cw * ch - union) / (cw * ch)
     if kind == "diou":
         return overlap - distance
+    if kind == "siou":
+        sigma = math.hypot(dx, dy)
+        angle = 1 - 2 * math.sin(math.asin(min(abs(dx), abs(dy)) / sigma) - math.pi / 4) ** 2 if sigma else 0.0
+        rho_x, rho_y = (dx / cw) ** 2, (dy / ch) ** 2
+        delta = sum(1 - math.exp(-(2 - angle) * rho) for rho in (rho_x, rho_y))
+        omega = sum((1 - math.exp(-abs(p - q) / max(p, q))) ** 4 for p, q in ((aw, bw), (ah, bh)))
+        return overlap - (delta + omega) / 2
     v = 4 / math.pi**2 * (math.atan(bw / bh) - math.atan(aw / ah)) ** 2
     return overlap - distance - (v * v / (1 - overlap + v) if v else 0.0)
 
 
-KINDS = {"giou": giou, "ciou": ciou}
+KINDS = {"iou": iou, "giou": giou, "ciou": ciou, "siou": siou}
 
 
 @pytest.mark.parametrize("kind", KINDS)

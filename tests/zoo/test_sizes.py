@@ -11,6 +11,16 @@ from edgeyolo.nn.fold import fold_in_place
 
 # name: trainable parameters, after folding, published GFLOPs; a fixed projection of 16 numbers counts in YOLOv8.
 PUBLISHED = {
+    # A projection that is not trained counts 34 in the authors' folded YOLOv6; 379.5 and 673.4 are published for m6
+    # and l6, which count what is between convolutions too.
+    "yolov6n": (5_058_236, 4_646_974 - 34, 11.4),
+    "yolov6s": (20_147_324, 18_537_310 - 34, 45.3),
+    "yolov6m": (37_740_948, 34_855_958 - 34, 85.8),
+    "yolov6l": (59_638_697, 59_607_563 - 34, 150.7),
+    "yolov6n6": (11_239_312, 10_373_970 - 34, 49.8),
+    "yolov6s6": (44_797_392, 41_394_482 - 34, 198.0),
+    "yolov6m6": (85_490_736, 79_640_114 - 34, 375.3),
+    "yolov6l6": (140_413_516, 140_359_342 - 34, 665.8),
     "yolov8n": (3_157_200 - 16, 3_151_904 - 16, 8.7),
     "yolov8s": (11_166_560 - 16, 11_156_544 - 16, 28.6),
     "yolov8m": (25_902_640 - 16, 25_886_080 - 16, 78.9),
