@@ -52,11 +52,11 @@ def load_onnx(path: Path) -> ModelProto:
 
 
 def weighted_nodes(graph: GraphProto) -> dict[str, list[NodeProto]]:
-    """Initializer name -> the Conv and Gemm nodes whose weight it is, in graph order."""
+    """Initializer name -> the convolutions and Gemm nodes whose weight it is, in graph order."""
     initializers = {tensor.name for tensor in graph.initializer}
     found: dict[str, list[NodeProto]] = {}
     for node in graph.node:
-        if node.op_type in ("Conv", "Gemm") and node.input[1] in initializers:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and node.input[1] in initializers:
             found.setdefault(node.input[1], []).append(node)
     return found
 

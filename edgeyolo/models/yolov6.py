@@ -5,7 +5,8 @@ and give the four sides of a box; m stacks them in cross-stage-partial stages, l
 give distributions. The P6 models have a level more.
 
 Differs: the auxiliary anchor branch, which the authors train beside the head and throw away, self-distillation and
-RepOptimizer are not here; ATSS takes the share of the epochs that it takes of the authors' schedule.
+RepOptimizer are not here; output convolutions start from N(0, 0.01) in place of zero, as in PP-YOLOE; ATSS takes the
+share of the epochs that it takes of the authors' schedule.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from edgeyolo.criteria.tal import TalCriterion, TalWeights
 from edgeyolo.losses.iou import giou, siou
 from edgeyolo.models._network import DetectorNetwork
 from edgeyolo.nn.bep import BiFusion, CspRepStage, CspSppf, MakeConv, RepRow, plain_conv, rep_conv
-from edgeyolo.nn.conv import ConvBnAct, set_batch_norm
+from edgeyolo.nn.conv import ConvBnAct, set_batch_norm, start_normal
 from edgeyolo.nn.spp import Sppf
 from edgeyolo.spec.model import DflDecode, PointDecode
 
@@ -31,6 +32,7 @@ _P5_NECK, _P6_NECK = (128, 256, 512), (128, 256, 512, 1024)
 _NECK_BLOCKS = 12
 _HEAD_ACTIVATION = "silu"
 _PRIOR = 0.01
+_OUTPUT_STD = 0.01
 _SCHEDULE_EPOCHS, _STATIC_EPOCHS = 300, 4
 
 
@@ -171,7 +173,7 @@ class LevelHead(nn.Module):
         self.box_values = nn.Conv2d(chs, 4 * max(1, config.bins), 1)
         for conv, bias in ((self.class_logits, -math.log((1 - _PRIOR) / _PRIOR)), (self.box_values, 1.0)):
             assert conv.bias is not None
-            nn.init.zeros_(conv.weight)
+            start_normal(conv, _OUTPUT_STD)
             nn.init.constant_(conv.bias, bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

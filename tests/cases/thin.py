@@ -1,7 +1,7 @@
 """Every model of the registry at a size for tests: small ones as they are, the others with an eighth of their channels.
 
 A thin network has every layer and every connection of the full one, and little arithmetic. Of sizes that differ in
-numbers only, the first stands for the others.
+numbers only, of levels too, the first stands for the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,17 @@ SMALL = (
     *("yolov5n", "yolov6n", "yolov8n", "yolox-nano", "yolox-tiny"),
 )
 _THIN = ", thin"
-_SIZES = ("name", "depth", "width", "most_chs", "image_size")
+_SIZES = (
+    "name",
+    "depth",
+    "width",
+    "most_chs",
+    "image_size",
+    "stem_and_stages",
+    "stage_blocks",
+    "neck_chs",
+    "anchors_wh",
+)
 
 
 def list_networks() -> list[Any]:
@@ -39,7 +49,7 @@ def list_networks() -> list[Any]:
 
 
 def _structure(name: str) -> object:
-    """What a model has beside numbers of blocks and channels; two models that agree in it differ in size only."""
+    """What a model has beside numbers of blocks, channels and levels; two models that agree in it differ in size only."""
     families = (importlib.import_module(f"{models.__name__}.{found.name}") for found in iter_modules(models.__path__))
     family: Any = next(family for family in families if name in getattr(family, "VARIANTS", ()))
     config = dataclasses.asdict(family.VARIANTS[name])
