@@ -170,6 +170,26 @@ def arm_cost() -> str:
     return markdown(["core", "network", *modes], rows, words=2)
 
 
+def large_set() -> str:
+    """What a set costs by the number of its pictures."""
+    formats = {"coco": "COCO JSON", "yolo": "YOLO", "shards": "shards"}
+    rows = []
+    for row in load("large_set")["rows"]:
+        again = ", again" if row["time"] == "second" else ""
+        rows.append(
+            [
+                f"{formats[row['format']]}{again}",
+                f"{row['pictures']:,}",
+                f"{row['open_processor_s']:.1f}",
+                f"{row['peak_mib']:.0f}",
+                f"{row['order_processor_s']:.2f}",
+                *(f"{row[way]['uss_mib'] - row[way]['uss_without_mib']:.1f}" for way in ("fork", "spawn")),
+            ]
+        )
+    headings = ["format", "pictures", "open, s", "most memory, MiB", "order, s", "forked, MiB", "spawned, MiB"]
+    return markdown(headings, rows, words=1)
+
+
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> str:
     """A Markdown table whose first `words` columns are text and whose others are numbers."""
     ruler = "|".join("---" if i < words else "---:" for i in range(len(headings)))
@@ -192,6 +212,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "host-cpu": host_cpu,
     "arm": arm,
     "arm-cost": arm_cost,
+    "large-set": large_set,
 }
 
 if __name__ == "__main__":
