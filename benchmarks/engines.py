@@ -13,11 +13,9 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from quantization import join_splits
 from record import RESULTS, load_reusable, save_result
@@ -26,15 +24,16 @@ from tensorrt_qdq import OnnxFile, write_graphs
 
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.evaluation.measure import measure_session
+from edgeyolo.graph.qdq import insert_qdq, load_onnx
 from edgeyolo.spec.errors import EdgeYoloError
 from edgeyolo.spec.model import ModelRecord, Score
+from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.strict import load_json
 from edgeyolo.training.torch_session import TorchSession
 from edgeyolo.verbs import measure_built
 
 logger = logging.getLogger("engines")
 
-FLOAT = "float torch"
 Way = Callable[[Path, Dataset], Score]
 
 
@@ -58,10 +57,22 @@ def by_tensorrt_graph(folder: Path, dataset: Dataset) -> Score:
         return measure_session(OnnxFile(paths["float16 Q/DQ, raw maps"]), spec, dataset, artefact="tensorrt")
 
 
+def by_unsigned_graph(folder: Path, dataset: Dataset) -> Score:
+    """The Q/DQ graph with unsigned activations, which is OpenVINO's, run by ONNX Runtime."""
+    with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
+        model = insert_qdq(load_onnx(folder / "model.onnx"), load_qparams(folder / "qparams.json"), unsigned=True)
+        path = Path(work) / "unsigned.onnx"
+        path.write_bytes(model.SerializeToString())
+        spec = load_json(folder / "model.json", ModelRecord).model
+        return measure_session(OnnxFile(path), spec, dataset, artefact="unsigned")
+
+
 WAYS: dict[str, Way] = {
-    FLOAT: functools.partial(by_torch, is_float=True),
+    "float torch": functools.partial(by_torch, is_float=True),
     "fake-quant torch": by_torch,
-    "ONNX Runtime": functools.partial(by_target, target="host-onnx"),
+    "ONNX Runtime, signed": functools.partial(by_target, target="host-onnx"),
+    "ONNX Runtime, unsigned": by_unsigned_graph,
+    "ONNX Runtime, outputs rounded too": functools.partial(by_target, target="host-onnx-fast"),
     "OpenVINO": functools.partial(by_target, target="host-openvino"),
     "NCNN on x86": functools.partial(by_target, target="host-ncnn"),
     "TensorRT's graph in ONNX Runtime": by_tensorrt_graph,
@@ -70,14 +81,14 @@ WAYS: dict[str, Way] = {
 
 
 def main() -> None:
-    """Measure what is not measured yet, write the results after each row, print the table."""
+    """Measure what is not measured yet, write the results after each row; `tables.py` makes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=WAYS, default=())
     parser.add_argument("--out", type=Path, default=RESULTS / "engines.json")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.INFO)
     dataset = join_splits(args.data)
     models = (load_reusable(args.out, data=args.data.name) or {"models": {}})["models"]
     for folder in args.folders:
@@ -85,26 +96,10 @@ def main() -> None:
         for way in args.only or [way for way in WAYS if way not in rows]:
             try:
                 rows[way] = round(WAYS[way](folder, dataset).ap, 3)
+                logger.info("%s: %s %.2f", folder, way, rows[way])
             except EdgeYoloError as error:
                 logger.warning("%s is left out: %s", way, error)
             save_result(args.out, {"data": args.data.name, "split": dataset.split, "models": models})
-    sys.stdout.write(table(models))
-
-
-def spread(rows: dict[str, Any]) -> float:
-    """Largest distance between the AP of two int8 rows of a model."""
-    found = [ap for way, ap in rows.items() if way != FLOAT]
-    return max(found) - min(found)
-
-
-def table(models: dict[str, Any]) -> str:
-    """AP as a Markdown table, a column for each model."""
-    lines = [f"| | {' | '.join(models)} |", f"|---|{'---:|' * len(models)}"]
-    for way in WAYS:
-        cells = [f"{rows[way]:.2f}" if way in rows else "" for rows in models.values()]
-        lines.append(f"| {way} | {' | '.join(cells)} |")
-    spreads = [f"{spread(rows):.2f}" for rows in models.values()]
-    return "\n".join([*lines, f"| largest difference between int8 rows | {' | '.join(spreads)} |", ""])
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ MIB = 1 << 20
 BOARD_MODELS = ("yolov7-tiny", "ppyoloe-s")
 ENGINES = {"onnxruntime": "ONNX Runtime", "ncnn": "NCNN"}
 MODES = ("mixed", "int8", "fp16", "bf16", "fp32", "onnxruntime fp32", "onnxruntime int8", "openvino")
+OTHER_NUMBERS = ("float torch", "ONNX Runtime, outputs rounded too")  # than the other rows of engines.json
 INSTALLERS = ("pip", "setuptools")
 
 
@@ -149,6 +150,19 @@ def host_cpu() -> str:
     return markdown(["engine", "ms", "of ncnn float32"], rows, words=1)
 
 
+def engines() -> str:
+    """AP of one quantized folder on every engine, and how far apart those are that compute the same numbers."""
+    models = load("engines")["models"]
+    ways = list(dict.fromkeys(way for rows in models.values() for way in rows))
+    table = [[way, *(f"{rows[way]:.2f}" if way in rows else "" for rows in models.values())] for way in ways]
+    return markdown(["AP on val and test together", *models], [*table, _spread(models)], words=1)
+
+
+def _spread(models: dict[str, dict[str, float]]) -> list[str]:
+    alike = [[ap for way, ap in rows.items() if way not in OTHER_NUMBERS] for rows in models.values()]
+    return ["largest difference between engines", *(f"{max(aps) - min(aps):.2f}" for aps in alike)]
+
+
 def arm() -> str:
     """AP on ARM's kernels."""
     found = load("arm")
@@ -213,6 +227,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "arm": arm,
     "arm-cost": arm_cost,
     "large-set": large_set,
+    "engines": engines,
 }
 
 if __name__ == "__main__":
