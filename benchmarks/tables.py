@@ -145,9 +145,14 @@ def ablation() -> str:
 
 
 def host_cpu() -> str:
-    """Engines on a desktop processor."""
+    """Engines on a desktop processor; beside it the same while one core is taken, where that was measured."""
+    headings = ["engine", "ms", "of ncnn float32"]
     rows = [[row["name"], f"{row['median_ms']:.1f}", f"{row['ratio']:.2f}"] for row in load("host_cpu")["rows"]]
-    return markdown(["engine", "ms", "of ncnn float32"], rows, words=1)
+    if (RESULTS / "host_cpu_busy.json").is_file():
+        headings.append("of it on a busy core")
+        busy = {row["name"]: f"{row['ratio']:.2f}" for row in load("host_cpu_busy")["rows"]}
+        rows = [[*row, busy.get(row[0], "")] for row in rows]
+    return markdown(headings, rows, words=1)
 
 
 def engines() -> str:
