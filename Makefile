@@ -2,6 +2,7 @@
 # test   everything CI runs: lint, types, tests
 # test-all  those too that are slow: the largest models in full, every board on every emulated core
 # check  lint and types only
+# test-oldest  the core of the tests on the oldest packages that setup.py admits (torch brings 5 GB of CUDA on x86-64)
 # test-arm  the runtime on emulated ARM cores; sets them up first (Debian, 150 MB once, a few minutes)
 # bench  time a bundle on this computer: make bench BUNDLE=cells.eyb
 # tables  the tables of README.md and docs/, from benchmarks/results
@@ -15,7 +16,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all test-arm check bench tables clean
+OLDEST := .venv-oldest/bin
+CORE := $(addprefix tests/,spec geometry heads graph backends bundle contract runtime evaluation export quantization training zoo)
+
+.PHONY: demo test test-all test-oldest test-arm check bench tables clean
 
 demo: $(READY)
 	$(BIN)/edgeyolo demo
@@ -25,6 +29,12 @@ test: check
 
 test-all: check
 	$(PYTEST)
+
+test-oldest:
+	test -x $(OLDEST)/python || $(PYTHON) -m venv .venv-oldest
+	$(OLDEST)/python -m pip install --quiet --disable-pip-version-check --constraint tests/oldest.txt setuptools pytest pytest-xdist \
+		hypothesis --editable '.[train,openvino,tensorrt,search,tensorboard,remote]'
+	$(OLDEST)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow" -W default $(CORE)
 
 test-arm: $(READY)
 	$(BIN)/python tests/arm/setup_arm.py

@@ -10,8 +10,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "edgeyolo" / "__init__.py").read_text())[1]
 
-ONNX = ["onnx>=1.16"]
-NCNN = ["ncnn>=1.0.20240102"]
+ONNX = ["onnx>=1.17"]
+NCNN = ["ncnn>=1.0.20261020"]
 ONNXRUNTIME = ["onnxruntime>=1.17", *ONNX]
 OPENVINO = ["openvino>=2025.0", *ONNX]
 TENSORRT = ["tensorrt-rtx-cu12>=1.7; platform_machine == 'x86_64'", "cuda-python>=12", *ONNX]
@@ -24,7 +24,7 @@ REMOTE = ["fsspec>=2024.2"]
 TRAIN = [
     "torch>=2.8",
     "nvidia-modelopt>=0.47",
-    "huggingface_hub",  # modelopt imports it without declaring it
+    "huggingface_hub>=0.24",  # modelopt imports it without declaring it
     "safetensors>=0.4",
     "scipy>=1.10",
     "onnxslim>=0.1.40",
@@ -55,7 +55,7 @@ setup(
         "edgeyolo._calib": ["*.toml"],
     },
     install_requires=[
-        "numpy>=1.24",
+        "numpy>=1.24.2",
         "opencv-python-headless>=4.8",
         "msgspec>=0.18.6",
         "packaging>=23",

@@ -6,9 +6,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("edgeyolo", "targets", "calib", "setup.py", "pyproject.toml", "README.md", "LICENSE")
@@ -61,6 +66,25 @@ def test_shelves_are_found_in_an_unpacked_wheel(wheel: Path, tmp_path: Path) -> 
     assert done.stdout.split() == [path.stem for shelf in ("targets", "calib") for path in shelf_files(shelf)]
 
 
+def test_every_floor_is_a_version_that_the_oldest_environment_has(wheel: Path) -> None:
+    """`tests/oldest.txt` is what `make test-oldest` runs on; tools of development are pinned in constraints.txt."""
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        described = Parser().parsestr(archive.read(name).decode())
+    needed = [Requirement(text) for text in described.get_all("Requires-Dist", [])]
+    floors = {
+        canonicalize_name(need.name): next(part.version for part in need.specifier if part.operator == ">=")
+        for need in needed
+        if need.marker is None or "extra" not in str(need.marker) or 'extra == "dev"' not in str(need.marker)
+    }
+    lines = [line for line in (ROOT / "tests/oldest.txt").read_text().splitlines() if not line.startswith("#")]
+    oldest = {canonicalize_name(found.name): str(found.specifier) for found in map(Requirement, lines)}
+    assert floors.keys() == oldest.keys()
+    for package, floor in floors.items():
+        version = oldest[package].removeprefix("==")
+        assert Version(version) in SpecifierSet(f"=={floor}.*"), f"{package}>={floor}, and {version} was tested"
+
+
 def shelf_files(shelf: str) -> list[Path]:
     """The TOML files of a shelf in the checkout, by name."""
-    return sorted((ROOT / shelf).glob("*.toml"))
+    return sorted((ROOT / shelf).glob("*.toml"), key=lambda path: path.stem)

@@ -19,7 +19,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         aliases: other names that `load_target` knows it by.
         title: for people, such as "Raspberry Pi 5 (4 x Cortex-A76)".
         engine: name of a module in `edgeyolo.backends`.
-        engine_versions: accepted versions, PEP 440 specifier such as ">=1.0.20240102".
+        engine_versions: accepted versions, PEP 440 specifier such as ">=1.0.20261020".
         precisions: allowed, preferred first.
         machine: architecture as `platform.machine()` gives it there, "" for any.
         cpu_features: as Linux names them, such as "asimddp"; decides what the int8 writer may rely on.

@@ -39,8 +39,8 @@ def qdq_graph(model: onnx.ModelProto, qparams: QParams) -> onnx.ModelProto:
             added += [
                 numpy_helper.from_array(value, f"{name}/{key}")
                 for key, value in {
-                    "low": -127 * scale,
-                    "high": 127 * scale,
+                    "low": np.float32(-127 * scale),
+                    "high": np.float32(127 * scale),
                     "scale": scale,
                     "zero": np.int8(0),
                     "integers": integers,
