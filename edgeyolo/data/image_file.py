@@ -14,7 +14,7 @@ from edgeyolo.spec.errors import ImageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
-MOST_PIXELS = 1 << 27  # of a picture, 400 MB when decoded; a header may ask for any number
+MOST_PIXELS = 120_000_000  # of a picture, 360 MB when decoded; a header may ask for any number
 
 _HEADER_BYTES = 1 << 16
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
