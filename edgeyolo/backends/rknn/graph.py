@@ -89,7 +89,10 @@ def _alike_inputs(node: NodeProto, makers: dict[str, NodeProto]) -> list[str]:
 
 
 def _requantize(graph: GraphProto, scales: dict[str, str]) -> None:
-    """One pair on each tensor that has a scale, right behind what writes it, and read by all its readers."""
+    """One pair on each tensor that has a scale, right behind what writes it.
+
+    It is read by what read one before and by what keeps the scale; float layers read the tensor as it was before.
+    """
     from onnx import helper
 
     old = list(_pairs(graph))
@@ -97,6 +100,7 @@ def _requantize(graph: GraphProto, scales: dict[str, str]) -> None:
     renamed = {dequantize.output[0]: quantize.input[0] for quantize, dequantize in old}
     ends = {output.name for output in graph.output}
     removed = {name for pair in old for node in pair for name in node.output}
+    makers = {output: node for node in graph.node for output in node.output}
     nodes: list[NodeProto] = []
 
     def add_pair(tensor: str) -> None:
@@ -114,9 +118,12 @@ def _requantize(graph: GraphProto, scales: dict[str, str]) -> None:
             continue
         kept = type(node)()
         kept.CopyFrom(node)
-        for i, name in enumerate(kept.input):
-            source = renamed.get(name, name)
-            kept.input[i] = renamed.get(source, source)
+        keeps_scale = node.op_type == "Sigmoid" or bool(_alike_inputs(node, makers))
+        for i, name in enumerate(node.input):
+            if name in removed:
+                kept.input[i] = renamed.get(renamed[name], renamed[name])
+            elif keeps_scale:
+                kept.input[i] = renamed.get(name, name)
         nodes.append(kept)
         for output in kept.output:
             add_pair(output)
