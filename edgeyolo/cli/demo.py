@@ -136,7 +136,7 @@ def _draw_data(folder: Path, options: DemoOptions, progress: ShownProgress) -> P
 
     held_out = max(options.pictures // 3, 1)
     counts = {"train": options.pictures, "val": held_out, "test": held_out}
-    return draw_dataset(folder, counts, image_hw=_DRAWN_HW, seed=options.seed, easy=True, progress=progress)
+    return draw_dataset(folder, counts, image_hw=_DRAWN_HW, seed=options.seed, kind="easy", progress=progress)
 
 
 def _train_config(options: DemoOptions) -> TrainConfig:

@@ -2,7 +2,8 @@
 
 Hard ones span a factor of twenty in size, hide each other and leave the picture; shapes of no class stand among them,
 and blur, noise and light vary. On easy ones each class has a colour of its own and nothing is hidden, so that a small
-network learns them within a minute.
+network learns them within a minute. Crowded ones hold many small whole shapes of twelve classes: what rounding costs
+shows there, for boxes must fit to a part of a pixel and scores must tell shapes apart that are much alike.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -25,15 +27,19 @@ CLASS_NAMES = ("disc", "square", "triangle", "star", "ring", "cross")
 EASY_COLOURS_BGR = {"disc": (230, 120, 30), "square": (40, 40, 230), "star": (40, 200, 240)}
 
 _DISTRACTORS = ("half-disc", "bar", "hook")
+CROWD_NAMES = (*CLASS_NAMES, "half-disc", "hook", "frame", "arrow", "hourglass", "tee")
 _SIZES_PX = (8.0, 160.0)  # at 320 pixels
 _LEAST_VISIBLE = 0.4  # of an object's area; what shows less is not labelled
 _LEAST_SIDE_PX = 4
 _SUBPIXEL_BITS = 4
 _EASY_OBJECTS = 5  # at most
 _EASY_SHARES = (0.09, 0.2)  # an object's radius, of the picture's shorter side
+_CROWD_OBJECTS = (12, 36)  # tried; one that would touch another is left out
+_CROWD_SIZES_PX = (16.0, 64.0)  # at 320 pixels
 
 Contours = list[Float32]
 Rng = np.random.Generator
+Kind = Literal["hard", "easy", "crowded"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ def draw_dataset(
     *,
     image_hw: tuple[int, int] = (320, 320),
     seed: int = 0,
-    easy: bool = False,
+    kind: Kind = "hard",
     progress: Progress = SILENT,
 ) -> Path:
     """Draw a data set; the same arguments give the same pictures.
@@ -65,7 +71,7 @@ def draw_dataset(
     Args:
         folder: absent or empty.
         counts: split -> number of its pictures.
-        easy: three classes that a colour tells apart, instead of six.
+        kind: "hard" for six classes, "easy" for three that a colour tells apart, "crowded" for twelve of small shapes.
 
     Returns:
         The `data.yaml` that was written.
@@ -73,7 +79,7 @@ def draw_dataset(
     Raises:
         OutputError: the folder cannot be written, or holds something.
     """
-    draw, class_names = (draw_easy_picture, tuple(EASY_COLOURS_BGR)) if easy else (draw_picture, CLASS_NAMES)
+    draw, class_names = _KINDS[kind]
     done = 0
     with replacing_folder(folder, names=()) as work:
         for split_index, (split, count) in enumerate(counts.items()):
@@ -140,6 +146,33 @@ def draw_easy_picture(rng: Rng, image_hw: tuple[int, int]) -> DrawnPicture:
     return DrawnPicture(image, np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(class_ids, np.int64))
 
 
+def draw_crowded_picture(rng: Rng, image_hw: tuple[int, int]) -> DrawnPicture:
+    """Draw one picture of many small whole shapes that do not touch; class ids are positions in `CROWD_NAMES`."""
+    canvas = _draw_background(rng, image_hw)
+    taken = np.zeros(image_hw, bool)
+    owners = np.full(image_hw, -1, np.int32)
+    class_ids: list[int] = []
+    for _ in range(int(rng.integers(*_CROWD_OBJECTS, endpoint=True))):
+        class_id = int(rng.integers(len(CROWD_NAMES)))
+        contours = _place(rng, _outline(rng, CROWD_NAMES[class_id]), image_hw, sizes_px=_CROWD_SIZES_PX)
+        corners = np.concatenate(contours)
+        (x1, y1), (x2, y2) = np.floor(corners.min(axis=0)).astype(int) - 1, np.ceil(corners.max(axis=0)).astype(int) + 2
+        if min(x1, y1) < 0 or x2 > image_hw[1] or y2 > image_hw[0] or taken[y1:y2, x1:x2].any():
+            continue
+        taken[y1:y2, x1:x2] = True
+        _paint(rng, canvas, owners, contours, owner=len(class_ids))
+        class_ids.append(class_id)
+    boxes_xyxy, kept = _visible_boxes(owners, [0.0] * len(class_ids))
+    return DrawnPicture(_photograph(rng, canvas), boxes_xyxy, np.asarray(class_ids, np.int64)[kept])
+
+
+_KINDS: dict[Kind, tuple[Callable[[Rng, tuple[int, int]], DrawnPicture], tuple[str, ...]]] = {
+    "hard": (draw_picture, CLASS_NAMES),
+    "easy": (draw_easy_picture, tuple(EASY_COLOURS_BGR)),
+    "crowded": (draw_crowded_picture, CROWD_NAMES),
+}
+
+
 def _save_picture(picture: DrawnPicture, folder: Path, split: str, name: str) -> None:
     path = folder / "images" / split / f"{name}.jpg"
     if not cv2.imwrite(str(path), picture.image, (cv2.IMWRITE_JPEG_QUALITY, 92)):
@@ -200,6 +233,15 @@ def _hook(rng: Rng) -> Contours:
     return [np.asarray([(-1, -1), (1, -1), (1, a), (a, a), (a, 1), (-1, 1)], np.float32)]
 
 
+def _frame(rng: Rng) -> Contours:
+    return [_polygon(4), _polygon(4) * np.float32(rng.uniform(0.45, 0.65))]
+
+
+def _arrow(rng: Rng) -> Contours:
+    a = rng.uniform(0.2, 0.3)
+    return [np.asarray([(1, 0), (0, 0.9), (0, a), (-1, a), (-1, -a), (0, -a), (0, -0.9)], np.float32)]
+
+
 _OUTLINES: dict[str, Callable[[Rng], Contours]] = {
     "disc": lambda rng: [_circle(1.0)],
     "square": lambda rng: [_polygon(4)],
@@ -210,6 +252,16 @@ _OUTLINES: dict[str, Callable[[Rng], Contours]] = {
     "half-disc": lambda rng: [_circle(1.0, turn=np.pi)],
     "bar": _bar,
     "hook": _hook,
+    "frame": _frame,
+    "arrow": _arrow,
+    "tee": lambda rng: [
+        np.asarray(
+            [(-1, -1), (1, -1), (1, -0.5), (0.25, -0.5), (0.25, 1), (-0.25, 1), (-0.25, -0.5), (-1, -0.5)], np.float32
+        )
+    ],
+    "hourglass": lambda rng: [
+        np.asarray([(-1, -0.8), (-1, 0.8), (-0.1, 0), (1, 0.8), (1, -0.8), (0.1, 0)], np.float32)
+    ],
 }
 
 
@@ -218,11 +270,13 @@ def _outline(rng: Rng, kind: str) -> Contours:
     return _OUTLINES[kind](rng)
 
 
-def _place(rng: Rng, contours: Contours, image_hw: tuple[int, int]) -> Contours:
+def _place(
+    rng: Rng, contours: Contours, image_hw: tuple[int, int], *, sizes_px: tuple[float, float] = _SIZES_PX
+) -> Contours:
     """Turn, stretch and put a shape somewhere in the picture, its centre inside; vertices (P, 2) in pixels."""
     scale = min(image_hw) / 320.0
     share = np.sqrt(rng.random())  # of the way from least to most, in the logarithm: large ones are more frequent
-    size_px = scale * _SIZES_PX[0] * (_SIZES_PX[1] / _SIZES_PX[0]) ** float(share)
+    size_px = scale * sizes_px[0] * (sizes_px[1] / sizes_px[0]) ** float(share)
     angle, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.25)
     matrix = _turn(angle) @ np.diag((stretch, 1 / stretch)) * (size_px / 2)
     centre_xy = rng.uniform((0, 0), (image_hw[1], image_hw[0]))

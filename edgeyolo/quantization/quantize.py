@@ -7,18 +7,21 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import fx, nn
 
 from edgeyolo.quantization.calibrate.cache import Calibration, CalibrationCache
-from edgeyolo.quantization.calibrate.ranges import Picture, calibrate, trace_deploy_form
+from edgeyolo.quantization.calibrate.output_error import PICTURES, costly_layers
+from edgeyolo.quantization.calibrate.ranges import Picture, calibrate, check_batch, trace_deploy_form
 from edgeyolo.quantization.calibrate.scales import Scales
 from edgeyolo.quantization.placement.groups import Placement, find_placement
 from edgeyolo.quantization.quantizers import insert_quantizers
 from edgeyolo.quantization.recover.bias_correction import corrected_biases, with_biases
 from edgeyolo.quantization.recover.equalize import equalize
 from edgeyolo.spec.errors import QuantizationError
+from edgeyolo.spec.model import RawDecode
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import CalibrationRecord
 from edgeyolo.spec.recipe import Recipe
@@ -70,7 +73,8 @@ def quantize(
 ) -> Quantized:
     """Quantize a trained model after training, on the device that it is on. `model` is left as it is.
 
-    Processes that have joined take a share of the pictures each, and all get the same.
+    Its `decode`, if it has one, says what outputs mean. Processes that have joined take a share of the pictures each, and
+    all get the same.
 
     Args:
         pictures: (B, 3, H, W) float32 network inputs of training pictures, as `calibration_pictures` gives them.
@@ -88,17 +92,21 @@ def quantize(
     _report(placement)
     deploy = equalize(reference, placement.int8_layers()) if recipe.equalize else reference
 
-    key = cache.make_key(reference, picture_hashes, recipe) if cache else None
+    decode = getattr(model, "decode", None)
+    key = cache.make_key(reference, picture_hashes, recipe, decode) if cache else None
     world = current_world()
     found = world.by_first(lambda: cache.load(key) if cache and key else None)
     if found is None:
-        found = _calibrate(deploy, placement, pictures, recipe, progress)
+        found = _calibrate(deploy, placement, pictures, recipe, decode, progress)
         if cache and key and world.is_first and found.count == len(picture_hashes):
             cache.store(key, found)
     else:
         logger.info("scales are those of an earlier calibration on the same %d pictures", found.count)
         progress.step("calibrate", found.count, found.count, "from the cache")
 
+    if found.float_layers:
+        logger.info("%d layers are kept float for what rounding their inputs does", len(found.float_layers))
+        placement = placement.with_float(found.float_layers)
     if found.biases:
         deploy = with_biases(deploy, found.biases)
     record = CalibrationRecord(
@@ -113,13 +121,30 @@ def _calibrate(
     placement: Placement,
     pictures: Iterable[Picture],
     recipe: Recipe,
+    decode: RawDecode | None,
     progress: Progress,
 ) -> Calibration:
-    if recipe.bias_correction and isinstance(pictures, Iterator):
-        pictures = list(pictures)  # they are read twice
-    scales, count = calibrate(deploy, placement, pictures, recipe, progress)
+    is_read_again = recipe.bias_correction or recipe.observer == "output" or recipe.float_error > 0
+    if is_read_again and isinstance(pictures, Iterator):
+        pictures = list(pictures)
+    scales, count = calibrate(deploy, placement, pictures, recipe, decode=decode, progress=progress)
+    costly: dict[str, str] = {}
+    if recipe.float_error > 0:
+        costly = current_world().by_first(
+            lambda: costly_layers(
+                deploy,
+                placement,
+                scales,
+                [check_batch(picture) for picture in islice(pictures, PICTURES)],
+                recipe.float_error,
+                decode=decode,
+                progress=progress,
+            )
+        )
+        placement = placement.with_float(costly)
+        scales = scales.of(placement.groups, placement.int8_layers())
     biases = corrected_biases(deploy, placement, scales, pictures, progress) if recipe.bias_correction else {}
-    return Calibration(scales=scales, count=count, biases=biases)
+    return Calibration(scales=scales, count=count, biases=biases, float_layers=costly)
 
 
 def _report(placement: Placement) -> None:

@@ -57,7 +57,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     Attributes:
         title: for people.
-        observer: how an activation range is chosen.
+        observer: how an activation range is chosen; "output" tries ranges around that of "mse" and takes the one that
+            changes least of what is detected.
         bins: even number of histogram bins, for observers that need one.
         percentile: part of the magnitudes inside the range, percent, for "percentile".
         count: training pictures to calibrate on; fewer are used, with a warning, where there are fewer.
@@ -67,12 +68,14 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         weight_bits_3x3: of 3x3 convolutions of stride 1; 6 for engines whose Winograd kernels overflow at 8.
         equalize: balance channel ranges between layers joined by a ReLU or LeakyReLU before calibration.
         bias_correction: move each bias by the mean error that quantization gives the layer's output.
+        float_error: part of the error at the output to be rid of by keeping layers float: those first whose inputs have
+            most of it for their work; 0 keeps none.
         float_layers: module paths kept float, `*` matches any part; each must match something.
         qat: settings of `--qat`.
     """
 
     title: str
-    observer: Literal["max", "percentile", "entropy", "mse"] = "mse"
+    observer: Literal["max", "percentile", "entropy", "mse", "output"] = "mse"
     bins: Annotated[int, Meta(ge=256, le=16384)] = 2048
     percentile: Annotated[float, Meta(gt=0, le=100)] = 99.99
     count: Count = 256
@@ -82,6 +85,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     weight_bits_3x3: WeightBits = 8
     equalize: bool = False
     bias_correction: bool = False
+    float_error: PartBelowOne = 0.0
     float_layers: tuple[str, ...] = ()
     qat: QatRecipe = QatRecipe()
 

@@ -38,7 +38,7 @@ def whole_way(tmp_path_factory: pytest.TempPathFactory) -> WholeWay:
 
 
 def make_whole_way(folder: Path) -> None:
-    draw_dataset(folder / "data", PICTURES, image_hw=(160, 160), easy=True)
+    draw_dataset(folder / "data", PICTURES, image_hw=(160, 160), kind="easy")
     config = TrainConfig(
         model="yolov7-nano",
         epochs=24,

@@ -8,7 +8,15 @@ import cv2
 import numpy as np
 
 from edgeyolo.data.dataset import open_dataset
-from edgeyolo.data.drawn import CLASS_NAMES, EASY_COLOURS_BGR, draw_dataset, draw_easy_picture, draw_picture
+from edgeyolo.data.drawn import (
+    CLASS_NAMES,
+    CROWD_NAMES,
+    EASY_COLOURS_BGR,
+    draw_crowded_picture,
+    draw_dataset,
+    draw_easy_picture,
+    draw_picture,
+)
 
 
 def test_same_seed_same_pictures(tmp_path: Path) -> None:
@@ -89,6 +97,22 @@ def test_easy_objects_are_whole_apart_and_of_their_colour() -> None:
     assert min(counts) > 0 and max(counts) > 3
 
 
+def test_crowded_objects_are_small_whole_apart_and_of_every_class() -> None:
+    class_ids, sides_px = [], []
+    for i in range(40):
+        picture = draw_crowded_picture(np.random.default_rng(i), (320, 320))
+        covered = np.zeros((320, 320), int)
+        for x1, y1, x2, y2 in picture.boxes_xyxy.astype(int):
+            assert 0 <= x1 < x2 <= 320 and 0 <= y1 < y2 <= 320
+            covered[y1:y2, x1:x2] += 1
+            sides_px.append(max(x2 - x1, y2 - y1))
+        assert covered.max() == 1
+        class_ids += picture.class_ids.tolist()
+    assert set(class_ids) == set(range(len(CROWD_NAMES)))
+    assert len(class_ids) > 8 * 40
+    assert 10 < min(sides_px) < 20 and 70 < max(sides_px) < 100
+
+
 def test_the_easy_data_set_has_its_own_classes(tmp_path: Path) -> None:
-    draw_dataset(tmp_path / "data", {"train": 2, "val": 1, "test": 1}, image_hw=(96, 128), easy=True)
+    draw_dataset(tmp_path / "data", {"train": 2, "val": 1, "test": 1}, image_hw=(96, 128), kind="easy")
     assert open_dataset(tmp_path / "data", "train").class_names == tuple(EASY_COLOURS_BGR)

@@ -23,7 +23,7 @@ from edgeyolo.quantization.calibrate.scales import Scales
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.cache import cache_folder
 from edgeyolo.spec.errors import FormatError, OutputError
-from edgeyolo.spec.model import InputSpec
+from edgeyolo.spec.model import InputSpec, RawDecode
 from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.recipe import QatRecipe, Recipe
 from edgeyolo.spec.strict import encode_json, load_json
@@ -41,11 +41,13 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     Attributes:
         count: pictures seen.
         biases: module path -> corrected bias; empty without bias correction.
+        float_layers: module path -> why, of the int8 layers that calibration keeps float.
     """
 
     scales: Scales
     count: int
     biases: dict[str, tuple[float, ...]] = {}
+    float_layers: dict[str, str] = {}
 
 
 class CacheKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -54,6 +56,7 @@ class CacheKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     Attributes:
         deploy_sha256: of the float deploy form.
         pictures_sha256: of the digests of the pictures, in order.
+        decode: what ranges chosen at the output are chosen by; None for a model without.
         recipe: without what calibration does not read.
         code_sha256: of this package, so that a changed checkout does not read what it left before.
         tools: package name -> version.
@@ -63,6 +66,7 @@ class CacheKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     deploy_sha256: str
     pictures_sha256: str
     input: InputSpec
+    decode: RawDecode | None
     recipe: Recipe
     code_sha256: str
     tools: dict[str, str]
@@ -91,7 +95,13 @@ class CalibrationCache:
     input: InputSpec
     folder: Path = field(default_factory=lambda: cache_folder("calibration"))
 
-    def make_key(self, deploy: fx.GraphModule, picture_hashes: Mapping[str, str], recipe: Recipe) -> CacheKey:
+    def make_key(
+        self,
+        deploy: fx.GraphModule,
+        picture_hashes: Mapping[str, str],
+        recipe: Recipe,
+        decode: RawDecode | None = None,
+    ) -> CacheKey:
         """The key of calibrating `deploy` on these pictures.
 
         Args:
@@ -101,6 +111,7 @@ class CalibrationCache:
             deploy_sha256=digest_of_graph(deploy),
             pictures_sha256=hashlib.sha256("\n".join(picture_hashes.values()).encode()).hexdigest(),
             input=self.input,
+            decode=decode,
             recipe=msgspec.structs.replace(recipe, title="", count=1, seed=0, qat=QatRecipe()),
             code_sha256=_digest_of_code(),
             tools=tool_versions(list_packages()),

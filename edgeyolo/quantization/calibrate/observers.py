@@ -153,9 +153,10 @@ def make_observer(recipe: Recipe) -> Observer:
         return PercentileObserver(recipe.percentile, recipe.bins)
     if recipe.observer == "entropy":
         return EntropyObserver(recipe.bins)
-    if recipe.observer == "mse":
+    if recipe.observer in ("mse", "output"):
         return MseObserver(recipe.bins)
-    raise UnknownNameError("observer", recipe.observer, ("max", "percentile", "entropy", "mse"), where="recipe")
+    known = ("max", "percentile", "entropy", "mse", "output")
+    raise UnknownNameError("observer", recipe.observer, known, where="recipe")
 
 
 def _squared_errors(thresholds: Tensor, centres: Tensor, weights: Tensor) -> Tensor:

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeyolo.nn.fold import fold_model
-from edgeyolo.quantization.calibrate.observers import Observer, make_observer
+from edgeyolo.quantization.calibrate.observers import MseObserver, Observer, make_observer
+from edgeyolo.quantization.calibrate.output_error import PICTURES, choose_ranges, ranges_to_try
 from edgeyolo.quantization.calibrate.pictures import CalibrationPictures
 from edgeyolo.quantization.calibrate.scales import Scales, all_weight_scales, choose_weight_bits, group_scales
 from edgeyolo.quantization.placement.groups import Placement
 from edgeyolo.spec.errors import QuantizationError
+from edgeyolo.spec.model import RawDecode
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.recipe import Recipe
 from edgeyolo.training.device import batch_of, exact_convolutions
@@ -48,6 +50,8 @@ def calibrate(
     placement: Placement,
     pictures: Iterable[Picture],
     recipe: Recipe,
+    *,
+    decode: RawDecode | None = None,
     progress: Progress = SILENT,
 ) -> tuple[Scales, int]:
     """Scales of every group and weight, and the number of pictures seen.
@@ -55,7 +59,9 @@ def calibrate(
     Processes that have joined take a share of the pictures each, and all get the same scales: those of one process.
 
     Args:
-        pictures: network inputs (B, 3, H, W) float32, all of one size; the same on every process.
+        pictures: network inputs (B, 3, H, W) float32, all of one size; the same on every process. An observer that looks
+            at the output reads the first ones again.
+        decode: of the model, for that observer.
         progress: told after each batch, in pictures; the total is the recipe's count if `pictures` has no length.
 
     Raises:
@@ -71,13 +77,22 @@ def calibrate(
         interpreter = _ObservingInterpreter(deploy, placement, observers)
         return observers, _observe(interpreter, share_of(pictures, world), recipe.count, progress)
 
+    def choose() -> tuple[dict[str, float], int]:
+        observers, seen = _merge(parts)
+        if recipe.observer != "output":
+            return {name: observer.threshold() for name, observer in observers.items()}, seen
+        by_error = {name: found for name, found in observers.items() if isinstance(found, MseObserver)}
+        tried = {name: ranges_to_try(observer) for name, observer in by_error.items()}
+        first = [check_batch(picture) for picture in islice(pictures, PICTURES)]
+        return choose_ranges(deploy, placement, tried, first, decode=decode, progress=progress), seen
+
     parts = world.collect(observe)
-    thresholds, seen = world.by_first(lambda: _merge(parts))
+    thresholds, seen = world.by_first(choose)
     return Scales(group_scales(thresholds), weights, recipe.observer, recipe.weight_observer, bits), seen
 
 
-def _merge(parts: Sequence[tuple[dict[str, Observer], int]]) -> tuple[dict[str, float], int]:
-    """Thresholds of all groups, and the number of pictures, from what each process has seen; the first part is used."""
+def _merge(parts: Sequence[tuple[dict[str, Observer], int]]) -> tuple[dict[str, Observer], int]:
+    """Observers of all groups, and the number of pictures, from what each process has seen; the first part is used."""
     observers, seen = parts[0][0], sum(count for _, count in parts)
     for others, _ in parts[1:]:
         for name, observer in observers.items():
@@ -86,7 +101,7 @@ def _merge(parts: Sequence[tuple[dict[str, Observer], int]]) -> tuple[dict[str, 
         raise QuantizationError("no pictures to calibrate on", hint="Give the training split of the data set")
     if seen == 1:
         logger.warning("calibrated on one picture only: other pictures may go beyond its ranges")
-    return {name: observer.threshold() for name, observer in observers.items()}, seen
+    return observers, seen
 
 
 def share_of(pictures: Iterable[Picture], world: World) -> Iterable[Picture]:

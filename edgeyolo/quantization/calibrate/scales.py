@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,16 @@ class Scales:
     how: str
     weight_how: str
     weight_bits: dict[str, int]
+
+    def of(self, groups: Iterable[str], layers: Iterable[str]) -> Scales:
+        """The same, of these groups and of the weights of these layers only."""
+        kept = list(layers)
+        return replace(
+            self,
+            groups={name: self.groups[name] for name in groups},
+            weights={path: self.weights[path] for path in kept},
+            weight_bits={path: self.weight_bits[path] for path in kept},
+        )
 
 
 def integer_limit(bits: int) -> int:

@@ -31,13 +31,7 @@ def with_groups_float(quantized: Quantized, groups: Iterable[str], why: str) -> 
         return quantized
     layers = [path for group in chosen for path in quantized.placement.groups[group].layers]
     placement = quantized.placement.with_float(dict.fromkeys(layers, why))
-    int8 = placement.int8_layers()
-    scales = replace(
-        quantized.scales,
-        groups={name: quantized.scales.groups[name] for name in placement.groups},
-        weights={path: quantized.scales.weights[path] for path in int8},
-        weight_bits={path: quantized.scales.weight_bits[path] for path in int8},
-    )
+    scales = quantized.scales.of(placement.groups, placement.int8_layers())
     biases = uncorrected_biases(quantized, layers)
     deploy = with_biases(quantized.float_deploy, biases) if biases else quantized.float_deploy
     fake_quant = insert_quantizers(deploy, placement, scales)

@@ -7,7 +7,7 @@ error of 10 %, 40 dB of 1 %. It is kept within +-150 dB, which is where float32 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ import msgspec
 import torch
 from torch import Tensor, fx, nn
 
-from edgeyolo.heads import Predictions, raw_head_of
 from edgeyolo.quantization.calibrate.ranges import Picture, check_batch
+from edgeyolo.quantization.output_distance import score_divergence
 from edgeyolo.quantization.quantize import Quantized
 from edgeyolo.quantization.quantizers import is_quantizer_call
 from edgeyolo.spec.errors import QuantizationError
@@ -87,15 +87,11 @@ def map_distance(
     Args:
         float_maps, maps: raw maps (B, C, H/s, W/s) of the same B pictures, in the order `decode` states.
         decode: None takes every value of every map for the logit of a score.
-
-    Source: Kullback and Leibler, On Information and Sufficiency, 1951.
     """
     noise = _Power()
     for ours, theirs in zip(float_maps, maps, strict=True):
         noise.add_ratio(ours, theirs)
-    scores = zip(_log_scores(float_maps, decode), _log_scores(maps, decode), strict=True)
-    kl = sum(_bernoulli_kl(ours, theirs) for ours, theirs in scores)
-    return noise.decibels(), kl / len(float_maps[0])
+    return noise.decibels(), score_divergence(float_maps, maps, decode) / len(float_maps[0])
 
 
 @torch.no_grad()
@@ -154,32 +150,6 @@ class _Power:
             return -SQNR_LIMIT_DB
         ratio = 10.0 * math.log10(self.signal / self.error)
         return min(max(ratio, -SQNR_LIMIT_DB), SQNR_LIMIT_DB)
-
-
-def _log_scores(maps: Sequence[Tensor], decode: Decode | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """(ln s, ln(1 - s)) of every score, map by map, float64."""
-    exact = [raw.double() for raw in maps]
-    levels = raw_head_of(decode).predictions(exact) if decode else [Predictions(None, raw, None) for raw in exact]
-    for level in levels:
-        if level.objectness is None:
-            yield _log_sigmoid(level.classes), _log_sigmoid(-level.classes)
-        else:
-            log_score = _log_sigmoid(level.objectness)[..., None] + _log_sigmoid(level.classes)
-            yield log_score, _log_one_minus(log_score)
-
-
-def _log_sigmoid(x: Tensor) -> Tensor:
-    return nn.functional.logsigmoid(x)
-
-
-def _log_one_minus(log_score: Tensor) -> Tensor:
-    """ln(1 - s) from ln s; s = 1 is moved to the nearest smaller number."""
-    return torch.log(-torch.expm1(log_score.clamp(max=-torch.finfo(torch.float64).eps)))
-
-
-def _bernoulli_kl(expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> float:
-    terms = (log_p.exp() * (log_p - log_q) for log_p, log_q in zip(expected, found, strict=True))
-    return max(float(sum(term.sum() for term in terms)), 0.0)
 
 
 class _PairInterpreter(fx.Interpreter):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from edgeyolo.quantization import Quantized, quantize
 from edgeyolo.quantization.calibrate.cache import CalibrationCache, digest_of_graph
-from edgeyolo.spec.model import InputSpec
+from edgeyolo.spec.model import DflDecode, InputSpec
 from edgeyolo.spec.recipe import QatRecipe, Recipe
 
 INPUT = InputSpec(image_hw=(32, 32))
@@ -91,6 +91,7 @@ def test_everything_that_matters_is_in_the_key(monkeypatch: pytest.MonkeyPatch, 
     recipes = [msgspec.structs.replace(RECIPE, **{field: value}) for field, value in matters.items()]
     keys = [key, *(cache.make_key(deploy, HASHES, recipe) for recipe in recipes)]
     keys.append(cache.make_key(deploy, dict(reversed(HASHES.items())), RECIPE))
+    keys.append(cache.make_key(deploy, HASHES, RECIPE, DflDecode(strides=(8,), bins=2)))
     keys.append(cache.make_key(deploy, HASHES | {"c": "4" * 64}, RECIPE))
     for changed in (InputSpec(image_hw=(64, 32)), InputSpec(image_hw=(32, 32), letterbox_value=0)):
         keys.append(CalibrationCache(changed).make_key(deploy, HASHES, RECIPE))
