@@ -119,26 +119,6 @@ def recipes() -> str:
     return markdown(["model", "recipe", "float", "fake-quant", *ENGINES.values()], rows, words=2)
 
 
-def calibration() -> str:
-    """What calibration alone loses on hard and on easy pictures: mean and spread over seeds, and seconds."""
-    found: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
-    for row in load("calibration")["rows"]:
-        found.setdefault((row["case"], row["model"]), {}).setdefault(row["recipe"], []).append(row)
-    rows = []
-    for (case, model), by_recipe in found.items():
-        for i, (recipe, measured) in enumerate(by_recipe.items()):
-            aps = {name: [row["ap"][name] for row in measured if name in row["ap"]] for name in ("torch", *ENGINES)}
-            cells = [_mean_and_spread(values) if values else "" for values in aps.values()]
-            seconds = f"{statistics.fmean(row['seconds'] for row in measured):.0f}" if recipe != "float" else ""
-            rows.append([case if i == 0 else "", model if i == 0 else "", recipe, *cells, seconds])
-    return markdown(["pictures", "model", "recipe", "torch", *ENGINES.values(), "seconds"], rows, words=3)
-
-
-def _mean_and_spread(values: Sequence[float]) -> str:
-    mean = f"{statistics.fmean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.2f} to {max(values):.2f})"
-
-
 def engines_apart() -> str:
     """The largest distance between the AP of fake-quant and an engine, over all recipes and models."""
     apart = [
@@ -246,7 +226,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "deployed": deployed,
     "figures": figures,
     "recipes": recipes,
-    "calibration": calibration,
     "engines-apart": engines_apart,
     "ablation": ablation,
     "host-cpu": host_cpu,

@@ -73,8 +73,8 @@ def quantize(
 ) -> Quantized:
     """Quantize a trained model after training, on the device that it is on. `model` is left as it is.
 
-    Its `decode`, if it has one, says what outputs mean. Processes that have joined take a share of the pictures each, and
-    all get the same.
+    Its `decode`, if it has one, says what outputs mean. Processes that have joined take a share of the pictures each,
+    and all get the same.
 
     Args:
         pictures: (B, 3, H, W) float32 network inputs of training pictures, as `calibration_pictures` gives them.

@@ -159,7 +159,7 @@ class _Trials(fx.Interpreter):
 
     def rounded(self, group: str, threshold: float) -> list[Tensor]:
         """The outputs with the tensors that the layers of a group read rounded to steps of `threshold` / 127."""
-        quantizer = make_activation_quantizer(threshold / integer_limit(8))
+        quantizer = make_activation_quantizer(threshold / integer_limit(8)).to(next(self.module.parameters()).device)
         self.env = dict(self._float)
         for node in self._after[group]:
             args, kwargs = self.fetch_args_kwargs_from_env(node)

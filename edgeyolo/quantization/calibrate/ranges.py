@@ -59,8 +59,8 @@ def calibrate(
     Processes that have joined take a share of the pictures each, and all get the same scales: those of one process.
 
     Args:
-        pictures: network inputs (B, 3, H, W) float32, all of one size; the same on every process. An observer that looks
-            at the output reads the first ones again.
+        pictures: network inputs (B, 3, H, W) float32, all of one size; the same on every process. The first are
+            read again by an observer that looks at the output.
         decode: of the model, for that observer.
         progress: told after each batch, in pictures; the total is the recipe's count if `pictures` has no length.
 
