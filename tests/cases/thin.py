@@ -49,7 +49,7 @@ def list_networks() -> list[Any]:
 
 
 def _structure(name: str) -> object:
-    """What a model has beside numbers of blocks, channels and levels; two models that agree in it differ in size only."""
+    """What a model has beside numbers of blocks, channels and levels; models that agree in it differ in size only."""
     families = (importlib.import_module(f"{models.__name__}.{found.name}") for found in iter_modules(models.__path__))
     family: Any = next(family for family in families if name in getattr(family, "VARIANTS", ()))
     config = dataclasses.asdict(family.VARIANTS[name])
