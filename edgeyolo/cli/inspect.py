@@ -101,6 +101,9 @@ def _describe(manifest: Manifest) -> list[tuple[str, str]]:
         ("options", ", ".join(f"{key}={value}" for key, value in artefact.options.items()) or "none"),
         ("created", manifest.created or "not recorded"),
     ]
+    if artefact.choice is not None:
+        costs = ", ".join(f"{name} {millions:.0f}" for name, millions in artefact.choice.instructions.items())
+        rows.append(("chosen", f"for {artefact.choice.core}, by millions of instructions (estimated): {costs}"))
     rows += [(f"source {key}", value) for key, value in manifest.source.items()]
     rows += [
         (

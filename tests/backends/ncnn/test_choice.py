@@ -7,7 +7,11 @@ of the engine; it knows nothing of integer programs.
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -145,9 +149,13 @@ def test_deploy_chooses(whole_way: WholeWay) -> None:
     floats = [name for name, cost in artefact.choice.layers.items() if cost.runs == "fp16"]
     assert 0 < len(floats) < len(artefact.choice.layers)
     assert artefact.layers["int8"] == len(artefact.choice.layers) - len(floats)
+    command = [sys.executable, "-m", "edgeyolo", "inspect", str(whole_way.bundles["raspberry-pi-5"])]
+    wide = os.environ | {"COLUMNS": "200"}
+    said = subprocess.run(command, env=wide, capture_output=True, text=True, check=True).stdout
+    assert f"for cortex-a76, by millions of instructions (estimated): mixed {estimated['mixed']:.0f}," in said
 
 
-def test_what_a_target_lacks(whole_way: WholeWay, tmp_path) -> None:
+def test_what_a_target_lacks(whole_way: WholeWay, tmp_path: Path) -> None:
     toml = tmp_path / "board.toml"
     toml.write_text('title = "x"\nengine = "ncnn"\nprecisions = ["mixed"]\n')
     with pytest.raises(UsageError, match="`core`"):
