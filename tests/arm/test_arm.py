@@ -1,9 +1,10 @@
 """The runtime that ships, on ARM's own kernels: emulated cores, the real aarch64 wheels, real photographs.
 
-Raw maps of int8 bundles are compared with this machine's ncnn and with fake-quant torch. What differs is float
-arithmetic around exact int8 sums: half precision between layers where the core has it (A76 on), which moves a value to
-the other side of a rounding step now and then. Held, as for the engines of one machine (tests/pipeline/test_parity.py):
-that is far below what quantization itself changes. The boxes that the board finds are those that its maps say.
+Raw maps are compared with this machine's ncnn, and those of int8 bundles with fake-quant torch too. Mixed ones round
+less than that, and have to be nearer to the float model. What differs otherwise is float arithmetic around exact int8
+sums: half precision between layers where the core has it (A76 on), which moves a value to the other side of a rounding
+step now and then. Held, as for the engines of one machine (tests/pipeline/test_parity.py): that is far below what
+quantization itself changes. The boxes that the board finds are those that its maps say.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from edgeyolo.data.dataset import open_dataset
 from edgeyolo.evaluation import measure_drift
 from edgeyolo.evaluation.measure import MAP_THRESHOLDS
 from edgeyolo.evaluation.parity import compare_maps
+from edgeyolo.nn.fold import fold_model
 from edgeyolo.quantization import quantize
 from edgeyolo.quantization.calibrate.pictures import calibration_pictures
 from edgeyolo.runtime import Detector
@@ -39,16 +41,18 @@ from edgeyolo.training.torch_session import TorchSession
 ROOT = Path(__file__).parents[2]
 PICTURES = (2, pytest.param(6, marks=pytest.mark.slow))  # an emulated core takes seconds for each
 FAKE_QUANT_RMS = 0.05  # of the standard deviation of a map
-# The core and the board whose bundle it gets. The last one gets a bundle that asks for half-precision arithmetic, which
-# it does not have: ncnn looks at the core and does without.
+# The core, the board whose bundle it gets, and its precision. One bundle asks for half-precision arithmetic that its
+# core does not have: ncnn looks at the core and does without.
 BOARDS = [
-    ("cortex-a53", "raspberry-pi-3"),
-    ("cortex-a72", "raspberry-pi-4"),
-    ("cortex-a76", "raspberry-pi-5"),
-    ("max", "rk3588"),
-    ("cortex-a53", "raspberry-pi-5"),
+    ("cortex-a53", "raspberry-pi-3", "int8"),
+    ("cortex-a72", "raspberry-pi-4", "int8"),
+    ("cortex-a76", "raspberry-pi-5", "int8"),
+    ("max", "rk3588", "int8"),
+    ("cortex-a53", "raspberry-pi-5", "int8"),
+    ("cortex-a72", "raspberry-pi-4", "mixed"),
+    ("cortex-a76", "raspberry-pi-5", "mixed"),
 ]
-TARGETS = sorted({target for _, target in BOARDS})
+BUNDLES = sorted({(target, precision) for _, target, precision in BOARDS})
 RunOnArm = Callable[..., str]
 
 
@@ -72,15 +76,17 @@ class Replay:
 
 
 @pytest.fixture(scope="module")
-def bundles(python_on_arm: Path, whole_way: WholeWay, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """By board; only where there is an emulated one to run them on."""
+def bundles(
+    python_on_arm: Path, whole_way: WholeWay, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], Path]:
+    """By board and precision; only where there is an emulated one to run them on."""
     folder = make_once(tmp_path_factory, "arm", lambda folder: deploy_for_boards(whole_way, folder))
-    return {target: folder / f"{target}.eyb" for target in TARGETS}
+    return {key: folder / f"{'-'.join(key)}.eyb" for key in BUNDLES}
 
 
 def deploy_for_boards(whole_way: WholeWay, folder: Path) -> None:
-    for target in TARGETS:
-        verbs.deploy(whole_way.quantized, target, folder / f"{target}.eyb")
+    for target, precision in BUNDLES:
+        verbs.deploy(whole_way.quantized, target, folder / f"{target}-{precision}.eyb", precision=precision)
 
 
 @pytest.fixture(scope="module")
@@ -100,19 +106,20 @@ def list_pictures(whole_way: WholeWay, count: int) -> list[tuple[Path, Image]]:
 
 
 @pytest.mark.parametrize("count", PICTURES)
-@pytest.mark.parametrize(("cpu", "target"), BOARDS)
+@pytest.mark.parametrize(("cpu", "target", "precision"), BOARDS)
 def test_core(
     cpu: str,
     target: str,
+    precision: str,
     count: int,
     whole_way: WholeWay,
-    bundles: dict[str, Path],
+    bundles: dict[tuple[str, str], Path],
     fake_quant: TorchSession,
     run_on_arm: RunOnArm,
     tmp_path: Path,
 ) -> None:
     pictures = list_pictures(whole_way, count)
-    bundle, listed, out = bundles[target], tmp_path / "pictures.txt", tmp_path / "found.json"
+    bundle, listed, out = bundles[target, precision], tmp_path / "pictures.txt", tmp_path / "found.json"
     listed.write_text("".join(f"{path}\n" for path, _ in pictures))
     said = json.loads(run_on_arm(cpu, "pictures", bundle, listed, out, "--maps", len(pictures)))
     assert (said["machine"], said["torch"]) == ("aarch64", False)
@@ -128,10 +135,15 @@ def test_core(
             model,
             threads=1,
         )
-    for name, reference in (("ncnn on this machine", here), ("fake-quant", fake_quant)):
+    references = {"ncnn on this machine": here} | ({"fake-quant": fake_quant} if precision == "int8" else {})
+    for name, reference in references.items():
         rows = compare_maps(reference, Replay(maps), images, model.input)
         assert len(rows) == len(maps)
         assert max(row.relative_rms for row in rows) < FAKE_QUANT_RMS, (name, rows)
+    if precision == "mixed":
+        floats = TorchSession(fold_model(load_checkpoint(whole_way.run).model))
+        mixed, int8 = (compare_maps(floats, one, images, model.input) for one in (Replay(maps), fake_quant))
+        assert sum(row.relative_rms for row in mixed) < sum(row.relative_rms for row in int8), (mixed, int8)
 
     on_board = measure_drift(
         Detector(Replay(maps), model, MAP_THRESHOLDS).detect,
@@ -157,10 +169,10 @@ def answers(out: Path) -> Callable[[Image], Detections]:
 
 
 def test_command_line_on_a_board(
-    whole_way: WholeWay, bundles: dict[str, Path], start_on_arm: Callable[..., Any], tmp_path: Path
+    whole_way: WholeWay, bundles: dict[tuple[str, str], Path], start_on_arm: Callable[..., Any], tmp_path: Path
 ) -> None:
     """`edgeyolo detect` with the board's packages only, and what it says of a bundle that is broken."""
-    bundle, picture = bundles["raspberry-pi-4"], list_pictures(whole_way, 2)[0][0]
+    bundle, picture = bundles["raspberry-pi-4", "mixed"], list_pictures(whole_way, 2)[0][0]
     done = start_on_arm("cortex-a72", "-m", "edgeyolo", "detect", bundle, picture, "--json", "--save", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["pictures"]) == 1
