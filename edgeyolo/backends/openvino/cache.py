@@ -56,7 +56,9 @@ def compile_cached(
         except RuntimeError as error:
             logger.warning("the compiled network %s is refused and compiled anew (%s)", path, error)
     compiled = core.compile_model(read(raw), device, dict(properties))
-    blob = compiled.export_model().getvalue()
+    exported = io.BytesIO()
+    compiled.export_model(exported)
+    blob = exported.getvalue()
     try:
         write_file(path, hashlib.sha256(blob).digest() + blob)
     except OutputError as error:
