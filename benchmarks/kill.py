@@ -254,7 +254,7 @@ def make_inputs(folder: Path) -> None:
     from edgeyolo import verbs
     from edgeyolo.data.drawn import draw_dataset
 
-    draw_dataset(folder / "data", PICTURES, image_hw=(96, 96), easy=True)
+    draw_dataset(folder / "data", PICTURES, image_hw=(96, 96), kind="easy")
     (folder / "quick.toml").write_text(
         'title = "quick"\nobserver = "max"\ncount = 8\n[qat]\nepochs = 3\nbatch = 4\nlearning_rate = 1e-4\n'
     )
