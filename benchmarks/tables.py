@@ -209,6 +209,34 @@ def large_set() -> str:
     return markdown(headings, rows, words=1)
 
 
+def rknn_accuracy() -> str:
+    """AP of both splits: float, ONNX Runtime's int8 and the NPU's simulator."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in load("rknn_accuracy")["rows"]:
+        found.setdefault(row["model"], {}).setdefault(row["artefact"], {})[row["split"]] = row["ap"]
+    rows = []
+    for model, artefacts in found.items():
+        reference = artefacts["onnxruntime int8"]
+        for artefact, ap in artefacts.items():
+            name = model if artefact == next(iter(artefacts)) else ""
+            apart = [f"{ap[split] - reference[split]:+.2f}" for split in ("val", "test")]
+            rows.append([name, artefact, f"{ap['val']:.2f}", f"{ap['test']:.2f}", *apart])
+    return markdown(["model", "artefact", "AP val", "test", "less ONNX Runtime's int8: val", "test"], rows, words=2)
+
+
+def rknn_zoo() -> str:
+    """Every model compiled for an NPU, or what the toolkit says."""
+    rows = []
+    for row in load("rknn_zoo")["builds"]:
+        if not row["builds"]:
+            rows.append([row["model"], "no: " + row["error"].splitlines()[0], "", "", "", "", ""])
+            continue
+        layers = row["layers"]
+        sizes = [f"{row[key] / 1e6:.1f}" for key in ("onnx_bytes", "rknn_bytes")]
+        rows.append([row["model"], "yes", str(layers["int8"]), str(layers["float"]), *sizes, f"{row['seconds']:.0f}"])
+    return markdown(["model", "compiles", "int8 layers", "float", "graph, MB", ".rknn, MB", "s"], rows, words=2)
+
+
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> str:
     """A Markdown table whose first `words` columns are text and whose others are numbers."""
     ruler = "|".join("---" if i < words else "---:" for i in range(len(headings)))
@@ -223,6 +251,8 @@ def load(name: str) -> dict[str, Any]:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "rknn-accuracy": rknn_accuracy,
+    "rknn-zoo": rknn_zoo,
     "deployed": deployed,
     "figures": figures,
     "recipes": recipes,

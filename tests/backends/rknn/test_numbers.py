@@ -111,6 +111,8 @@ def test_a_bundle_gives_onnx_runtimes_maps(npu_bundle: Path, nano: QuantizedMode
         artefact = bundle.manifest.artefact
         assert (bundle.folder / artefact.files["rknn"]).read_bytes()[:4] == b"RKNN"
         assert artefact.engine_version == "2.5.0" and artefact.layers == {"int8": 52, "float": 6}
+        rknn, graph = ((bundle.folder / artefact.files[role]).stat().st_size for role in ("rknn", "onnx"))
+        assert rknn < 2 * graph  # whose weights have a byte each; in float16 it has 2.4 times its bytes
         session = backends.open_artefact(bundle.folder, artefact, nano.spec)
         together, alone = session.run(images), session.run(images[1:])
         for found, single, map_ in zip(together, alone, wanted, strict=True):
