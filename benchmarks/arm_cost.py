@@ -1,16 +1,20 @@
 """Instructions of one picture on emulated ARM cores: our bundles, ncnn's own precisions, ONNX Runtime and OpenVINO.
 
     python benchmarks/arm_cost.py runs/tiny-int8 runs/pps-int8 [--cores cortex-a76] [--modes mixed int8] [--layers]
+    python benchmarks/arm_cost.py runs/tiny-int8 --data ../shared/data/bccd --modes mixed int8       # AP, not counts
 
 Each source is a folder that `edgeyolo quantize` wrote; one thread, one picture. Results are written after each network
 and core; what the file has of others stays. The wheels of the peers are fetched once, into the user's cache. Counts are
 the same from run to run, and no milliseconds: caches, dual issue and memory bandwidth are not in them. Prints millions.
+AP (val and test) is of the very bundles of a core, run by this computer's ncnn: int8 sums are the same integers there,
+floats are not quite (`tests/arm/test_arm.py` compares the maps on emulated cores).
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import sys
 import tempfile
@@ -22,6 +26,7 @@ from record import RESULTS, ROOT, save_result
 
 from edgeyolo import backends
 from edgeyolo.graph.qdq import insert_qdq, load_onnx
+from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import ModelRecord
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.strict import load_json
@@ -44,18 +49,43 @@ def main() -> None:
     parser.add_argument("sources", type=Path, nargs="*", metavar="FOLDER")
     parser.add_argument("--cores", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--data", type=Path, help="measure AP of bundles on this data set instead of counting")
     parser.add_argument("--layers", action="store_true", help="print the layers too")
     args = parser.parse_args()
-    rows: list[dict[str, Any]] = json.loads(OUT.read_text())["rows"] if OUT.is_file() else []
+    found: dict[str, Any] = json.loads(OUT.read_text()) if OUT.is_file() else {}
+    if args.data is not None:
+        return measure_ap(args, found)
+    rows: list[dict[str, Any]] = found.get("rows", [])
     for source in args.sources:
         for core in args.cores:
             for mode in args.modes:
                 row = count_network(source, core, mode)
                 rows = [old for old in rows if key(old) != key(row)] + [row]
-                save_result(OUT, {"rows": sorted(rows, key=key)})
+                save_result(OUT, {"rows": sorted(rows, key=key), "ap": found.get("ap", [])})
                 sys.stdout.write(f"{row['model']} {core} {mode}: {row['millions']:.1f}\n")
                 for name, millions in row["layers"].items() if args.layers else ():
                     sys.stdout.write(f"    {name}: {millions:.3f}\n")
+
+
+def measure_ap(args: argparse.Namespace, found: dict[str, Any]) -> None:
+    """AP of each bundle on val and test, into the list `ap` of the results."""
+    from edgeyolo.data.dataset import open_dataset
+    from edgeyolo.evaluation.measure import measure_session
+
+    rows: list[dict[str, Any]] = found.get("ap", [])
+    for source, core, mode in itertools.product(args.sources, args.cores, args.modes):
+        record = load_json(source / "model.json", ModelRecord)
+        with tempfile.TemporaryDirectory(prefix="edgeyolo-cost-") as work:
+            artefact = build_ours(source, core, mode, record, Path(work))
+            session = backends.open_artefact(Path(work), artefact, record.model, threads=1)
+            row: dict[str, Any] = {"model": record.model.name, "core": core, "mode": mode}
+            for split in ("val", "test"):
+                score = measure_session(session, record.model, open_dataset(args.data, split), artefact=f"ncnn {mode}")
+                row[split] = round(score.ap, 2)
+            session.close()
+        rows = [old for old in rows if key(old) != key(row)] + [row]
+        save_result(OUT, {"rows": found.get("rows", []), "ap": sorted(rows, key=key)})
+        sys.stdout.write(f"{row['model']} {core} {mode}: AP {row['val']} on val, {row['test']} on test\n")
 
 
 def key(row: dict[str, Any]) -> tuple[str, str, int]:
@@ -85,13 +115,18 @@ def write_ours(
     source: Path, core: str, mode: str, record: ModelRecord, work: Path
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """A job of what `deploy` writes for the board of that core, and what it estimated."""
-    board = msgspec.structs.replace(load_target(TARGETS[core]), precisions=PRECISIONS)
-    qparams = load_qparams(source / "qparams.json")
-    precision = next(one for one in PRECISIONS if one == mode)
-    artefact = backends.build(source / "model.onnx", record.model, qparams, board, work, precision=precision)
+    artefact = build_ours(source, core, mode, record, work)
     paths = {role: str(work / name) for role, name in artefact.files.items()}
     estimated = dict(artefact.choice.instructions) if artefact.choice is not None else {}
     return {"engine": "ncnn", **paths, "options": artefact.options}, estimated
+
+
+def build_ours(source: Path, core: str, mode: str, record: ModelRecord, work: Path) -> Artefact:
+    """What `deploy` builds for the board of that core."""
+    board = msgspec.structs.replace(load_target(TARGETS[core]), precisions=PRECISIONS)
+    qparams = load_qparams(source / "qparams.json")
+    precision = next(one for one in PRECISIONS if one == mode)
+    return backends.build(source / "model.onnx", record.model, qparams, board, work, precision=precision)
 
 
 def write_peer(source: Path, mode: str, work: Path) -> Path:

@@ -237,6 +237,15 @@ def rknn_zoo() -> str:
     return markdown(["model", "compiles", "int8 layers", "float", "graph, MB", ".rknn, MB", "s"], rows, words=2)
 
 
+def arm_ap() -> str:
+    """AP of bundles for those cores."""
+    rows = [
+        [row["core"], row["model"], row["mode"], f"{row['val']:.2f}", f"{row['test']:.2f}"]
+        for row in load("arm_cost")["ap"]
+    ]
+    return markdown(["core", "network", "bundle", "AP on val", "AP on test"], rows, words=3)
+
+
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> str:
     """A Markdown table whose first `words` columns are text and whose others are numbers."""
     ruler = "|".join("---" if i < words else "---:" for i in range(len(headings)))
@@ -261,6 +270,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "host-cpu": host_cpu,
     "arm": arm,
     "arm-cost": arm_cost,
+    "arm-ap": arm_ap,
     "large-set": large_set,
     "engines": engines,
 }
