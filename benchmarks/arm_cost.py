@@ -54,7 +54,8 @@ def main() -> None:
     args = parser.parse_args()
     found: dict[str, Any] = json.loads(OUT.read_text()) if OUT.is_file() else {}
     if args.data is not None:
-        return measure_ap(args, found)
+        measure_ap(args, found)
+        return
     rows: list[dict[str, Any]] = found.get("rows", [])
     for source in args.sources:
         for core in args.cores:

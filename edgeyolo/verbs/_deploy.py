@@ -152,7 +152,9 @@ def choose_precision(target: Target, wanted: str | None, qparams: QParams | None
         possible = [p for p in target.precisions if qparams is not None or not needs_scales(p)]
         if not possible:
             raise UsageError(
-                "the target runs only int8, and the source has no scales", where=where, hint="Run quantize"
+                f"the target runs only {' and '.join(target.precisions)}, and the source has no scales",
+                where=where,
+                hint="Run quantize",
             )
         return possible[0]
     for precision in get_args(Precision):
