@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 
 import cv2
@@ -108,3 +111,39 @@ def test_a_url_of_nothing_and_of_an_unknown_kind(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be opened"):
         local_path("nosuchscheme://a/b")
     assert local_path(tmp_path) == tmp_path
+
+
+OPENER = """
+import sys, time
+from pathlib import Path
+from edgeyolo.data.dataset import open_dataset
+from edgeyolo.data.remote import local_path
+number, place = sys.argv[1:]
+Path(f"ready-{number}").touch()
+while not Path("go").exists():
+    time.sleep(0.001)
+path = open_dataset(local_path(place), "train").records[0].image_path
+print(path.parent.parent.stat().st_ino, len(path.read_bytes()))
+"""
+
+
+@pytest.mark.parametrize("kind", ["shards", "url"])
+def test_processes_that_open_it_together_read_one_copy(kind: str, tmp_path: Path, cache: Path) -> None:
+    """None replaces the folder that another one reads already."""
+    folder = make_set(tmp_path / "set")
+    write_shard(folder / "train-0002.tar", {f"{i}.png": png(i % 256) for i in range(500)})  # so that it takes a while
+    place = str(folder)
+    if kind == "url":
+        pytest.importorskip("fsspec", reason="fsspec is not installed")
+        place = "local://set"
+    command = [sys.executable, "-c", OPENER]
+    openers = [
+        subprocess.Popen([*command, str(i), place], cwd=tmp_path, stdout=subprocess.PIPE, text=True) for i in range(3)
+    ]
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("ready-*"))) < len(openers) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    said = {opener.communicate()[0] for opener in openers}
+    assert len(said) == 1 and said != {""}
+    assert len(list((cache / "shards").glob("*"))) == 1
