@@ -87,11 +87,22 @@ def _check_whole(raw: bytes, path: Path) -> None:
         scans = [start for marker, start, _ in _jpeg_segments(raw) if marker == _SCAN_MARKER]
         whole = bool(scans) and raw.find(b"\xff\xd9", scans[0]) >= 0
     elif raw.startswith(_PNG):
-        whole = b"IEND\xaeB`\x82" in raw[-(1 << 20) :]
+        whole = _has_png_end(raw)
     elif raw.startswith(b"RIFF") and len(raw) >= 12:
         whole = len(raw) >= struct.unpack_from("<I", raw, 4)[0] + 8
     if not whole:
         raise ImageError("is cut off", where=path, hint="Copy or download the file again")
+
+
+def _has_png_end(raw: bytes) -> bool:
+    """Whether chunk after chunk leads to the last one; a decoder takes the memory that a chunk's length asks for."""
+    at = len(_PNG)
+    while at + 12 <= len(raw):
+        length, kind = struct.unpack_from(">I4s", raw, at)
+        at += 12 + length
+        if kind == b"IEND":
+            return at <= len(raw)
+    return False
 
 
 def _check_size(raw: bytes, path: Path) -> None:

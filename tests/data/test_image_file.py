@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import struct
 from pathlib import Path
 
@@ -150,3 +151,16 @@ def test_a_size_beyond_all_memory_is_refused_before_it_is_decoded(
     monkeypatch.setattr(cv2, "imdecode", None)
     with pytest.raises(ImageError, match=r"is 30000x30000, and .* are the most"):
         read_image(path)
+
+
+def test_a_chunk_that_claims_gigabytes_takes_no_memory(picture: np.ndarray, tmp_path: Path) -> None:
+    """The decoder would make room for it before it finds that the file is shorter."""
+    path = write(tmp_path / "p.png", picture)
+    raw = path.read_bytes()
+    at = raw.index(b"IDAT") - 4
+    path.write_bytes(raw[:at] + struct.pack(">I", 0x7FFFFF00) + raw[at + 4 :])
+    assert b"IEND" in path.read_bytes()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ImageError, match="cut off"):
+        read_image(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
