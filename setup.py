@@ -18,7 +18,7 @@ TENSORRT = ["tensorrt-rtx-cu12>=1.7; platform_machine == 'x86_64'", "cuda-python
 # On the board only; Rockchip's toolkit for hosts lives in an environment of its own: edgeyolo doctor --install rknn.
 RKNN = ["rknn-toolkit-lite2>=2.3.2; platform_machine == 'aarch64' and python_version < '3.13'"]
 REPORT = ["matplotlib>=3.8", "jinja2>=3.1"]
-SEARCH = ["optuna>=4"]
+SEARCH = ["optuna>=4.3"]
 TENSORBOARD = ["tensorboard>=2.12"]
 REMOTE = ["fsspec>=2024.2"]
 TRAIN = [

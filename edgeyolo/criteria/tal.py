@@ -108,7 +108,7 @@ class TalCriterion(Criterion):
         stride = grid.strides[point, None]
         points_xy = grid.points_xy[point] / stride  # (P, 2)
         asked_xyxy = assignment.boxes_xyxy[picture, point] / stride  # (P, 4)
-        values = take_points(box_maps, picture, point).view(len(point), 4, -1)
+        values = take_points(box_maps, picture, point).view(-1, 4, box_maps[0].shape[1] // 4)
         class_logits = take_points(class_maps, picture, point, assignment.labels[picture, point])
         iou_loss = 1 - self.box_overlap(boxes_from_distances(points_xy, self.integral(values)), asked_xyxy)
         total_score = mean_over_processes(quality.sum(), least=1.0)

@@ -57,7 +57,8 @@ def in_folder_with_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def test_no_engine_builds_from_it(engine: str, in_folder_with_data: Path) -> None:
     path = in_folder_with_data / "model.onnx"
     path.write_bytes(conv(external()).SerializeToString())
-    target = Target(title="t", engine=engine, precisions=("fp32",))
+    options = {"chip": "rk3588"} if engine == "rknn" else {}
+    target = Target(title="t", engine=engine, precisions=("fp32",), engine_options=options)
     if backends.probe(target):
         pytest.skip(f"{engine} is not installed")
     with pytest.raises(BackendError, match="tensor 'w' is kept in another file"):

@@ -45,7 +45,7 @@ EVERYTHING = {"accumulate": 2, "class_balance": 0.5, "multi_scale": 0.5, "optimi
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
-    draw_dataset(folder, {"train": 13, "val": 3, "test": 2}, seed=1)
+    draw_dataset(folder, {"train": 13, "val": 6, "test": 2}, seed=1)
     return folder
 
 
@@ -78,7 +78,7 @@ class Signal:
     ("change", "stops"),
     [
         (EVERYTHING, [("epoch 1/2", 1), ("epoch 2/2", 3)]),
-        ({}, [("evaluate", 2), ("epoch 2/2", 2)]),
+        ({}, [("evaluate", 4), ("epoch 2/2", 2)]),
     ],
 )
 def test_stopped_at_any_step_and_resumed_it_ends_with_the_same_weights(

@@ -58,7 +58,7 @@ def compile_cached(
     compiled = core.compile_model(read(raw), device, dict(properties))
     exported = io.BytesIO()
     compiled.export_model(exported)
-    blob = exported.getvalue()
+    blob = exported if isinstance(exported, bytes) else exported.getvalue()  # bytes in early versions
     try:
         write_file(path, hashlib.sha256(blob).digest() + blob)
     except OutputError as error:
