@@ -96,12 +96,12 @@ def _check_whole(raw: bytes, path: Path) -> None:
 
 def _has_png_end(raw: bytes) -> bool:
     """Whether chunk after chunk leads to the last one; a decoder takes the memory that a chunk's length asks for."""
-    at = len(_PNG)
+    at: int = len(_PNG)
     while at + 12 <= len(raw):
         length, kind = struct.unpack_from(">I4s", raw, at)
         at += 12 + length
         if kind == b"IEND":
-            return at <= len(raw)
+            return bool(at <= len(raw))
     return False
 
 
