@@ -45,6 +45,7 @@ class Yolov6Config:
         share: of a stage's channels in each of its branches; 0 for rows of convolutions without branches.
         activation: of the hidden layers; the head has SiLU.
         rep: whether convolutions are re-parameterised.
+        siou: whether boxes are trained on SIoU, and not on GIoU.
         bins: of each distance, 0 to bins - 1 strides; 0 for the distances themselves.
         stem_and_stages: channels of the stem and of each stage, before the multiplication.
         stage_blocks: convolutions of each stage, likewise.
@@ -59,6 +60,7 @@ class Yolov6Config:
     image_size: int = 640
     share: float = 0.0
     rep: bool = True
+    siou: bool = False
     bins: int = 0
     stem_and_stages: tuple[int, ...] = _P5_CHS
     stage_blocks: tuple[int, ...] = _P5_BLOCKS
@@ -79,7 +81,7 @@ class Yolov6Config:
 
 
 _SIZES: dict[str, tuple[float, float, dict[str, object]]] = {
-    "n": (0.33, 0.25, {}),
+    "n": (0.33, 0.25, {"siou": True}),
     "s": (0.33, 0.50, {}),
     "m": (0.60, 0.75, {"share": 2 / 3, "bins": 17}),
     "l": (1.00, 1.00, {"share": 1 / 2, "bins": 17, "rep": False, "activation": "silu"}),
@@ -219,5 +221,5 @@ class Network(DetectorNetwork):
             self.config.num_classes,
             TalWeights(),
             static_assigner_epochs=static,
-            box_overlap=siou if self.config.name.startswith("yolov6n") else giou,
+            box_overlap=siou if self.config.siou else giou,
         )

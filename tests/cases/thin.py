@@ -29,6 +29,7 @@ _SIZES = (
     "depth",
     "width",
     "most_chs",
+    "siou",
     "image_size",
     "stem_and_stages",
     "stage_blocks",

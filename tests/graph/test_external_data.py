@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeyolo import backends
+from edgeyolo.backends.rknn.toolkit import FOLDER_VARIABLE, toolkit_folder
 from edgeyolo.graph.external_data import FIELDS, refuse_external_data
 from edgeyolo.spec.errors import BackendError
 from edgeyolo.spec.manifest import Artefact
@@ -46,6 +47,9 @@ def own() -> TensorProto:
     return numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "w")
 
 
+TOOLKIT = toolkit_folder()  # before a test run gets a cache of its own
+
+
 @pytest.fixture
 def in_folder_with_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.full(12, 7, np.float32).tofile(tmp_path / "private.bin")
@@ -54,15 +58,16 @@ def in_folder_with_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.mark.parametrize("engine", backends.list_engines())
-def test_no_engine_builds_from_it(engine: str, in_folder_with_data: Path) -> None:
+def test_no_engine_builds_from_it(engine: str, in_folder_with_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(TOOLKIT))
     path = in_folder_with_data / "model.onnx"
     path.write_bytes(conv(external()).SerializeToString())
-    options = {"chip": "rk3588"} if engine == "rknn" else {}
-    target = Target(title="t", engine=engine, precisions=("fp32",), engine_options=options)
+    options, precision = ({"chip": "rk3588"}, "fp16") if engine == "rknn" else ({}, "fp32")
+    target = Target(title="t", engine=engine, precisions=(precision,), engine_options=options)
     if backends.probe(target):
         pytest.skip(f"{engine} is not installed")
     with pytest.raises(BackendError, match="tensor 'w' is kept in another file"):
-        backends.build(path, SPEC, None, target, in_folder_with_data / "out", precision="fp32")
+        backends.build(path, SPEC, None, target, in_folder_with_data / "out", precision=precision)
 
 
 @pytest.mark.parametrize(
