@@ -1,4 +1,4 @@
-"""Official files of YOLOv5, YOLOv8 and YOLOX: made here under the authors' names, read by the registry."""
+"""Official files of YOLOv5, YOLOv6, YOLOv8 and YOLOX: made here under the authors' names, read by the registry."""
 
 from __future__ import annotations
 
@@ -30,6 +30,54 @@ KNOWN: dict[str, tuple[int | None, dict[str, tuple[int, ...]]]] = {
             "model.22.cv3.1.0.conv.weight": (80, 128, 3, 3),
             "model.22.cv3.2.2.bias": (80,),
             "model.22.dfl.conv.weight": (1, 16, 1, 1),
+        },
+    ),
+    "yolov6n": (
+        None,
+        {
+            "backbone.stem.rbr_dense.conv.weight": (16, 3, 3, 3),
+            "backbone.ERBlock_2.0.rbr_1x1.conv.weight": (32, 16, 1, 1),
+            "backbone.ERBlock_3.1.conv1.rbr_identity.running_var": (64,),
+            "backbone.ERBlock_4.1.block.4.rbr_dense.bn.weight": (128,),
+            "backbone.ERBlock_5.2.cspsppf.cv5.block.conv.weight": (128, 512, 1, 1),
+            "backbone.ERBlock_5.2.cspsppf.cv7.block.bn.bias": (256,),
+            "neck.reduce_layer0.block.conv.weight": (64, 256, 1, 1),
+            "neck.Bifusion1.cv2.block.conv.weight": (32, 32, 1, 1),
+            "neck.Bifusion0.cv3.block.conv.weight": (64, 192, 1, 1),
+            "neck.Bifusion0.downsample.block.conv.weight": (64, 64, 3, 3),
+            "neck.Bifusion1.upsample.upsample_transpose.weight": (32, 32, 2, 2),
+            "neck.Rep_p3.conv1.rbr_1x1.conv.weight": (32, 32, 1, 1),
+            "neck.downsample1.block.conv.weight": (64, 64, 3, 3),
+            "neck.Rep_n4.block.2.rbr_identity.weight": (128,),
+            "detect.stems.2.block.conv.weight": (128, 128, 1, 1),
+            "detect.cls_convs.0.block.conv.weight": (32, 32, 3, 3),
+            "detect.cls_preds.1.bias": (80,),
+            "detect.reg_preds.0.weight": (4, 32, 1, 1),
+            "detect.proj_conv.weight": (1, 17, 1, 1),
+        },
+    ),
+    "yolov6m": (
+        None,
+        {
+            "backbone.ERBlock_2.1.m.conv1.conv2.rbr_identity.weight": (64,),
+            "backbone.ERBlock_4.1.m.block.3.conv1.rbr_dense.conv.weight": (256, 256, 3, 3),
+            "backbone.ERBlock_5.2.sppf.cv1.block.conv.weight": (384, 768, 1, 1),
+            "neck.Rep_p4.m.block.1.alpha": (1,),
+        },
+    ),
+    "yolov6l6": (
+        None,
+        {
+            "backbone.stem.block.conv.weight": (64, 3, 3, 3),
+            "backbone.ERBlock_3.1.m.conv1.conv1.block.conv.weight": (128, 128, 3, 3),
+            "backbone.ERBlock_3.1.m.block.4.alpha": (1,),
+            "backbone.ERBlock_6.1.cv3.block.conv.weight": (1024, 1024, 1, 1),
+            "backbone.ERBlock_6.2.sppf.cv2.block.conv.weight": (1024, 2048, 1, 1),
+            "neck.Bifusion2.cv1.block.conv.weight": (128, 256, 1, 1),
+            "neck.Rep_p5.m.block.4.conv2.block.bn.weight": (256,),
+            "neck.downsample0.block.conv.weight": (512, 512, 3, 3),
+            "neck.Rep_n6.cv2.block.conv.weight": (512, 1024, 1, 1),
+            "detect.reg_preds.3.weight": (68, 1024, 1, 1),
         },
     ),
     "yolov5n": (
@@ -82,6 +130,8 @@ KNOWN: dict[str, tuple[int | None, dict[str, tuple[int, ...]]]] = {
     ),
 }
 
+LARGE = ("yolov6m", "yolov6l6")
+
 
 def official_tensors(name: str) -> dict[str, Tensor]:
     """Random values under the authors' names; which there are is said by the parts of the network."""
@@ -91,17 +141,25 @@ def official_tensors(name: str) -> dict[str, Tensor]:
     tensors = {names.official(ours): value for ours, value in model.state_dict().items()}
     if name.startswith("yolov8"):
         tensors["model.22.dfl.conv.weight"] = torch.arange(16.0).view(1, 16, 1, 1)
+    if name.startswith("yolov6"):
+        tensors["detect.proj"], tensors["detect.proj_conv.weight"] = (
+            torch.arange(17.0),
+            torch.arange(17.0)[None, :, None, None],
+        )
+        for level, chs in enumerate((32, 64, 128)):  # what only training needs
+            tensors[f"detect.cls_preds_ab.{level}.weight"] = torch.zeros(240, chs, 1, 1)
+            tensors[f"detect.reg_preds_dist.{level}.bias"] = torch.zeros(68)
     if name.startswith("yolov5"):
         anchors = torch.tensor(model.config.anchors_wh) / torch.tensor(model.strides)[:, None, None]
         tensors[next(key for key in tensors if ".m.0.bias" in key).replace("m.0.bias", "anchors")] = anchors
     for key, value in tensors.items():
-        if value.is_floating_point() and not key.endswith(("dfl.conv.weight", "anchors")):
+        if value.is_floating_point() and not key.endswith(("dfl.conv.weight", "anchors", "proj", "proj_conv.weight")):
             value.copy_(torch.rand_like(value) * 0.5 + 0.1)
     return tensors
 
 
 class DetectionModel(nn.Module):
-    """What a file of YOLOv8 pickles: modules inside modules, each parameter at its path."""
+    """What a file of YOLOv6 or YOLOv8 pickles: modules inside modules, each parameter at its path."""
 
 
 def as_modules(tensors: dict[str, Tensor]) -> nn.Module:
@@ -122,14 +180,15 @@ def write(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, T
     if name.startswith("yolox"):
         torch.save({"start_epoch": 300, "model": tensors, "optimizer": None}, path)
         return tensors
-    package = types.ModuleType("ultralytics.nn.tasks")
+    place = "yolov6.models.yolo" if name.startswith("yolov6") else "ultralytics.nn.tasks"
+    parts = place.split(".")
+    package = types.ModuleType(place)
     package.DetectionModel = DetectionModel  # type: ignore[attr-defined]
-    for part in ("ultralytics", "ultralytics.nn", "ultralytics.nn.tasks"):
-        monkeypatch.setitem(sys.modules, part, package)
-    monkeypatch.setattr(DetectionModel, "__module__", "ultralytics.nn.tasks")
-    torch.save({"epoch": -1, "model": as_modules(tensors).half(), "ema": None, "train_args": {"imgsz": 640}}, path)
-    for part in ("ultralytics", "ultralytics.nn", "ultralytics.nn.tasks"):
-        monkeypatch.delitem(sys.modules, part)
+    with monkeypatch.context() as patch:
+        for count in range(1, len(parts) + 1):
+            patch.setitem(sys.modules, ".".join(parts[:count]), package)
+        patch.setattr(DetectionModel, "__module__", place)
+        torch.save({"epoch": -1, "model": as_modules(tensors).half(), "ema": None, "train_args": {"imgsz": 640}}, path)
     return tensors
 
 
@@ -139,10 +198,12 @@ def test_names_and_shapes_are_the_authors(name: str) -> None:
     tensors = official_tensors(name)
     assert count in (None, len(tensors))
     assert {key: tuple(tensors[key].shape) for key in known} == known
-    assert all(re.match(r"(model\.\d+|backbone|head)\.", key) for key in tensors)
+    assert all(re.match(r"(model\.\d+|backbone|neck|head|detect)\.", key) for key in tensors)
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in KNOWN]
+)
 def test_a_file_in_their_layout_is_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = write(name, tmp_path / "official.pt", monkeypatch)
     model = models.load_pretrained(name, tmp_path / "official.pt")

@@ -77,3 +77,11 @@ def test_yolox_takes_bgr_pixels_as_they_are_in_the_top_left_corner(name: str) ->
 def test_a_stage_of_yolov8_is_not_split_in_the_deploy_form() -> None:
     graph = torch.fx.symbolic_trace(fold_in_place(models.create("yolov8n", 2)))
     assert not [node for node in graph.graph.nodes if "getitem" in str(node.target) or "chunk" in str(node.target)]
+
+
+def test_only_between_the_stages_of_its_neck_has_yolov6l_relu() -> None:
+    with torch.device("meta"):
+        model = models.create("yolov6l", 2)
+    rectified = {name for name, module in model.named_modules() if isinstance(module, nn.ReLU)}
+    assert {name.split(".")[1] for name in rectified} == {"reduces", "fusions", "downs"}
+    assert sum(isinstance(m, nn.ReLU) for m in model.neck.modules()) == len(rectified) == 2 * (1 + 4 + 1)

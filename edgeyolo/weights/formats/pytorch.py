@@ -30,7 +30,16 @@ _LONGEST_NAME = 300
 _BROKEN_ZIP = (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
 _AGAIN = "Download or copy it again"
 _FOREIGN = (
-    *("models.", "utils.", "ultralytics.", "torch.nn.modules.", "torch.nn.parameter.", "torch.device", "torch.Size"),
+    *(
+        "models.",
+        "utils.",
+        "ultralytics.",
+        "yolov6.",
+        "torch.nn.modules.",
+        "torch.nn.parameter.",
+        "torch.device",
+        "torch.Size",
+    ),
     *("builtins.set", "__builtin__.set", "_codecs.encode"),
     *("numpy.core.multiarray.", "numpy._core.multiarray.", "numpy.dtype", "numpy.ndarray"),
 )

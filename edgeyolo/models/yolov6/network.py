@@ -1,13 +1,4 @@
-"""YOLOv6: a backbone of RepVGG convolutions, a pyramid with bi-directional concatenation, a decoupled head.
-
-Papers: YOLOv6, arXiv 2209.02976; YOLOv6 v3.0, arXiv 2301.05586; release 0.4.1. n and s are rows of RepVGG convolutions
-and give the four sides of a box; m stacks them in cross-stage-partial stages, l has plain convolutions there, and both
-give distributions. The P6 models have a level more.
-
-Differs: the auxiliary anchor branch, which the authors train beside the head and throw away, self-distillation and
-RepOptimizer are not here; output convolutions start from N(0, 0.01) in place of zero, as in PP-YOLOE; ATSS takes the
-share of the epochs that it takes of the authors' schedule.
-"""
+"""The network of YOLOv6, and its sizes."""
 
 from __future__ import annotations
 
@@ -29,7 +20,7 @@ from edgeyolo.spec.model import DflDecode, PointDecode
 _P5_CHS, _P5_BLOCKS = (64, 128, 256, 512, 1024), (6, 12, 18, 6)
 _P6_CHS, _P6_BLOCKS = (64, 128, 256, 512, 768, 1024), (6, 12, 18, 6, 6)
 _P5_NECK, _P6_NECK = (128, 256, 512), (128, 256, 512, 1024)
-_NECK_BLOCKS = 12
+NECK_BLOCKS = 12
 _HEAD_ACTIVATION = "silu"
 _PRIOR = 0.01
 _OUTPUT_STD = 0.01
@@ -44,6 +35,7 @@ class Yolov6Config:
         depth, width: multipliers of the numbers of convolutions and channels.
         share: of a stage's channels in each of its branches; 0 for rows of convolutions without branches.
         activation: of the hidden layers; the head has SiLU.
+        neck_activation: of the convolutions between the neck's stages; None for the same.
         rep: whether convolutions are re-parameterised.
         siou: whether boxes are trained on SIoU, and not on GIoU.
         bins: of each distance, 0 to bins - 1 strides; 0 for the distances themselves.
@@ -57,6 +49,7 @@ class Yolov6Config:
     width: float
     num_classes: int = 80
     activation: str = "relu"
+    neck_activation: str | None = None
     image_size: int = 640
     share: float = 0.0
     rep: bool = True
@@ -84,7 +77,7 @@ _SIZES: dict[str, tuple[float, float, dict[str, object]]] = {
     "n": (0.33, 0.25, {"siou": True}),
     "s": (0.33, 0.50, {}),
     "m": (0.60, 0.75, {"share": 2 / 3, "bins": 17}),
-    "l": (1.00, 1.00, {"share": 1 / 2, "bins": 17, "rep": False, "activation": "silu"}),
+    "l": (1.00, 1.00, {"share": 1 / 2, "bins": 17, "rep": False, "activation": "silu", "neck_activation": "relu"}),
 }
 _P6 = {"image_size": 1280, "stem_and_stages": _P6_CHS, "stage_blocks": _P6_BLOCKS, "neck_chs": _P6_NECK}
 VARIANTS: dict[str, Yolov6Config] = {
@@ -136,17 +129,17 @@ class Neck(nn.Module):
         super().__init__()
         feature_chs = [config.chs(base) for base in config.stem_and_stages[1:]]  # of strides 4, 8 ...
         top_chs = [config.chs(base) for base in config.neck_chs[:-1]]  # of all levels but the coarsest, finest first
-        activation = config.activation
+        activation = config.neck_activation or config.activation
         levels = list(range(len(top_chs)))[::-1]
         above = [*top_chs[1:], feature_chs[-1]]
         self.reduces = nn.ModuleList(ConvBnAct(above[i], top_chs[i], activation=activation) for i in levels)
         self.fusions = nn.ModuleList(
             BiFusion(top_chs[i], feature_chs[i + 1], feature_chs[i], activation=activation) for i in levels
         )
-        self.tops = nn.ModuleList(_make_stage(config, top_chs[i], top_chs[i], _NECK_BLOCKS) for i in levels)
+        self.tops = nn.ModuleList(_make_stage(config, top_chs[i], top_chs[i], NECK_BLOCKS) for i in levels)
         self.downs = nn.ModuleList(ConvBnAct(chs, chs, 3, 2, activation=activation) for chs in top_chs)
         self.bottoms = nn.ModuleList(
-            _make_stage(config, 2 * chs, config.chs(base), _NECK_BLOCKS)
+            _make_stage(config, 2 * chs, config.chs(base), NECK_BLOCKS)
             for chs, base in zip(top_chs, config.neck_chs[1:], strict=True)
         )
 
