@@ -397,6 +397,7 @@ def take_turns(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, 
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
+            time.sleep(0.05)  # threads of the engine before spin for a while, on a core that this one needs
             run()  # brings its weights into the caches that the one before has filled
             started = time.perf_counter()
             run()
