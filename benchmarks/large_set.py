@@ -4,11 +4,11 @@
 
 No picture is ever decoded to open a set, so those of COCO are empty files; the others need their sizes: YOLO's are
 links to one small picture, and those of the shards are as small, a thousand in each. Each set is opened in a process of
-its own: seconds and processor seconds, and the most memory that it held. Shards are opened twice: they are unpacked the
-first time. The order is that of an epoch at batches of 64, from its making to its last batch. Two loader processes,
-forked and spawned, ask for records from all over the set, 100,000 at most; what of their memory is theirs alone (USS)
-and what is their part of the shared (PSS) is read before they end. Writes benchmarks/results/large_set.json after each
-set, and keeps the rows of other sets that the same code has measured.
+its own: seconds and processor seconds, and the most memory that it held. The order is that of an epoch at batches of
+64, from its making to its last batch. Two loader processes, forked and spawned, ask for records from all over the set,
+100,000 at most; what of their memory is theirs alone (USS) and what is their part of the shared (PSS) is read before
+they end. Writes benchmarks/results/large_set.json after each set, and keeps the rows of other sets that the same code
+has measured.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -118,38 +116,27 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--formats", nargs="+", choices=WRITERS, default=list(WRITERS))
     parser.add_argument("--work", type=Path, default=Path("runs/large"))
-    parser.add_argument("--most-unpacked", type=int, default=100_000, help="leaves larger sets of shards out")
     parser.add_argument("--out", type=Path, default=RESULTS / "large_set.json")
     args = parser.parse_args()
-    cache = args.work / "cache"
     settings = {"boxes_per_picture": BOXES}
     known = load_reusable(args.out, **settings) or {"rows": []}
     rows = {_place(row): row for row in known["rows"]}
     for count in args.pictures:
         for kind in args.formats:
-            if kind == "shards" and count > args.most_unpacked:
-                continue
             write, name = WRITERS[kind]
             folder = args.work / f"{kind}-{count}"
             path = folder / name if folder.is_dir() else write(folder, count, np.random.default_rng(0))
-            for time in ("first", "second") if kind == "shards" else ("first",):
-                done = subprocess.run(
-                    [sys.executable, str(OPEN), str(path)],
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                    env={**os.environ, "EDGEYOLO_CACHE": str(cache.absolute())},
-                )
-                row = {"format": kind, "time": time, **json.loads(done.stdout)}
-                rows[_place(row)] = row
-                sys.stdout.write(f"{row}\n")
-                save_result(args.out, {**settings, "rows": [rows[place] for place in sorted(rows)]})
-            shutil.rmtree(cache, ignore_errors=True)
+            command = [sys.executable, str(OPEN), str(path)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            row = {"format": kind, **json.loads(done.stdout)}
+            rows[_place(row)] = row
+            sys.stdout.write(f"{row}\n")
+            save_result(args.out, {**settings, "rows": [rows[place] for place in sorted(rows)]})
 
 
-def _place(row: dict[str, Any]) -> tuple[int, str, str]:
+def _place(row: dict[str, Any]) -> tuple[int, str]:
     """Of a row in the file."""
-    return row["pictures"], row["format"], row["time"]
+    return row["pictures"], row["format"]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
-"""Pictures from disk: decoding that notices a cut-off file, and sizes from the header alone."""
+"""Pictures from disk: decoding that notices a cut-off file, and sizes from the header alone.
+
+A picture is a file, or bytes of a tar file: `train-0001.tar/cell.jpg@1536+84320` is 84,320 of them from byte 1,536 on.
+"""
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 import cv2
@@ -17,6 +22,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 MOST_PIXELS = 120_000_000  # of a picture, 360 MB when decoded; a header may ask for any number
 
 _HEADER_BYTES = 1 << 16
+_MEMBER = re.compile(r"(?P<tar>.+)[/\\](?P<name>[^/\\]+)@(?P<start>\d+)\+(?P<size>\d+)")
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _TIFF = {b"II*\0": "<", b"MM\0*": ">"}  # and the order of bytes
 _SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -33,7 +39,7 @@ def read_image(path: Path) -> Image:
     Raises:
         ImageError: it cannot be read, is empty, is cut off, is larger than `MOST_PIXELS`, or is not a picture.
     """
-    raw = _read_bytes(path)
+    raw = read_bytes(path)
     _check_whole(raw, path)
     _check_size(raw, path)
     try:
@@ -51,14 +57,42 @@ def read_image_hw(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: as in `read_image`; damage behind the header is not seen.
     """
-    head = _read_bytes(path, _HEADER_BYTES)
+    head = read_bytes(path, _HEADER_BYTES)
     image_hw = _header_hw(head)
     if image_hw is None and head.startswith(_JPEG) and len(head) == _HEADER_BYTES:
-        image_hw = _header_hw(_read_bytes(path))  # large metadata before the size
+        image_hw = _header_hw(read_bytes(path))  # large metadata before the size
     if image_hw is None or min(image_hw) < 1:
         height, width = read_image(path).shape[:2]
         return height, width
     return image_hw
+
+
+def path_in_tar(tar: Path, name: str, start: int, size: int) -> Path:
+    """Of the bytes `start` to `start + size` of a tar file, for the functions of this module; `name` has no folder."""
+    return tar / f"{name}@{start}+{size}"
+
+
+def read_bytes(path: Path, count: int = -1) -> bytes:
+    """The bytes of a picture as they are stored, or the first `count` of them.
+
+    Raises:
+        ImageError: they cannot be read, or there are none.
+    """
+    member = _MEMBER.fullmatch(str(path)) if "@" in path.name else None
+    try:
+        if member:
+            with FileIO(member["tar"]) as stream:
+                stream.seek(int(member["start"]))
+                size = int(member["size"])
+                raw = stream.read(size if count < 0 else min(count, size))
+        else:
+            with FileIO(path) as stream:
+                raw = stream.read(count)
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror})", where=path) from None
+    if not raw:
+        raise ImageError("is an empty file", where=path, hint="Replace the file")
+    return raw
 
 
 def is_file(path: Path) -> bool:
@@ -67,17 +101,6 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
-
-
-def _read_bytes(path: Path, count: int = -1) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(count)
-    except OSError as error:
-        raise ImageError(f"cannot be read ({error.strerror})", where=path) from None
-    if not raw:
-        raise ImageError("is an empty file", where=path, hint="Replace the file")
-    return raw
 
 
 def _check_whole(raw: bytes, path: Path) -> None:

@@ -5,12 +5,11 @@ A folder holds `train-0000.tar`, `train-0001.tar`, `val-0000.tar` ... (any numbe
 YOLO format, or with `KEY.json`: `{"boxes_xyxy": [[x1, y1, x2, y2], ...], "class_ids": [0, ...]}` in pixels. A picture
 with neither has no objects.
 
-Shards are unpacked once, to the user's cache (`$EDGEYOLO_CACHE`), and read from there as YOLO.
+Nothing is unpacked: labels are read when a split is opened, and a picture from its place in the shard.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tarfile
@@ -19,14 +18,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import yaml  # type: ignore[import-untyped]
 
-from edgeyolo.data.assembly import SPLIT_ALIASES
-from edgeyolo.data.dataset import Dataset, read_dataset
-from edgeyolo.data.image_file import SUFFIXES, read_image_hw
+from edgeyolo.data.assembly import SPLIT_ALIASES, RawPictures, assemble, in_parts
+from edgeyolo.data.dataset import Dataset
+from edgeyolo.data.image_file import SUFFIXES, path_in_tar, read_image_hw
+from edgeyolo.data.report import ProblemLog
+from edgeyolo.data.yolo_labels import Labelled, make_block, read_ahead
 from edgeyolo.geometry.boxes import cxcywh_from_xyxy
-from edgeyolo.spec.atomic import make_folder_once
-from edgeyolo.spec.cache import cache_folder
 from edgeyolo.spec.errors import DataError, ImageError
 
 LOOKS_LIKE = "tar shards: a folder with train-0000.tar ... and classes.txt"
@@ -51,28 +49,19 @@ def list_splits(path: Path) -> list[str]:
 
 
 def read_split(path: Path, split: str) -> Dataset:
-    """Unpack one split's shards, unless that has been done, and read it.
+    """Read the labels of one split's shards, and where its pictures are in them.
 
     Raises:
-        DataError: a shard is broken or unsafe, or has no picture; labels that cannot be understood.
-        OutputError: the cache cannot be written.
+        DataError: a shard is broken, compressed or unsafe, or none has a picture; labels that cannot be understood.
     """
     shards = _shards(path)[split]
     classes = (path / _CLASSES).read_text(encoding="utf-8").split("\n")
     names = [name.strip() for name in classes if name.strip()]
-    digest = hashlib.sha256(json.dumps([names, split]).encode())
-    for shard in shards:
-        state = shard.stat()
-        digest.update(f"{shard.resolve()}\n{state.st_size}\n{state.st_mtime_ns}\n".encode())
-
-    def unpack(folder: Path) -> None:
-        if not sum(_unpack(shard, folder, f"{split}/{i:05d}") for i, shard in enumerate(shards)):
-            raise DataError(f"split '{split}' has no pictures in {len(shards)} shards", where=path)
-        index = {"names": names, split: f"images/{split}"}
-        (folder / "data.yaml").write_text(yaml.safe_dump(index), encoding="utf-8")
-
-    folder = cache_folder("shards") / digest.hexdigest()[:32]
-    return read_dataset(make_folder_once(folder, unpack, doing=f"unpacking {path}"), split)
+    log = ProblemLog()
+    dataset = assemble(path, split, names, _blocks(shards, names, log), log)
+    if not len(dataset) and not log.counts:
+        raise DataError(f"split '{split}' has no pictures in {len(shards)} shards", where=path)
+    return dataset
 
 
 def _shards(path: Path) -> dict[str, list[Path]]:
@@ -86,40 +75,53 @@ def _shards(path: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _unpack(shard: Path, folder: Path, place: str) -> int:
-    """Write a shard's pictures and labels to `images/PLACE` and `labels/PLACE`; returns how many pictures.
+def _blocks(shards: list[Path], names: list[str], log: ProblemLog) -> Iterator[RawPictures]:
+    for pictures in read_ahead(_read_shard, shards):
+        for part in in_parts(pictures):
+            yield make_block(part, names, log)
 
-    Only plain files of known kinds are taken, under names that are checked before anything is written.
+
+def _read_shard(shard: Path) -> list[Labelled]:
+    """Its pictures, in their order, with their labels.
+
+    Only plain files of known kinds count.
     """
-    images, labels = folder / "images" / place, folder / "labels" / place
-    images.mkdir(parents=True)
-    labels.mkdir(parents=True)
+    pictures: dict[str, Path] = {}
+    texts: dict[str, bytes] = {}
     described: dict[str, bytes] = {}
-    found: dict[str, Path] = {}
     try:
-        with tarfile.open(shard) as archive:
-            for key, suffix, raw in _members(archive, shard):
-                if suffix in SUFFIXES:
-                    if key in found:
-                        raise DataError(f"has two pictures under the key '{key}'", where=shard)
-                    found[key] = images / f"{key}{suffix}"
-                    found[key].write_bytes(raw)
-                elif suffix == ".txt":
-                    (labels / f"{key}.txt").write_bytes(raw)
+        with tarfile.open(shard, "r:") as archive:
+            for key, suffix, member in _members(archive, shard):
+                if suffix not in SUFFIXES:
+                    stream = archive.extractfile(member)
+                    assert stream is not None
+                    (texts if suffix == ".txt" else described)[key] = stream.read()
+                elif key in pictures:
+                    raise DataError(f"has two pictures under the key '{key}'", where=shard)
                 else:
-                    described[key] = raw
-    except (tarfile.TarError, EOFError) as error:
+                    pictures[key] = path_in_tar(shard, f"{key}{suffix}", member.offset_data, member.size)
+    except (tarfile.TarError, EOFError, OSError) as error:
         raise DataError(
-            f"cannot be unpacked ({error})", where=shard, hint="The shard is broken; make it again"
+            f"cannot be read ({error})", where=shard, hint="It is broken, or compressed; make it again, as a plain tar"
         ) from None
-    for key, raw in described.items():
-        if key in found:
-            (labels / f"{key}.txt").write_text(_as_yolo(raw, found[key], f"{shard}, {key}.json"), encoding="utf-8")
-    return len(found)
+    return [_with_labels(path, key, shard, texts.get(key, b""), described.get(key)) for key, path in pictures.items()]
 
 
-def _members(archive: tarfile.TarFile, shard: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(key, suffix, content) of the members that count; keys without folders.
+def _with_labels(path: Path, key: str, shard: Path, text: bytes, described: bytes | None) -> Labelled:
+    image_id = f"{shard.name}/{path.name.rpartition('@')[0]}"
+    label_path = f"{shard}, {key}.txt"
+    try:
+        image_hw = read_image_hw(path)
+    except ImageError as error:
+        return Labelled(str(path), image_id, error, label_path, b"")
+    if described is not None:
+        label_path = f"{shard}, {key}.json"
+        text = _as_yolo(described, image_hw, label_path).encode()
+    return Labelled(str(path), image_id, image_hw, label_path, text)
+
+
+def _members(archive: tarfile.TarFile, shard: Path) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """(key, suffix, member) of those that count; keys without folders.
 
     Raises:
         DataError: a name that leads out of the archive, or labels that are too large to be any.
@@ -129,30 +131,27 @@ def _members(archive: tarfile.TarFile, shard: Path) -> Iterator[tuple[str, str, 
         if name.is_absolute() or ".." in name.parts or "\\" in member.name:
             raise DataError(f"has a member that leads out of it: {member.name}", where=shard, hint="Do not use it")
         suffix = name.suffix.lower()
-        if not member.isfile() or name.name.startswith(".") or suffix not in {*SUFFIXES, ".txt", ".json"}:
+        is_plain = member.isreg() and not member.issparse() and not name.name.startswith(".")
+        if not is_plain or suffix not in {*SUFFIXES, ".txt", ".json"}:
             continue
         if suffix not in SUFFIXES and member.size > _LARGEST_LABELS:
             raise DataError(f"labels of {member.size} bytes", where=f"{shard}, {member.name}")
-        stream = archive.extractfile(member)
-        assert stream is not None
-        yield "_".join(name.with_suffix("").parts), suffix, stream.read()
+        yield "_".join(name.with_suffix("").parts), suffix, member
 
 
-def _as_yolo(raw: bytes, picture: Path, where: str) -> str:
+def _as_yolo(raw: bytes, image_hw: tuple[int, int], where: str) -> str:
     """Lines of the YOLO format for `{"boxes_xyxy": ..., "class_ids": ...}`."""
     try:
         objects: Any = json.loads(raw)
         boxes = [[float(value) for value in box] for box in objects["boxes_xyxy"]]
         pairs = list(zip(map(int, objects["class_ids"]), boxes, strict=True))
-        height, width = read_image_hw(picture)
-    except ImageError:
-        return ""  # the reader meets the picture, and reports it
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"labels cannot be understood ({error})", where=where, hint="Wanted: boxes_xyxy and class_ids, equally many"
         ) from None
     if any(len(box) != 4 for box in boxes):
         raise DataError("a box has not four corners", where=where, hint="Wanted: x1, y1, x2, y2 in pixels")
+    height, width = image_hw
     places = cxcywh_from_xyxy(np.array(boxes, np.float64).reshape(-1, 4)) / (width, height, width, height)
     return "".join(
         " ".join([str(class_id), *map(repr, place)]) + "\n"

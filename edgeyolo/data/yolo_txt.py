@@ -1,37 +1,32 @@
 """YOLO: a `data.yaml` that names splits and classes, and one text file of normalised boxes per picture.
 
 A split is a folder of pictures, a text file that lists pictures, or a list of those. The label file of a picture
-stands where its last `images` folder is called `labels`, or beside the picture. A line is
-`class centre_x centre_y width height`, or `class x1 y1 x2 y2 x3 y3 ...` (a polygon, of which the box is taken). A
-picture without a label file, or with an empty one, has no objects.
+stands where its last `images` folder is called `labels`, or beside the picture. A picture without one, or with an empty
+one, has no objects.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import yaml  # type: ignore[import-untyped]
 
-from edgeyolo.data.assembly import SPLIT_ALIASES, RawPictures, assemble, in_parts, without_repeats
+from edgeyolo.data.assembly import SPLIT_ALIASES, assemble, in_parts, without_repeats
 from edgeyolo.data.columns import Texts
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.data.image_file import SUFFIXES, is_file, read_image_hw
 from edgeyolo.data.report import ProblemLog
+from edgeyolo.data.yolo_labels import Labelled, make_block, read_ahead
 from edgeyolo.spec.errors import DataError, ImageError
 
 LOOKS_LIKE = "YOLO: data.yaml, or a folder with one"
 
 _IMAGES, _LABELS = f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"
-_PLAIN = b"0123456789.-+ \t\r\n"
-_THREADS = 4
 _INDEX_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _SPLITS = ("train", "val", "test")
 
@@ -67,8 +62,9 @@ def read_split(path: Path, split: str) -> Dataset:
         )
     rows = without_repeats(image_paths, lambda row: _label_place(image_paths[row]), log)
     _note_labels_without_picture(image_paths, log)
-    read = functools.partial(_read_files, image_paths)
-    blocks = (_make_block(files, index, log) for files in _read_ahead(read, in_parts(rows)))
+    prefix = "" if str(index.root) == "." else f"{index.root}{os.sep}"
+    read = functools.partial(_read_files, image_paths, prefix)
+    blocks = (make_block(files, index.class_names, log) for files in read_ahead(read, in_parts(rows)))
     return assemble(path, split, index.class_names, blocks, log)
 
 
@@ -190,119 +186,26 @@ def _pictures_below(folder: str) -> Iterator[str]:
             yield prefix + name
 
 
-_Files: TypeAlias = list[tuple[str, tuple[int, int] | ImageError, bytes | OSError]]
+def _read_files(image_paths: Texts, prefix: str, rows: Sequence[int]) -> list[Labelled]:
+    """Each picture with the text of its label file."""
+    return [_read_file(image_paths[row], prefix) for row in rows]
 
 
-def _read_files(image_paths: Texts, rows: Sequence[int]) -> _Files:
-    """Of each picture the path, the size, and the text of its label file; or what is wrong with them."""
-    files: _Files = []
-    for image_path in map(image_paths.__getitem__, rows):
-        try:
-            image_hw: tuple[int, int] | ImageError = read_image_hw(Path(image_path))
-        except ImageError as error:
-            files.append((image_path, error, b""))
-            continue
-        try:
-            with FileIO(_label_place(image_path)) as stream:
-                files.append((image_path, image_hw, stream.readall()))
-        except FileNotFoundError:
-            files.append((image_path, image_hw, b""))  # a picture without objects
-        except OSError as error:
-            files.append((image_path, image_hw, error))
-    return files
-
-
-def _read_ahead(read: Callable[[Sequence[int]], _Files], parts: Iterable[Sequence[int]]) -> Iterator[_Files]:
-    """What is read of each part, in their order; a few parts are read before they are asked for."""
-    waiting: deque[Future[_Files]] = deque()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for part in parts:
-            waiting.append(pool.submit(read, part))
-            if len(waiting) > _THREADS:
-                yield waiting.popleft().result()
-        for future in waiting:
-            yield future.result()
-
-
-def _make_block(files: _Files, index: _Index, log: ProblemLog) -> RawPictures:
-    block = RawPictures()
-    prefix = "" if str(index.root) == "." else f"{index.root}{os.sep}"
-    ids = {str(i).encode(): i for i in range(len(index.class_names))}
-    centres: list[float] = []  # x, y, width, height of one box after the other
-    corners: dict[int, tuple[float, ...]] = {}  # the boxes that are not in `centres`, by their place
-    for image_path, image_hw, text in files:
-        if isinstance(image_hw, ImageError):
-            log.add("unreadable picture", image_path, image_hw.what)
-            continue
-        label_path = _label_place(image_path)
-        plain = _plain_lines(text, ids)
-        if plain is None:
-            lines = list(_any_lines(text, label_path, index.class_names, log))
-            corners.update(enumerate((box for _, box in lines), start=len(centres) // 4))
-            plain = [class_id for class_id, _ in lines], [0.0] * 4 * len(lines)
-        image_id = image_path.removeprefix(prefix).replace(os.sep, "/")
-        block.add_picture(image_path, image_id, image_hw, label_path, class_ids=plain[0])
-        centres += plain[1]
-    xy, wh = np.hsplit(np.array(centres).reshape(-1, 4), 2)
-    boxes_xyxy = np.hstack([xy - wh / 2, xy + wh / 2])
-    boxes_xyxy[list(corners)] = np.array([*corners.values()]).reshape(-1, 4)
-    sizes_wh = np.array(block.sizes_hw).reshape(-1, 2)[:, ::-1]
-    block.boxes_xyxy = boxes_xyxy * np.tile(np.repeat(sizes_wh, block.counts, axis=0), 2)
-    return block
-
-
-def _plain_lines(text: bytes | OSError, ids: dict[bytes, int]) -> tuple[list[int], list[float]] | None:
-    """Classes and centres, where each line is a known class and a box in plain digits, as nearly all are; else None."""
-    if isinstance(text, OSError) or text.translate(None, _PLAIN):
-        return None
-    lines = [line.split() for line in text.splitlines()]
-    if any(len(words) != 5 for words in lines):
-        return None
+def _read_file(image_path: str, prefix: str) -> Labelled:
+    image_id, label_path = image_path.removeprefix(prefix).replace(os.sep, "/"), _label_place(image_path)
+    text: bytes | OSError
     try:
-        return [ids[words[0]] for words in lines], [float(word) for words in lines for word in words[1:]]
-    except (ValueError, KeyError):
-        return None
-
-
-def _any_lines(
-    text: bytes | OSError, label_path: str, class_names: tuple[str, ...], log: ProblemLog
-) -> Iterator[tuple[int, tuple[float, ...]]]:
-    """What the lines say that can be used; the others are written to `log`."""
+        image_hw = read_image_hw(Path(image_path))
+    except ImageError as error:
+        return Labelled(image_path, image_id, error, label_path, b"")
     try:
-        if isinstance(text, OSError):
-            raise text
-        lines = text.decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        log.add("bad label", label_path, f"cannot be read as text ({error})")
-        return
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            class_id, box_xyxy = _parse_line(line)
-        except ValueError as error:
-            log.add("bad label", label_path, f"line {number}: {error}")
-            continue
-        if 0 <= class_id < len(class_names):
-            yield class_id, box_xyxy
-        else:
-            log.add("unknown class", label_path, f"line {number}: class {class_id} of {len(class_names)}")
-
-
-def _parse_line(line: str) -> tuple[int, tuple[float, float, float, float]]:
-    """Class id and normalised left, top, right, bottom."""
-    values = [float(word) for word in line.split()]
-    if not np.isfinite(values).all():
-        raise ValueError(f"a value is not a finite number in '{line[:60]}'")
-    class_id, *place = values
-    if class_id != int(class_id):
-        raise ValueError(f"class {class_id} is not a whole number")
-    if len(place) == 4:
-        x, y, w, h = place
-        return int(class_id), (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-    if len(place) >= 6 and len(place) % 2 == 0:
-        return int(class_id), (min(place[::2]), min(place[1::2]), max(place[::2]), max(place[1::2]))
-    raise ValueError(f"{len(values)} values, 5 (a box) or a polygon wanted in '{line[:60]}'")
+        with FileIO(label_path) as stream:
+            text = stream.readall()
+    except FileNotFoundError:
+        text = b""  # a picture without objects
+    except OSError as error:
+        text = error
+    return Labelled(image_path, image_id, image_hw, label_path, text)
 
 
 def _note_labels_without_picture(image_paths: Texts, log: ProblemLog) -> None:

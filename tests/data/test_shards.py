@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import subprocess
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 from edgeyolo.data.dataset import list_splits, open_dataset
+from edgeyolo.data.image_file import read_bytes, read_image_hw
 from edgeyolo.data.remote import local_path
-from edgeyolo.spec.errors import DataError
+from edgeyolo.spec.errors import DataError, ImageError
 
 
 @pytest.fixture(autouse=True)
@@ -57,18 +59,63 @@ def test_shards_are_read_like_a_folder(tmp_path: Path, cache: Path) -> None:
     assert found[2] == ([], [])
     assert found[3] == ([1], [[8, 4, 40, 36]])
     assert len(open_dataset(folder, "val")) == 1
-    assert len(list((cache / "shards").iterdir())) == 2
-    open_dataset(folder, "train")
-    assert len(list((cache / "shards").iterdir())) == 2
+    assert data.records.image_ids[2] == "train-0001.tar/images_a.png"
+    assert not cache.exists()  # nothing is unpacked
+
+
+def test_a_picture_is_read_from_its_place_in_the_shard(tmp_path: Path) -> None:
+    """Its bytes are those that were packed, from the header's on; as Python's own reader of tar files gives them."""
+    folder = make_set(tmp_path / "set")
+    long_name = "folder/" * 30 + "picture.png"  # in a header of its own
+    write_shard(folder / "train-0002.tar", {"d.txt": b"", long_name: png(9), "d.png": png(8)}, pax_headers={"a": "b"})
+    paths = open_dataset(folder, "train").records[3:].image_paths
+    with tarfile.open(folder / "train-0002.tar") as archive:
+        for name, path in zip((long_name, "d.png"), paths, strict=True):
+            stream = archive.extractfile(name)
+            assert stream is not None and read_bytes(Path(path)) == stream.read()
+    assert read_bytes(Path(paths[0]), 8) == png(9)[:8]
+    assert read_image_hw(Path(paths[0])) == (40, 80)
+
+
+def test_a_shard_that_is_gone_or_shorter_than_it_was(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set")
+    data = open_dataset(folder, "val")
+    shard = folder / "valid.tar"
+    shard.write_bytes(shard.read_bytes()[:600])
+    with pytest.raises(ImageError, match=r"cut off"):
+        data[0]
+    shard.write_bytes(b"")
+    with pytest.raises(ImageError, match=r"c\.png.*empty"):
+        data[0]
+    shard.unlink()
+    with pytest.raises(ImageError, match=r"c\.png.*No such file"):
+        data[0]
+
+
+def test_an_unreadable_picture_of_a_shard_is_reported(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set")
+    write_shard(folder / "train-0002.tar", {"d.png": b"no picture", "d.txt": b"0 0.5 0.5 1 1\n", "e.png": b""})
+    data = open_dataset(folder, "train")
+    assert len(data) == 3 and data.report.problems == {"unreadable picture": 2}
+    assert "train-0002.tar" in data.report.examples[0].where
+
+
+def test_shards_without_a_picture_and_compressed_ones(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set")
+    write_shard(folder / "test.tar", {"a.txt": b""})
+    with pytest.raises(DataError, match="no pictures in 1 shards"):
+        open_dataset(folder, "test")
+    (folder / "test.tar").write_bytes(gzip.compress((folder / "valid.tar").read_bytes()))
+    with pytest.raises(DataError, match="compressed"):
+        open_dataset(folder, "test")
 
 
 @pytest.mark.parametrize("name", ["../out.png", "/abs.png", "a/../../b.txt"])
-def test_a_member_that_leads_out_is_refused(name: str, tmp_path: Path, cache: Path) -> None:
+def test_a_member_that_leads_out_is_refused(name: str, tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set")
     write_shard(folder / "train-0002.tar", {"d.png": png(5), name: png(6)})
     with pytest.raises(DataError, match="leads out"):
         open_dataset(folder, "train")
-    assert not list((cache / "shards").iterdir())
     assert not (tmp_path / "out.png").exists()
 
 
@@ -81,7 +128,7 @@ def test_links_and_devices_are_not_followed(tmp_path: Path) -> None:
 def test_broken_shards_and_labels_are_explained(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set")
     (folder / "train-0002.tar").write_bytes(b"no tar at all" * 100)
-    with pytest.raises(DataError, match="cannot be unpacked"):
+    with pytest.raises(DataError, match="cannot be read"):
         open_dataset(folder, "train")
     for labels in (b"{", b"{}", b'{"boxes_xyxy": [[1]], "class_ids": [0]}', b'{"boxes_xyxy": [], "class_ids": [0]}'):
         write_shard(folder / "train-0002.tar", {"f.png": png(7), "f.json": labels})
@@ -117,28 +164,27 @@ OPENER = """
 import sys, time
 from pathlib import Path
 from edgeyolo.data.dataset import open_dataset
+from edgeyolo.data.image_file import read_bytes
 from edgeyolo.data.remote import local_path
 number, place = sys.argv[1:]
 Path(f"ready-{number}").touch()
 while not Path("go").exists():
     time.sleep(0.001)
-path = open_dataset(local_path(place), "train").records[0].image_path
-print(path.parent.parent.stat().st_ino, len(path.read_bytes()))
+folder = local_path(place)
+print(folder.stat().st_ino, len(read_bytes(open_dataset(folder, "train").records[0].image_path)))
 """
 
 
-@pytest.mark.parametrize("kind", ["shards", "url"])
-def test_processes_that_open_it_together_read_one_copy(kind: str, tmp_path: Path, cache: Path) -> None:
+def test_processes_that_open_a_url_together_read_one_copy(tmp_path: Path, cache: Path) -> None:
     """None replaces the folder that another one reads already."""
+    pytest.importorskip("fsspec", reason="fsspec is not installed")
     folder = make_set(tmp_path / "set")
     write_shard(folder / "train-0002.tar", {f"{i}.png": png(i % 256) for i in range(500)})  # so that it takes a while
-    place = str(folder)
-    if kind == "url":
-        pytest.importorskip("fsspec", reason="fsspec is not installed")
-        place = "local://set"
-    command = [sys.executable, "-c", OPENER]
     openers = [
-        subprocess.Popen([*command, str(i), place], cwd=tmp_path, stdout=subprocess.PIPE, text=True) for i in range(3)
+        subprocess.Popen(
+            [sys.executable, "-c", OPENER, str(i), "local://set"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        )
+        for i in range(3)
     ]
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("ready-*"))) < len(openers) and time.monotonic() < deadline:
@@ -146,4 +192,4 @@ def test_processes_that_open_it_together_read_one_copy(kind: str, tmp_path: Path
     (tmp_path / "go").touch()
     said = {opener.communicate()[0] for opener in openers}
     assert len(said) == 1 and said != {""}
-    assert len(list((cache / "shards").glob("*"))) == 1
+    assert len(list((cache / "remote").glob("*"))) == 1

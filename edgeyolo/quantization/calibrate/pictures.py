@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from itertools import islice
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor
 
 from edgeyolo.data.dataset import Dataset
+from edgeyolo.data.image_file import read_bytes
 from edgeyolo.geometry.network_input import make_input
 from edgeyolo.spec.errors import ImageError, QuantizationError
 from edgeyolo.spec.model import InputSpec
-from edgeyolo.spec.provenance import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +45,9 @@ class CalibrationPictures:
         return CalibrationPictures(self._dataset, self._input_spec, self._indices[rank::size])
 
     def hashes(self) -> dict[str, str]:
-        """Image id -> sha256 of the file, in the order used."""
+        """Image id -> sha256 of the picture as it is stored, in the order used."""
         records = [self._dataset.records[index] for index in self._indices]
-        return {record.image_id: sha256_of(record.image_path) for record in records}
+        return {record.image_id: hashlib.sha256(read_bytes(record.image_path)).hexdigest() for record in records}
 
 
 def calibration_pictures(
