@@ -34,15 +34,17 @@ class RepVggBlock(nn.Module):
         if identity and (in_chs != out_chs or stride != 1):
             raise ValueError(f"no identity branch from {in_chs} to {out_chs} channels with stride {stride}")
         self.activation = activation
+        self.stride = stride
         self.conv3x3 = ConvBnAct(in_chs, out_chs, 3, stride, activation=None)
-        self.conv1x1 = ConvBnAct(in_chs, out_chs, 1, stride, activation=None)
+        self.conv1x1 = ConvBnAct(in_chs, out_chs, 1, activation=None)
         self.identity = nn.BatchNorm2d(in_chs) if identity else None
         self.alpha = nn.Parameter(torch.ones(1)) if alpha else None
         self.act = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, out_chs, H/s, W/s)."""
-        pointwise = self.conv1x1(x)
+        # A 1x1 convolution of stride 2 writes beyond its memory on a CPU, while it is trained on three channels.
+        pointwise = self.conv1x1(x if self.stride == 1 else x[..., :: self.stride, :: self.stride])
         if self.alpha is not None:
             pointwise = self.alpha * pointwise
         total = self.conv3x3(x) + pointwise

@@ -63,3 +63,14 @@ def test_no_identity_branch_across_a_change_of_shape() -> None:
         RepVggBlock(4, 8, identity=True)
     with pytest.raises(ValueError, match="identity"):
         RepVggBlock(4, 4, 2, identity=True)
+
+
+def test_a_stem_that_halves_the_picture_trains_in_channels_last() -> None:
+    """oneDNN's strided 1x1 convolution overwrote the heap here within some steps, and the process died."""
+    block = RepVggBlock(3, 16, 2).to(memory_format=torch.channels_last)
+    for _ in range(40):
+        images = torch.rand(4, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+        block(images).square().mean().backward()
+    strided = nn.Conv2d(3, 16, 1, 2, bias=False)
+    strided.weight = block.conv1x1.conv.weight
+    torch.testing.assert_close(block.conv1x1.conv(images[..., ::2, ::2]), strided(images))
