@@ -23,17 +23,22 @@ _ASSIGNER = TaskAlignedAssigner()
 
 @dataclass(frozen=True)
 class TalWeights:
-    """Weights of the three losses."""
+    """Weights of the three losses.
+
+    Attributes:
+        least_score: the least that they are divided by; 0 for the sum of scores however small, and 1 where it is 0.
+    """
 
     class_: float = 1.0
     iou: float = 2.5
     dfl: float = 0.5
+    least_score: float = 1.0
 
 
 class TalCriterion(Criterion):
     """Class loss, overlap and distribution focal losses of the boxes, all divided by the sum of the scores asked for.
 
-    That sum is taken over all processes when training is distributed, and is at least 1.
+    That sum is taken over all processes when training is distributed, and is at least what the weights say.
 
     Args:
         decode: of the maps; class logits and box values, which are distributions or the distances themselves.
@@ -111,7 +116,8 @@ class TalCriterion(Criterion):
         values = take_points(box_maps, picture, point).view(-1, 4, box_maps[0].shape[1] // 4)
         class_logits = take_points(class_maps, picture, point, assignment.labels[picture, point])
         iou_loss = 1 - self.box_overlap(boxes_from_distances(points_xy, self.integral(values)), asked_xyxy)
-        total_score = mean_over_processes(quality.sum(), least=1.0)
+        total_score = mean_over_processes(quality.sum(), least=self.weights.least_score)
+        total_score = total_score + (total_score == 0)
         class_loss = self.class_loss(class_maps, class_logits, quality)
         parts = {
             "class": self.weights.class_ * class_loss / total_score,
@@ -125,7 +131,7 @@ class TalCriterion(Criterion):
 
     def _loss_of_nothing(self, maps: list[Tensor]) -> Loss:
         """Of a process that has no pictures: it takes part in the mean of the others."""
-        mean_over_processes(maps[0].new_zeros(()), least=1.0)
+        mean_over_processes(maps[0].new_zeros(()), least=self.weights.least_score)
         total = torch.stack([map_.sum() for map_ in maps]).sum()
         names = ("class", "iou", "dfl") if isinstance(self.decode, DflDecode) else ("class", "iou")
         return Loss(total, dict.fromkeys(names, total.detach()))

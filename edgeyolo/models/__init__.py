@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from edgeyolo.heads import Anchors, head_of
+from edgeyolo.models._companion import Accompanied, Companion
 from edgeyolo.models._network import DetectorNetwork
 from edgeyolo.nn.fold import fold_in_place
 from edgeyolo.spec.errors import UnknownNameError, UsageError
@@ -26,7 +27,9 @@ from edgeyolo.spec.model import ModelSpec
 from edgeyolo.weights.pretrained import Published, place_weights, read_weights
 
 __all__ = [
+    "Accompanied",
     "Anchors",
+    "Companion",
     "DetectorNetwork",
     "ModelInfo",
     "anchors_in",

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from edgeyolo.criteria.criterion import Criterion
+from edgeyolo.models._companion import Companion
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import InputSpec, RawDecode
 
@@ -63,6 +64,10 @@ class DetectorNetwork(nn.Module):
     @abstractmethod
     def make_criterion(self, *, epochs: int | None = None) -> Criterion:
         """The loss it is trained with, in a training of so many epochs; None for its authors' schedule."""
+
+    def make_companion(self) -> Companion | None:
+        """The branch that its authors train beside it and throw away; None for none."""
+        return None
 
 
 def start_anchor_bias(conv: nn.Conv2d, stride: int, num_classes: int) -> None:

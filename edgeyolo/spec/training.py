@@ -103,6 +103,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         cache_on_disk: keep them in a file of that size, in the cache folder of edgeyolo, instead of in memory.
         tensorboard: write a TensorBoard log beside the others.
         auto_anchor: give the model other anchors where its own reach too few of the objects (YOLOv7).
+        auxiliary: train the branch beside the model that its authors train and throw away (YOLOv6).
         teacher: checkpoint that teaches the model, of any model; nobody teaches if not given.
         distill: how much the teacher counts.
         augment: ranges of the augmentations.
@@ -142,6 +143,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     cache_on_disk: bool = False
     tensorboard: bool = False
     auto_anchor: bool = True
+    auxiliary: bool = True
     teacher: str | None = None
     distill: DistillConfig = DistillConfig()
     augment: AugmentConfig = AugmentConfig()

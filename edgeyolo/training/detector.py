@@ -1,8 +1,9 @@
-"""The job of a detector: a model of the zoo, its own loss, and a teacher if it has one."""
+"""The job of a detector: a model of the zoo, its own loss, and what is trained beside it, a teacher's adapters, say."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from edgeyolo import models
 from edgeyolo.criteria.criterion import Criterion, Loss
 from edgeyolo.data.dataset import Dataset
-from edgeyolo.models import DetectorNetwork
+from edgeyolo.models import Accompanied, Companion
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.training import TrainConfig
@@ -24,7 +25,6 @@ from edgeyolo.training.checkpoint import (
     strip_prefix,
 )
 from edgeyolo.training.device import autocast_dtype, use_channels_last
-from edgeyolo.training.distillation import Distiller, Student
 from edgeyolo.training.job import Job
 from edgeyolo.training.teacher import anchors_of_checkpoint, make_distiller
 
@@ -33,49 +33,50 @@ _OFFICIAL_SUFFIXES = (".pt", ".pth", ".pdparams")
 
 
 class DetectorJob(Job):
-    """Train a detector by its criterion; it is measured folded."""
+    """Train a detector by its criterion, and by what its companions add; it is measured folded."""
 
-    def __init__(self, spec: ModelSpec, model: nn.Module, criterion: Criterion, half: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        model: nn.Module,
+        criterion: Criterion,
+        half: torch.dtype | None,
+        companions: Mapping[str, Companion],
+    ) -> None:
         super().__init__(spec, model, half)
         self.criterion = criterion
+        self.companions = companions
+        if companions:
+            self.adapters = nn.ModuleDict(companions)
 
     def start_epoch(self, epoch: int) -> None:
-        """Pass it on to the criterion."""
+        """Pass it on to the criterion and the companions."""
         self.criterion.start_epoch(epoch)
+        for companion in self.companions.values():
+            companion.start_epoch(epoch)
+
+    def trained_network(self, model: nn.Module) -> nn.Module:
+        """Gives the companions' maps after the network's own."""
+        return Accompanied(model, list(self.companions.values())) if self.companions else model
 
     def loss(self, outputs: list[Tensor], targets: Tensor, images: Tensor) -> Loss:
-        """Of raw maps."""
-        loss: Loss = self.criterion(outputs, targets, (images.shape[2], images.shape[3]))
-        return loss
+        """Of raw maps, and of each companion's."""
+        end = len(outputs) - sum(companion.count for companion in self.companions.values())
+        maps = outputs[:end]
+        losses: list[Loss] = [self.criterion(maps, targets, (images.shape[2], images.shape[3]))]
+        for companion in self.companions.values():
+            seen = outputs[end : end + companion.count]
+            end += companion.count
+            with self.autocast():
+                losses.append(companion.loss(seen, maps, targets, images))
+        total = torch.stack([loss.total for loss in losses]).sum()
+        return Loss(total, {name: part for loss in losses for name, part in loss.parts.items()})
 
     def deploy_form(self, average: nn.Module) -> nn.Module:
         """Folded, as it is exported."""
         folded = fold_model(average)
         use_channels_last(folded)
         return folded
-
-
-class StudentJob(DetectorJob):
-    """Train a detector by its criterion and by what a teacher shows it."""
-
-    adapters: Distiller
-
-    def __init__(self, detector: DetectorJob, distiller: Distiller) -> None:
-        super().__init__(detector.spec, detector.model, detector.criterion, detector.half)
-        self.adapters = distiller
-
-    def trained_network(self, model: nn.Module) -> nn.Module:
-        """Gives the features after the maps, in the channels of the teacher's."""
-        assert isinstance(model, DetectorNetwork)
-        return Student(model, self.adapters)
-
-    def loss(self, outputs: list[Tensor], targets: Tensor, images: Tensor) -> Loss:
-        """Of raw maps, and of both against the teacher's."""
-        count = len(outputs) - self.adapters.feature_count
-        own = super().loss(outputs[:count], targets, images)
-        with self.autocast():
-            taught = self.adapters.loss(outputs[count:], outputs[:count], images)
-        return Loss(own.total + taught.total, own.parts | taught.parts)
 
 
 def make_detector_job(
@@ -112,10 +113,12 @@ def make_detector_job(
     criterion.smooth_labels(config.label_smoothing)
     model.to(device)
     use_channels_last(model)
-    job = DetectorJob(spec, model, criterion, autocast_dtype(config.precision, device))
-    if config.teacher is None:
-        return job
-    return StudentJob(job, make_distiller(Path(config.teacher), model, spec, config.distill, device))
+    companions: dict[str, Companion] = {}
+    if config.auxiliary and (companion := model.make_companion()) is not None:
+        companions["auxiliary"] = companion.to(device)
+    if config.teacher is not None:
+        companions["distiller"] = make_distiller(Path(config.teacher), model, spec, config.distill, device)
+    return DetectorJob(spec, model, criterion, autocast_dtype(config.precision, device), companions)
 
 
 def choose_anchors(config: TrainConfig, data: Dataset, weights: Path | None) -> models.Anchors | None:

@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from edgeyolo.criteria.criterion import Loss, mean_over_processes
 from edgeyolo.geometry.network_input import scaling_of
-from edgeyolo.models import DetectorNetwork
+from edgeyolo.models import Companion, DetectorNetwork
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.settings import check_settings
@@ -38,7 +38,7 @@ def check_distill(config: DistillConfig) -> None:
         raise UsageError("distill.feature and distill.head are both 0", hint="Leave the teacher out")
 
 
-class Distiller(nn.Module):
+class Distiller(Companion):
     """The loss that a teacher adds. Its parameters are the adapters, which train with the student and do not ship.
 
     Neither network is a part of it: `state_dict`, `parameters` and `to` are about the adapters alone.
@@ -78,11 +78,19 @@ class Distiller(nn.Module):
         self._levels = [(list(mine).index(shape_hw), list(theirs).index(shape_hw)) for shape_hw in common]
         pairs = [(mine[shape_hw], theirs[shape_hw]) for shape_hw in common]
         self.adapters = nn.ModuleList(nn.Identity() if a == b else nn.Conv2d(a, b, 1, bias=False) for a, b in pairs)
+        self.count = len(self._levels)
+        self._features: list[Tensor] = []
 
-    @property
-    def feature_count(self) -> int:
-        """How many maps `adapted` gives: one per level that both networks have."""
-        return len(self._levels)
+    def watch(self, network: nn.Module) -> None:
+        """See the maps of a network's neck; it keeps a hook."""
+        assert isinstance(network, DetectorNetwork)
+        self._features, _ = keep_neck_maps(network)
+
+    def forward(self) -> list[Tensor]:
+        """The student's features, adapted: one (B, C, h, w) per level that both networks have."""
+        adapted = self.adapted(self._features)
+        self._features.clear()
+        return adapted
 
     def describe(self) -> str:
         """What is taught, in words."""
@@ -96,21 +104,15 @@ class Distiller(nn.Module):
         with torch.autocast(features[0].device.type, enabled=False):
             return [adapter(features[mine].float()) for adapter, (mine, _) in pairs]
 
-    def loss(self, features: Sequence[Tensor], maps: Sequence[Tensor], images: Tensor) -> Loss:
-        """What the student has to learn of the teacher on one batch; parts `distill_feature`, `distill_score` ...
-
-        Args:
-            features: the student's, as `adapted` gives them.
-            maps: the student's raw maps; auxiliary ones after them are ignored.
-            images: (B, 3, H, W), normalised for the student; B may be 0 on a process of several.
-        """
+    def loss(self, seen: Sequence[Tensor], maps: Sequence[Tensor], targets: Tensor, images: Tensor) -> Loss:
+        """What the student has to learn of the teacher on one batch; parts `distill_feature`, `distill_score` ..."""
         student, teacher = self._networks
         with torch.no_grad(), watch_neck(teacher) as shown:
             said = teacher(renormalise(images, *self._inputs))
         terms: dict[str, Tensor] = {}  # per picture
         with torch.autocast(images.device.type, enabled=False):
             if self.settings.feature:
-                terms["feature"] = self.settings.feature * self._feature_terms(features, shown)
+                terms["feature"] = self.settings.feature * self._feature_terms(seen, shown)
             if self._head_loss is not None:
                 count = student.decode.output_count
                 heads = self._head_loss([m.float() for m in maps[:count]], [m.float() for m in said[:count]])
@@ -127,27 +129,6 @@ class Distiller(nn.Module):
             channel_divergence(mine, shown[theirs].float(), self.settings.temperature) for mine, (_, theirs) in pairs
         ]
         return torch.stack(terms).mean(0)
-
-
-class Student(nn.Module):
-    """A student as it is called while it is taught: (B, 3, H, W) -> its raw maps, and after them adapted features.
-
-    Args:
-        network: keeps a hook, which tells its neck's maps each time it runs.
-    """
-
-    def __init__(self, network: DetectorNetwork, distiller: Distiller) -> None:
-        super().__init__()
-        self.network = network
-        self.distiller = distiller
-        self._features, _ = keep_neck_maps(network)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> raw maps, then one (B, C, h, w) per level taught."""
-        maps = self.network(images)
-        adapted = self.distiller.adapted(self._features)
-        self._features.clear()
-        return [*maps, *adapted]
 
 
 def channel_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -22,7 +22,7 @@ class Job(ABC):
     Attributes:
         stage: what the progress calls an epoch.
         artefact: what the scores are called.
-        adapters: what is trained beside the model and does not ship; None for nothing.
+        adapters: what is trained beside the model and does not ship, by name; None for nothing.
         trains_statistics: whether the model is in train mode, where batch normalisation goes by the batch.
         counts_start: whether the model is measured before training, and kept if no epoch is better.
         identity: a digest of all that decides how it goes; empty where model, config and classes say enough. A run is
@@ -34,7 +34,7 @@ class Job(ABC):
     trains_statistics = True
     counts_start = False
     identity = ""
-    adapters: nn.Module | None = None
+    adapters: nn.ModuleDict | None = None
 
     def __init__(self, spec: ModelSpec, model: nn.Module, half: torch.dtype | None) -> None:
         self.spec = spec

@@ -34,7 +34,6 @@ from edgeyolo.training.watch import Watch
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 _SCALER = "scaler."
-_ADAPTERS = "distiller."
 
 
 @dataclass
@@ -139,8 +138,7 @@ class Run:
             return
         trained = {f"trained.{name}": tensor for name, tensor in self.model.state_dict().items()}
         scale = {f"{_SCALER}{name}": torch.as_tensor(value) for name, value in self.scaler.state_dict().items()}
-        adapters = self.job.adapters.state_dict() if self.job.adapters is not None else {}
-        learned = {f"{_ADAPTERS}{name}": tensor for name, tensor in adapters.items()}
+        learned = self.job.adapters.state_dict() if self.job.adapters is not None else {}
         tensors = self.averaged() | trained | optimizer_tensors(self.optimizer) | scale | learned
         save_checkpoint(self.last, tensors, self.record(score))
 
@@ -223,7 +221,8 @@ def restore(run: Run, saved: Saved) -> None:
     load_weights(run.model, strip_prefix(tensors, "trained."), where=where)
     load_weights(run.ema.average, strip_prefix(tensors, "model."), where=where)
     if run.job.adapters is not None:
-        load_weights(run.job.adapters, strip_prefix(tensors, _ADAPTERS), where=where)
+        learned = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in run.job.adapters}
+        load_weights(run.job.adapters, learned, where=where)
     load_optimizer(run.optimizer, tensors)
     scale = {name: tensor.item() for name, tensor in strip_prefix(tensors, _SCALER).items()}
     if scale:

@@ -86,6 +86,22 @@ def test_parts_of_a_batch_are_taught_as_the_whole(
     assert losses[0]["distill_feature"] == pytest.approx(losses[1]["distill_feature"], rel=1e-3)
 
 
+def test_the_auxiliary_branch_trains_and_does_not_ship(splits: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    names = {}
+    for auxiliary in (True, False):
+        config = msgspec.structs.replace(CONFIG, model="yolov6n", epochs=1, auxiliary=auxiliary)
+        result = train(config, splits, tmp_path / str(auxiliary))
+        losses = read_tensors(result.last)[1].history[0].losses
+        assert (
+            {"auxiliary_class", "auxiliary_iou"} <= set(losses)
+            if auxiliary
+            else set(losses) == {"class", "iou", "total"}
+        )
+        names[auxiliary] = [name for name in read_tensors(result.last)[0] if name.startswith("auxiliary.")]
+        assert not any("auxiliary" in name for name in read_tensors(result.best)[0])
+    assert len(names[True]) == 12 and not names[False]
+
+
 def test_a_teacher_that_is_not_there(splits: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         train(msgspec.structs.replace(CONFIG, teacher=str(tmp_path / "none")), splits, tmp_path / "run")

@@ -4,9 +4,10 @@ Papers: YOLOv6, arXiv 2209.02976; YOLOv6 v3.0, arXiv 2301.05586; release 0.4.1. 
 and give the four sides of a box; m stacks them in cross-stage-partial stages, l has plain convolutions there, and both
 give distributions. The P6 models have a level more.
 
-Differs: the auxiliary anchor branch, which the authors train beside the head and throw away, and RepOptimizer are not
-here; output convolutions start from N(0, 0.01) in place of zero, as in PP-YOLOE; ATSS takes the share of the epochs
-that it takes of the authors' schedule.
+The three-level sizes have the auxiliary anchors of v3.0 while they are trained.
+
+Differs: output convolutions start from N(0, 0.01) in place of zero, as in PP-YOLOE, auxiliary boxes from their anchors;
+ATSS takes the share of the epochs that it takes of the authors' schedule.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from edgeyolo.criteria.tal import TalCriterion, TalWeights
 from edgeyolo.losses.iou import giou, siou
 from edgeyolo.models._network import DetectorNetwork
+from edgeyolo.models.yolov6.auxiliary import AuxiliaryAnchors
+from edgeyolo.models.yolov6.output import CLASS_BIAS, make_output
 from edgeyolo.nn.bep import BiFusion, CspRepStage, CspSppf, MakeConv, RepRow, plain_conv, rep_conv
-from edgeyolo.nn.conv import ConvBnAct, set_batch_norm, start_normal
+from edgeyolo.nn.conv import ConvBnAct, set_batch_norm
 from edgeyolo.nn.spp import Sppf
 from edgeyolo.spec.model import DflDecode, PointDecode
 
@@ -22,8 +25,6 @@ _P6_CHS, _P6_BLOCKS = (64, 128, 256, 512, 768, 1024), (6, 12, 18, 6, 6)
 _P5_NECK, _P6_NECK = (128, 256, 512), (128, 256, 512, 1024)
 NECK_BLOCKS = 12
 _HEAD_ACTIVATION = "silu"
-_PRIOR = 0.01
-_OUTPUT_STD = 0.01
 _SCHEDULE_EPOCHS, _STATIC_EPOCHS = 300, 4
 
 
@@ -71,6 +72,11 @@ class Yolov6Config:
     def strides(self) -> tuple[int, ...]:
         """Of the levels, input pixels."""
         return tuple(8 << level for level in range(len(self.neck_chs)))
+
+    @property
+    def box_overlap(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """That boxes are trained on."""
+        return siou if self.siou else giou
 
 
 _SIZES: dict[str, tuple[float, float, dict[str, object]]] = {
@@ -164,12 +170,8 @@ class LevelHead(nn.Module):
         self.entry = ConvBnAct(chs, chs, activation=_HEAD_ACTIVATION)
         self.classes = ConvBnAct(chs, chs, 3, activation=_HEAD_ACTIVATION)
         self.boxes = ConvBnAct(chs, chs, 3, activation=_HEAD_ACTIVATION)
-        self.class_logits = nn.Conv2d(chs, config.num_classes, 1)
-        self.box_values = nn.Conv2d(chs, 4 * max(1, config.bins), 1)
-        for conv, bias in ((self.class_logits, -math.log((1 - _PRIOR) / _PRIOR)), (self.box_values, 1.0)):
-            assert conv.bias is not None
-            start_normal(conv, _OUTPUT_STD)
-            nn.init.constant_(conv.bias, bias)
+        self.class_logits = make_output(chs, config.num_classes, CLASS_BIAS)
+        self.box_values = make_output(chs, 4 * max(1, config.bins), 1.0)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, h, w) -> class logits (B, K, h, w), box values (B, 4 or 4 x bins, h, w)."""
@@ -214,5 +216,13 @@ class Network(DetectorNetwork):
             self.config.num_classes,
             TalWeights(),
             static_assigner_epochs=static,
-            box_overlap=siou if self.config.siou else giou,
+            box_overlap=self.config.box_overlap,
         )
+
+    def make_companion(self) -> AuxiliaryAnchors | None:
+        """Outputs relative to anchors; the sizes with four levels have none."""
+        config = self.config
+        if len(config.neck_chs) != len(AuxiliaryAnchors.anchors_wh):
+            return None
+        level_chs = [config.chs(base) for base in config.neck_chs]
+        return AuxiliaryAnchors(level_chs, self.strides, config.num_classes, box_overlap=config.box_overlap)
