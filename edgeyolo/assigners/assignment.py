@@ -23,7 +23,7 @@ class PointGrid:
     """The points predictions stand on, all levels after each other, finest first.
 
     Attributes:
-        points_xy: (A, 2) float32, cell centres in input pixels.
+        points_xy: (A, 2) float32, in input pixels; the middles of the cells, of most families.
         strides: (A,) float32, width of each point's cell in input pixels.
         level_hw: rows and columns of each level, finest first; within one, points are in rows from the top left.
     """
@@ -96,12 +96,14 @@ class Claims:
     iou: Tensor
 
 
-def make_point_grid(level_hw: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device) -> PointGrid:
-    """Centres of all cells of all levels, in rows from the top left."""
+def make_point_grid(
+    level_hw: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device, *, offset: float = 0.5
+) -> PointGrid:
+    """Points of all cells of all levels, in rows from the top left; `offset` strides from a cell's top left corner."""
     points, cells = [], []
     for (height, width), stride in zip(level_hw, strides, strict=True):
         y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
-        points.append((torch.stack((x, y), dim=-1).reshape(-1, 2).float() + 0.5) * stride)
+        points.append((torch.stack((x, y), dim=-1).reshape(-1, 2).float() + offset) * stride)
         cells.append(torch.full((height * width,), float(stride), device=device))
     return PointGrid(torch.cat(points), torch.cat(cells), tuple(level_hw))
 

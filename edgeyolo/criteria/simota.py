@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeyolo.assigners.simota import Picture, SimOtaAssigner
+from edgeyolo.assigners.assignment import make_point_grid
+from edgeyolo.assigners.simota import Matches, SimOtaAssigner
 from edgeyolo.criteria.criterion import Criterion, Loss, mean_over_processes
 from edgeyolo.heads import raw_head_of
 from edgeyolo.losses.iou import iou
@@ -18,16 +18,6 @@ from edgeyolo.spec.model import PointDecode
 
 _BOX_WEIGHT = 5.0
 _ASSIGNER = SimOtaAssigner()
-
-
-@dataclass(frozen=True)
-class _Matches:
-    """P matched predictions: picture and point of each, its row among the targets, and its IoU with that object."""
-
-    picture: Tensor
-    point: Tensor
-    target: Tensor
-    iou: Tensor
 
 
 class SimOtaCriterion(Criterion):
@@ -68,7 +58,6 @@ class SimOtaCriterion(Criterion):
             matches = self._match(classes, objectness, boxes, targets, places)
             return self._loss(classes, objectness, boxes, targets, places, matches)
 
-    @torch.no_grad()
     def _match(
         self,
         classes: Sequence[Tensor],
@@ -76,27 +65,14 @@ class SimOtaCriterion(Criterion):
         boxes: Sequence[Tensor],
         targets: Tensor,
         places: Tensor,
-    ) -> _Matches:
-        points_xy, strides = (places[:, :2] + 0.5) * places[:, 2:], places[:, 2]
-        found: list[tuple[Tensor, ...]] = []
-        for number in range(len(classes[0])):
-            rows = (targets[:, 0] == number).nonzero()[:, 0]
-            if not len(rows):
-                continue
-            picture = Picture(points_xy, strides, targets[rows, 1].long(), targets[rows, 2:])
-            is_candidate, near = self.assigner.near(picture)
-            point = is_candidate.nonzero()[:, 0]
-            if not len(point):
-                continue
-            here = torch.full_like(point, number)
-            scores = take_points(classes, here, point).sigmoid() * take_points(objectness, here, point).sigmoid()
-            boxes_xyxy = self.head.boxes_xyxy(take_points(boxes, here, point), places[point], torch)
-            chosen, owner, quality = self.assigner.match(picture, near[:, point], scores.sqrt(), boxes_xyxy)
-            found.append((here[chosen], point[chosen], rows[owner], quality))
-        if not found:
-            nothing = torch.zeros(0, dtype=torch.int64, device=targets.device)
-            return _Matches(nothing, nothing, nothing, targets.new_zeros(0))
-        return _Matches(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    ) -> Matches:
+        def predict(picture: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
+            scores = take_points(classes, picture, point).sigmoid() * take_points(objectness, picture, point).sigmoid()
+            return scores.sqrt(), self.head.boxes_xyxy(take_points(boxes, picture, point), places[point], torch)
+
+        level_hw = [(level.shape[2], level.shape[3]) for level in classes]
+        grid = make_point_grid(level_hw, self.head.strides, targets.device)
+        return self.assigner.match_batch(len(classes[0]), grid, targets, predict)
 
     def _loss(
         self,
@@ -105,7 +81,7 @@ class SimOtaCriterion(Criterion):
         boxes: Sequence[Tensor],
         targets: Tensor,
         places: Tensor,
-        matches: _Matches,
+        matches: Matches,
     ) -> Loss:
         at = (matches.picture, matches.point)
         values, place = take_points(boxes, *at), places[matches.point]

@@ -35,11 +35,13 @@ class DflHead(RawHead):
     def __init__(self, spec: DflDecode) -> None:
         super().__init__(spec)
         self.bins = spec.bins
+        self.offset = spec.offset
         self._steps = np.arange(spec.bins, dtype=np.float32)
 
     def list_checks(self) -> Iterator[tuple[str, bool]]:
         """See `Head.list_checks`."""
         yield "bins", 0 < self.bins <= _MOST_BINS
+        yield "offset", 0 <= self.offset <= 1
 
     def output_names(self) -> list[str]:
         """See `Head.output_names`."""
@@ -52,7 +54,7 @@ class DflHead(RawHead):
     def decode(self, maps: Sequence[Float32], *, score_threshold: float, multi_label: bool = False) -> Candidates:
         """See `Head.decode`."""
         levels = zip(maps[0::2], maps[1::2], self.strides, strict=True)
-        found = [_decode_level(*level, self._steps, score_threshold, multi_label) for level in levels]
+        found = [self._decode_level(*level, score_threshold, multi_label) for level in levels]
         boxes_xyxy, scores, class_ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return boxes_xyxy, scores, class_ids
 
@@ -72,7 +74,7 @@ class DflHead(RawHead):
         logits = values.reshape(*values.shape[:-1], 4, self.bins).swapaxes(-1, -2)
         steps = maths.arange(self.bins, dtype=values.dtype, device=values.device)
         distances = expected_values(logits, steps, maths)
-        return distance_boxes(distances, places[..., :2], places[..., 2:], maths)
+        return distance_boxes(distances, places[..., :2], places[..., 2:], maths, offset=self.offset)
 
     def append_rows(
         self, tail: Tail, maps: Sequence[str], *, num_classes: int, image_hw: tuple[int, int]
@@ -89,29 +91,28 @@ class DflHead(RawHead):
         sides = tail.add("Transpose", tail.add("Concat", *distances, axis=2), perm=[0, 2, 1])  # (B, N, 4)
         left_top, right_bottom = tail.split(sides, 2, 2, axis=2)
         cells_xy, strides = np.split(self.make_places(image_hw)[None], (2,), axis=2)
-        point = tail.constant(cells_xy + 0.5)
+        point = tail.constant(cells_xy + self.offset)
         corners = tail.add("Concat", tail.add("Sub", point, left_top), tail.add("Add", point, right_bottom), axis=2)
         boxes_xyxy = tail.add("Mul", corners, tail.constant(strides))
         by_class = tail.add("Concat", *logits, axis=2)  # (B, K, N)
         best = tail.add("Sigmoid", tail.add("ReduceMax", by_class, tail.shape(1), keepdims=0))
         return boxes_xyxy, best, tail.add("ArgMax", by_class, axis=1, keepdims=0)
 
+    def _decode_level(
+        self, class_logits: Float32, box_logits: Float32, stride: int, score_threshold: float, multi_label: bool
+    ) -> Candidates:
+        """Maps (K, h, w) and (4 x bins, h, w)."""
+        num_classes, height, width = class_logits.shape
+        by_class = class_logits.reshape(num_classes, height * width)
+        cell = np.flatnonzero(~(by_class.max(axis=0) < logit(score_threshold)))  # NaN stays, to be reported
+        logits = by_class[:, cell].T  # (N, K)
+        distributions = box_logits.reshape(4, -1, height * width)[:, :, cell]  # (4, bins, N)
+        check_numbers(logits)
+        check_numbers(distributions)
+        row, class_ids, scores = select_scores(sigmoid(logits), score_threshold, multi_label)
+        distances = expected_values(distributions, self._steps, np).T  # (N, 4)
+        boxes_xyxy = distance_boxes(distances, cells_xy(cell, width), np.float32(stride), np, offset=self.offset)
+        return boxes_xyxy[row], scores, class_ids
+
 
 HEAD = DflHead
-
-
-def _decode_level(
-    class_logits: Float32, box_logits: Float32, stride: int, steps: Float32, score_threshold: float, multi_label: bool
-) -> Candidates:
-    """Maps (K, h, w) and (4 x bins, h, w)."""
-    num_classes, height, width = class_logits.shape
-    by_class = class_logits.reshape(num_classes, height * width)
-    cell = np.flatnonzero(~(by_class.max(axis=0) < logit(score_threshold)))  # NaN stays, to be reported
-    logits = by_class[:, cell].T  # (N, K)
-    distributions = box_logits.reshape(4, -1, height * width)[:, :, cell]  # (4, bins, N)
-    check_numbers(logits)
-    check_numbers(distributions)
-    row, class_ids, scores = select_scores(sigmoid(logits), score_threshold, multi_label)
-    distances = expected_values(distributions, steps, np).T  # (N, 4)
-    boxes_xyxy = distance_boxes(distances, cells_xy(cell, width), np.float32(stride), np)
-    return boxes_xyxy[row], scores, class_ids

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor
 
-_BELOW_LAST = 0.01
 
-
-def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
+def distribution_focal_loss(logits: Tensor, distances: Tensor, *, below_last: float = 0.01) -> Tensor:
     """Cross entropy against the two bins next to each distance, weighed by nearness; mean over the sides.
 
     Args:
         logits: (P, 4, R) float32 of bins 0 ... R - 1.
-        distances: (P, 4) float32 in bins; clipped to 0 ... R - 1.01.
+        distances: (P, 4) float32 in bins; clipped to 0 ... R - 1 - `below_last`.
 
     Returns:
         (P,) float32, >= 0.
 
     Source: Generalized Focal Loss, arXiv 2006.04388, eq. 6; the hundredth below the last bin is that of the published
-    code of PP-YOLOE.
+    code of PP-YOLOE; DAMO-YOLO's has a tenth.
     """
     last = logits.shape[-1] - 1
-    distances = distances.clamp(0, last - _BELOW_LAST)
+    distances = distances.clamp(0, last - below_last)
     lower = distances.long()  # (P, 4)
     upper_weight = distances - lower
     negative_log = -logits.log_softmax(dim=-1)

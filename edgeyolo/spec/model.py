@@ -47,16 +47,23 @@ class AnchorDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
         return len(self.strides)
 
 
-class DflDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dfl"):
+class DflDecode(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag="dfl"
+):
     """Distribution heads (PP-YOLOE): per level class logits (B, K, H/s, W/s), then box logits (B, 4 x bins, H/s, W/s).
 
     Box channels are side-major: side j (left, top, right, bottom) holds `j * bins + (0 ... bins-1)`.
-    distance = sum_i i x softmax(bins)_i in strides, from the point (cell + 0.5) x stride; score = sigmoid(class).
+    distance = sum_i i x softmax(bins)_i in strides, from the point (cell + offset) x stride; score = sigmoid(class).
     Source: Generalized Focal Loss, arXiv 2006.04388, eq. 4.
+
+    Attributes:
+        offset: of the point in its cell, strides: 0.5 for the middle, 0 for the top left corner (DAMO-YOLO). The middle
+            is not written down, for readers that know no other.
     """
 
     strides: tuple[int, ...]
     bins: int
+    offset: float = 0.5
 
     @property
     def output_count(self) -> int:

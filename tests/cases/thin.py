@@ -21,7 +21,7 @@ from edgeyolo import models
 SHARE = 8
 SMALL = (
     *("yolov7-nano", "yolov7-tiny", "ppyoloe-s", "ppyoloe-plus-s"),
-    *("yolov5n", "yolov6n", "yolov8n", "yolox-nano", "yolox-tiny"),
+    *("yolov5n", "yolov6n", "yolov8n", "yolox-nano", "yolox-tiny", "damo-ns"),
 )
 _THIN = ", thin"
 _SIZES = (
@@ -35,6 +35,10 @@ _SIZES = (
     "stage_blocks",
     "neck_chs",
     "anchors_wh",
+    "stem_chs",
+    "stages",
+    "neck_count",
+    "neck_share",
 )
 
 

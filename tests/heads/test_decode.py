@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,9 +19,12 @@ ANCHOR = AnchorDecode(
     anchors_wh=(((10.0, 13.0), (16.0, 30.0), (33.0, 23.0)), ((30.0, 61.0), (62.0, 45.0), (59.0, 119.0))),
 )
 DFL = DflDecode(strides=(8, 16, 32), bins=17)
+CORNER = DflDecode(strides=(8, 16, 32), bins=8, offset=0.0)
 POINT = PointDecode(strides=(8, 16, 32), box="centre", objectness=True)
 SIDES = PointDecode(strides=(8, 16, 32), box="sides", objectness=False)
-EVERY = pytest.mark.parametrize("spec", [ANCHOR, DFL, POINT, SIDES], ids=["anchor", "dfl", "point", "sides"])
+EVERY = pytest.mark.parametrize(
+    "spec", [ANCHOR, DFL, CORNER, POINT, SIDES], ids=["anchor", "dfl", "corner", "point", "sides"]
+)
 
 
 def sigmoid(x: float) -> float:
@@ -56,7 +60,7 @@ def dfl_rows(maps: list[np.ndarray], spec: DflDecode, num_classes: int) -> list[
                 for side in range(4):
                     weights = [math.exp(float(boxes[side * spec.bins + i, y, x])) for i in range(spec.bins)]
                     sides.append(sum(i * w for i, w in enumerate(weights)) / sum(weights) * stride)
-                px, py = (x + 0.5) * stride, (y + 0.5) * stride
+                px, py = (x + spec.offset) * stride, (y + spec.offset) * stride
                 box = (px - sides[0], py - sides[1], px + sides[2], py + sides[3])
                 predictions.append([(*box, sigmoid(float(classes[k, y, x])), k) for k in range(num_classes)])
     return predictions
@@ -150,3 +154,8 @@ def test_map_shapes_follow_the_docstrings() -> None:
     assert head_of(POINT).map_shapes(80, (64, 32))[:3] == [(80, 8, 4), (1, 8, 4), (4, 8, 4)]
     assert head_of(SIDES).map_shapes(80, (64, 32))[:2] == [(80, 8, 4), (4, 8, 4)]
     assert head_of(GraphDecode(strides=(8,), candidates=9)).map_shapes(80, (64, 32)) == [(9, 4), (9,), (9,)]
+
+
+def test_a_point_in_the_middle_is_not_written_down_for_readers_that_know_no_other() -> None:
+    assert msgspec.json.decode(msgspec.json.encode(DFL)) == {"kind": "dfl", "strides": [8, 16, 32], "bins": 17}
+    assert msgspec.json.decode(msgspec.json.encode(CORNER), type=DflDecode) == CORNER

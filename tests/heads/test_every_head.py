@@ -19,11 +19,12 @@ from edgeyolo.spec.tensor import INPUT_NAME, ROW_NAMES
 
 ANCHOR = AnchorDecode(strides=(8, 16), anchors_wh=(((10.0, 13.0), (16.0, 30.0)), ((30.0, 61.0),)))  # uneven on purpose
 DFL = DflDecode(strides=(8, 16, 32), bins=7)
+CORNER = DflDecode(strides=(8, 16, 32), bins=8, offset=0.0)
 POINT = PointDecode(strides=(8, 16, 32), box="centre", objectness=True)
 SIDES = PointDecode(strides=(8, 16, 32), box="sides", objectness=False)
 GRAPH = GraphDecode(strides=(8,), candidates=5)
-ALL = [ANCHOR, DFL, POINT, SIDES]
-RAW = pytest.mark.parametrize("spec", ALL, ids=["anchor", "dfl", "point", "sides"])
+ALL = [ANCHOR, DFL, CORNER, POINT, SIDES]
+RAW = pytest.mark.parametrize("spec", ALL, ids=["anchor", "dfl", "corner", "point", "sides"])
 IMAGE_HW = (64, 96)
 NUM_CLASSES = 3
 

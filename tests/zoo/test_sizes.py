@@ -42,6 +42,15 @@ PUBLISHED = {
     "yolox-m": (25_326_495, 25_304_847, 73.8),
     "yolox-l": (54_208_895, 54_174_271, 155.6),
     "yolox-x": (99_071_455, 99_020_975, 281.9),
+    # The authors' folded DAMO-YOLO keeps the number that each of three levels multiplies its boxes by. 1.56, 3.69 and
+    # 6.04 are published for the nano sizes, which count batch norms too: a test below.
+    "damo-ns": (1_405_691, 1_392_299 - 3, 1.498),
+    "damo-nm": (2_707_219, 2_688_371 - 3, 3.582),
+    "damo-nl": (5_688_579, 5_659_451 - 3, 5.909),
+    "damo-t": (8_875_727, 8_473_911 - 3, 18.1),
+    "damo-s": (16_935_647, 16_242_751 - 3, 37.8),
+    "damo-m": (29_241_727, 28_164_063 - 3, 61.8),
+    "damo-l": (43_861_759, 42_039_711 - 3, 97.3),
 }
 
 
@@ -66,12 +75,39 @@ def test_normalisation_is_the_authors(name: str) -> None:
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.03)}
 
 
+@pytest.mark.parametrize("name", ["damo-ns", "damo-t"])
+def test_damo_yolo_takes_rgb_pixels_as_they_are_in_the_top_left_corner(name: str) -> None:
+    with torch.device("meta"):
+        spec = models.create(name, 2).make_input_spec((64, 96))
+    assert (spec.colour_order, spec.letterbox_alignment, spec.letterbox_value) == ("rgb", "top-left", 0)
+    assert spec.mean == (0, 0, 0) and spec.std == (1 / 255,) * 3
+
+
 @pytest.mark.parametrize("name", ["yolox-nano", "yolox-s"])
 def test_yolox_takes_bgr_pixels_as_they_are_in_the_top_left_corner(name: str) -> None:
     with torch.device("meta"):
         spec = models.create(name, 2).make_input_spec((64, 96))
     assert (spec.colour_order, spec.letterbox_alignment, spec.letterbox_value) == ("bgr", "top-left", 114)
     assert spec.mean == (0, 0, 0) and spec.std == (1 / 255,) * 3
+
+
+@pytest.mark.parametrize(("name", "published"), [("damo-ns", 1.56), ("damo-nm", 3.69), ("damo-nl", 6.04)])
+def test_what_is_published_for_nano_sizes_counts_four_operations_per_value_of_a_batch_norm(
+    name: str, published: float, measured: dict[str, models.ModelInfo]
+) -> None:
+    values = 0
+
+    def count(_norm: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        nonlocal values
+        values += output.numel()
+
+    with torch.device("meta"):
+        network = models.create(name, 80).eval()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.register_forward_hook(count)
+        network(torch.empty(1, 3, 416, 416))
+    assert measured[name].gflops + 4 * values / 1e9 == pytest.approx(published, rel=0.003)
 
 
 def test_a_stage_of_yolov8_is_not_split_in_the_deploy_form() -> None:

@@ -32,7 +32,8 @@ SIZE = 64  # the coarsest stride is 64
 FLOAT_REASONS = {"head output", "attention: reads a globally pooled tensor"}
 LACKING_REASON = "neither its input nor its weight is quantized"
 # What a tensor with int8 readers may be read by in float besides: a residual sum, a gate and its global pool, which are
-# float in fake-quant too; a grouped convolution, and in YOLOv5 an output, stands beside int8 readers of the same map.
+# float in fake-quant too; a grouped convolution, and an output of YOLOv5 and DAMO-YOLO, stands beside int8 readers of
+# the same map.
 FLOAT_READERS = {"Add", "Mul", "GlobalAveragePool"}
 
 
@@ -95,7 +96,7 @@ def assert_clean(source: Path, folder: Path, artefact: Artefact) -> None:
     is_lacking = any(layer.why.endswith("is not quantized") for layer in layers)  # grouped or transposed convolutions
     assert set(report.floats.values()) <= FLOAT_REASONS | ({LACKING_REASON} if is_lacking else set())
     readers = {reader for text in report.crossings for reader in text.split(" in float by ")[1].split(", ")}
-    is_shared = is_lacking or load_json(source / "model.json", ModelRecord).model.name.startswith("yolov5")
+    is_shared = is_lacking or load_json(source / "model.json", ModelRecord).model.name.startswith(("yolov5", "damo"))
     assert readers <= FLOAT_READERS | ({"Conv", "ConvTranspose"} if is_shared else set())
     assert artefact.layers == {"int8": int8, "float": len(layers) - int8}
 
