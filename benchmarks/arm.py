@@ -93,7 +93,7 @@ def measure_source(
         verbs.deploy(folder / "int8", "host-ncnn", host)
         rows.append(row(model, "this machine", "host-ncnn", host_score(host, dataset), reference))
         with ThreadPoolExecutor(2) as pool:
-            scores = pool.map(lambda cpu: measure_cpu(cpu, folder, dataset, how["precision"], python), cpus)
+            scores = pool.map(lambda cpu: measure_cpu(cpu, folder / "int8", dataset, how["precision"], python), cpus)
             rows += [
                 row(model, cpu, TARGET_OF_CPU[cpu], score, reference) for cpu, score in zip(cpus, scores, strict=True)
             ]
@@ -127,18 +127,16 @@ def host_score(bundle: Path, dataset: Dataset) -> Score:
         return measure_session(session, model, dataset, artefact="ncnn int8")
 
 
-def measure_cpu(cpu: str, folder: Path, dataset: Dataset, precision: str, python: Path) -> Score:
-    """AP of the bundle for that core, detected on its emulation."""
-    target = TARGET_OF_CPU[cpu]
-    bundle, pictures, out = (folder / f"{cpu}.{suffix}" for suffix in ("eyb", "txt", "json"))
-    verbs.deploy(folder / "int8", target, bundle, precision=precision)
-    pictures.write_text("".join(f"{record.image_path.absolute()}\n" for record in dataset.records))
-    script = ROOT / "tests/arm/evaluate_on_arm.py"
-    environment = os.environ | {"QEMU_CPU": cpu, "PYTHONPATH": str(ROOT)}
-    subprocess.run(
-        [python, script, "pictures", bundle, pictures, out], check=True, env=environment, stdout=subprocess.DEVNULL
-    )
-    return evaluate(replay(json.loads(out.read_text())), dataset, artefact=f"ncnn {precision} on {cpu}")
+def measure_cpu(cpu: str, quantized: Path, dataset: Dataset, precision: str, python: Path) -> Score:
+    """AP of the bundle for that core, made of a quantized folder and detected on its emulation."""
+    with tempfile.TemporaryDirectory(prefix="edgeyolo-arm-") as work:
+        bundle, pictures, out = (Path(work) / f"{cpu}.{suffix}" for suffix in ("eyb", "txt", "json"))
+        verbs.deploy(quantized, TARGET_OF_CPU[cpu], bundle, precision=precision)
+        pictures.write_text("".join(f"{record.image_path.absolute()}\n" for record in dataset.records))
+        command = [python, ROOT / "tests/arm/evaluate_on_arm.py", "pictures", bundle, pictures, out]
+        environment = os.environ | {"QEMU_CPU": cpu, "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+        return evaluate(replay(json.loads(out.read_text())), dataset, artefact=f"ncnn {precision} on {cpu}")
 
 
 def replay(found: list[dict[str, list[Any]]]) -> Callable[[Image], Detections]:

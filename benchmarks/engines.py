@@ -4,7 +4,8 @@
 
 Each folder is one that `edgeyolo quantize` wrote. A row is an entry of `WAYS`: its name, and what measures the folder
 by it; one whose engine is missing is left out, and said so. AP is of the val and test splits together. TensorRT's
-graph, in which the float parts are float16, is run by ONNX Runtime; Rockchip's NPU by its vendor's simulator. Rows
+graph, in which the float parts are float16, is run by ONNX Runtime; Rockchip's NPU by its vendor's simulator; ARM cores
+are emulated (tests/arm/setup_arm.py), and take a quarter of an hour for each row of 160 pictures. Rows
 that the same code has measured are not measured again, unless `--only` names them.
 """
 
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from arm import emulated_python, measure_cpu
 from quantization import join_splits
 from record import RESULTS, load_reusable, save_result
 from reopen import reopen_quantized
@@ -67,6 +69,11 @@ def by_unsigned_graph(folder: Path, dataset: Dataset) -> Score:
         return measure_session(OnnxFile(path), spec, dataset, artefact="unsigned")
 
 
+def by_emulated_core(folder: Path, dataset: Dataset, *, cpu: str, precision: str) -> Score:
+    """The bundle of a board, by the ARM wheel of ncnn on an emulation of the board's core."""
+    return measure_cpu(cpu, folder, dataset, precision, emulated_python())
+
+
 WAYS: dict[str, Way] = {
     "float torch": functools.partial(by_torch, is_float=True),
     "fake-quant torch": by_torch,
@@ -75,6 +82,13 @@ WAYS: dict[str, Way] = {
     "ONNX Runtime, outputs rounded too": functools.partial(by_target, target="host-onnx-fast"),
     "OpenVINO": functools.partial(by_target, target="host-openvino"),
     "NCNN on x86": functools.partial(by_target, target="host-ncnn"),
+    **{
+        f"NCNN on an emulated {cpu.title()}, {precision}": functools.partial(
+            by_emulated_core, cpu=cpu, precision=precision
+        )
+        for cpu in ("cortex-a53", "cortex-a72", "cortex-a76")
+        for precision in ("int8", "mixed")
+    },
     "TensorRT's graph in ONNX Runtime": by_tensorrt_graph,
     "RKNN for RK3588, simulated": functools.partial(by_target, target="rockchip-rk3588-npu"),
 }
