@@ -1,4 +1,4 @@
-"""Official files of YOLOv5, YOLOv6, YOLOv8 and YOLOX: made here under the authors' names, read by the registry."""
+"""Official files of the families since YOLOv5: made here under the authors' names, read by the registry."""
 
 from __future__ import annotations
 
@@ -128,9 +128,61 @@ KNOWN: dict[str, tuple[int | None, dict[str, tuple[int, ...]]]] = {
             "head.reg_convs.2.1.conv.weight": (128, 128, 3, 3),
         },
     ),
+    "damo-ns": (
+        None,
+        {
+            "backbone.block_list.0.conv.conv1.weight": (16, 3, 3, 3),
+            "backbone.block_list.0.conv.bn1.running_var": (16,),
+            "backbone.block_list.1.block_list.0.conv.0.weight": (88, 16, 1, 1),
+            "backbone.block_list.2.block_list.1.conv.3.weight": (160, 1, 5, 5),
+            "backbone.block_list.4.block_list.0.conv.8.bias": (80,),
+            "backbone.block_list.5.block_list.1.conv2.conv.weight": (160, 320, 1, 1),
+            "backbone.block_list.5.block_list.2.conv.7.weight": (160, 880, 1, 1),
+            "neck.bu_conv13.depthwise.weight": (80, 1, 3, 3),
+            "neck.bu_conv57.pwnorm.weight": (40,),
+            "neck.bu_conv76.pointwise.weight": (80, 80, 1, 1),
+            "neck.merge_4.conv1.conv.weight": (40, 280, 1, 1),
+            "neck.merge_5.convs.1.conv.conv.3.weight": (64, 1, 5, 5),
+            "neck.merge_6.convs.0.conv.conv.7.weight": (80,),
+            "head.gfl_cls.1.weight": (80, 80, 1, 1),
+            "head.gfl_reg.2.bias": (32,),
+            "head.scales.0.scale": (),
+            "head.integral.project": (8,),
+        },
+    ),
+    "damo-t": (
+        None,
+        {
+            "backbone.block_list.0.conv.conv.weight": (24, 12, 3, 3),
+            "backbone.block_list.2.block_list.0.conv1.conv1.weight": (64, 64, 1, 1),
+            "backbone.block_list.3.block_list.1.conv2.rbr_dense.conv.weight": (192, 96, 3, 3),
+            "backbone.block_list.4.block_list.1.conv1.bn1.weight": (152,),
+            "backbone.block_list.5.block_list.0.conv2.rbr_1x1.bn.weight": (384,),
+            "backbone.block_list.5.block_list.1.conv1.conv.weight": (192, 384, 1, 1),
+            "neck.bu_conv24.conv.weight": (96, 96, 3, 3),
+            "neck.merge_3.convs.2.conv2.rbr_dense.conv.weight": (192, 192, 3, 3),
+            "neck.merge_7.convs.0.conv1.conv.weight": (64, 64, 3, 3),
+            "neck.merge_6.conv3.conv.weight": (256, 512, 1, 1),
+            "head.gfl_cls.0.weight": (80, 64, 3, 3),
+            "head.gfl_reg.0.weight": (68, 64, 3, 3),
+        },
+    ),
+    "damo-m": (
+        None,
+        {
+            "backbone.csp_stage.0.conv.conv.weight": (32, 12, 3, 3),
+            "backbone.csp_stage.1.downsampler.conv.conv1.weight": (128, 32, 3, 3),
+            "backbone.csp_stage.2.convstem.2.conv1.conv1.weight": (64, 64, 3, 3),
+            "backbone.csp_stage.3.convstem.6.conv2.rbr_dense.conv.weight": (128, 256, 3, 3),
+            "backbone.csp_stage.4.spp.conv2.conv.weight": (512, 1024, 1, 1),
+            "backbone.csp_stage.4.conv_fuse.conv.bn1.weight": (512,),
+            "backbone.csp_stage.4.conv_shortcut.conv.conv1.weight": (256, 512, 1, 1),
+        },
+    ),
 }
 
-LARGE = ("yolov6m", "yolov6l6")
+FIXED = ("dfl.conv.weight", "anchors", "proj", "proj_conv.weight", "project")
+LARGE = ("yolov6m", "yolov6l6", "damo-m")
 
 
 def official_tensors(name: str) -> dict[str, Tensor]:
@@ -152,8 +204,12 @@ def official_tensors(name: str) -> dict[str, Tensor]:
     if name.startswith("yolov5"):
         anchors = torch.tensor(model.config.anchors_wh) / torch.tensor(model.strides)[:, None, None]
         tensors[next(key for key in tensors if ".m.0.bias" in key).replace("m.0.bias", "anchors")] = anchors
+    if name.startswith("damo"):
+        tensors["head.integral.project"] = torch.arange(float(model.config.bins))
     for key, value in tensors.items():
-        if value.is_floating_point() and not key.endswith(("dfl.conv.weight", "anchors", "proj", "proj_conv.weight")):
+        if value.is_floating_point() and not key.endswith(
+            ("dfl.conv.weight", "anchors", "proj", "proj_conv.weight", "project")
+        ):
             value.copy_(torch.rand_like(value) * 0.5 + 0.1)
     return tensors
 
@@ -177,7 +233,7 @@ def as_modules(tensors: dict[str, Tensor]) -> nn.Module:
 
 def write(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     tensors = official_tensors(name)
-    if name.startswith("yolox"):
+    if name.startswith(("yolox", "damo")):
         torch.save({"start_epoch": 300, "model": tensors, "optimizer": None}, path)
         return tensors
     place = "yolov6.models.yolo" if name.startswith("yolov6") else "ultralytics.nn.tasks"

@@ -16,5 +16,6 @@ from __future__ import annotations
 
 from edgeyolo.models.damoyolo.config import VARIANTS, DamoYoloConfig, Stage
 from edgeyolo.models.damoyolo.network import Network
+from edgeyolo.models.damoyolo.official import PUBLISHED
 
-__all__ = ["VARIANTS", "DamoYoloConfig", "Network", "Stage"]
+__all__ = ["PUBLISHED", "VARIANTS", "DamoYoloConfig", "Network", "Stage"]
