@@ -52,6 +52,13 @@ class Criterion(nn.Module, ABC):
         """Told before each epoch, counted from 0; for criteria that change as training goes on."""
         return
 
+    def expect(self, objects_per_picture: float) -> None:
+        """Told before a training how many objects a picture of the set has on average, to balance its parts by.
+
+        A criterion that is not told is as its authors have it.
+        """
+        return
+
     def smooth_labels(self, amount: float) -> None:
         """Ask for `amount` / 2 of every other class and 1 - `amount` / 2 of the object's own; `amount` in [0, 1).
 

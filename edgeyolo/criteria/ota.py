@@ -28,6 +28,8 @@ from edgeyolo.spec.model import AnchorDecode
 
 _LEVEL_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
 _AUXILIARY_SHARE = 0.25
+_USUAL_OBJECTS = 7.3  # per picture of COCO, on which the weights were found
+_RAREST_OBJECTS = 0.5  # per picture that objectness is still weighed up for
 _RULES = OtaRules()
 _LEAD_RULES = OtaRules(top=20)  # of a lead head beside an auxiliary one
 _AUXILIARY_RULES = OtaRules(top=20, reach=1.0)
@@ -62,6 +64,7 @@ class OtaCriterion(Criterion):
         self.num_classes = num_classes
         self.weights = weights
         self.unit = weights.box
+        self.rarity = 1.0
 
     def forward(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> Loss:
         """Loss of a batch; parts `box`, `objectness`, `classes`."""
@@ -75,6 +78,14 @@ class OtaCriterion(Criterion):
         parts = parts * parts.new_tensor(self._scales(image_hw))
         names = ("box", "objectness", "classes")
         return Loss(parts.sum(), dict(zip(names, parts.detach().unbind(), strict=True)))
+
+    def expect(self, objects_per_picture: float) -> None:
+        """Let objectness count more where objects are rarer than in the set that its weight is meant for.
+
+        It is a mean over all cells, so that it fades with the objects; boxes are a mean over matches and do not. With
+        one object per picture, what the boxes say of a layer's weights would be a hundred times louder.
+        """
+        self.rarity = max(1.0, _USUAL_OBJECTS / max(_RAREST_OBJECTS, objects_per_picture))
 
     def smooth_labels(self, amount: float) -> None:
         """As `Criterion.smooth_labels`; replaces what the model's own weights say, unless it is 0."""
@@ -102,7 +113,7 @@ class OtaCriterion(Criterion):
         area = image_hw[0] * image_hw[1] / 640**2
         return (
             self.weights.box * per_level,
-            self.weights.objectness * area * per_level,
+            self.weights.objectness * self.rarity * area * per_level,
             self.weights.classes * self.num_classes / 80 * per_level,
         )
 

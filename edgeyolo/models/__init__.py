@@ -35,6 +35,7 @@ __all__ = [
     "anchors_in",
     "anchors_of",
     "create",
+    "is_published",
     "learning_rate_of",
     "list_models",
     "load_official_weights",
@@ -122,6 +123,16 @@ def learning_rate_of(name: str) -> float:
     return float(getattr(_family_of(name).VARIANTS[name], "learning_rate", 1e-3))
 
 
+def is_published(name: str) -> bool:
+    """Whether the authors of a model publish weights, and in a form that is read here.
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+    published: Published | None = getattr(_family_of(name), "PUBLISHED", None)
+    return published is not None and name in published.variants
+
+
 def load_pretrained(
     name: str, path: str | Path, *, num_classes: int | None = None, activation: str | None = None
 ) -> nn.Module:
@@ -182,15 +193,14 @@ def _check_anchors(config: Any, anchors_wh: Anchors) -> None:
 
 
 def _published(name: str) -> Published:
-    published: Published | None = getattr(_family_of(name), "PUBLISHED", None)
-    if published is None or name not in published.variants:
+    if not is_published(name):
         raise UsageError("no weights are published for it", where=name, hint="Give a checkpoint that edgeyolo wrote")
+    published: Published = _family_of(name).PUBLISHED
     return published
 
 
 def _licence_of(name: str) -> str:
-    published: Published | None = getattr(_family_of(name), "PUBLISHED", None)
-    return published.licence if published is not None and name in published.variants else "none published"
+    return _published(name).licence if is_published(name) else "none published"
 
 
 @functools.cache

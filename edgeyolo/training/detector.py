@@ -111,6 +111,7 @@ def make_detector_job(
     )
     criterion = model.make_criterion(epochs=config.epochs).to(device)
     criterion.smooth_labels(config.label_smoothing)
+    criterion.expect(len(data.records.objects.class_ids) / max(1, len(data)))
     model.to(device)
     use_channels_last(model)
     companions: dict[str, Companion] = {}

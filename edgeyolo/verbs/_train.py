@@ -36,23 +36,32 @@ def train(
         out: folder for checkpoints, log and curves.
         report: write `train.html` there as well, with what was learnt and what was not; a package that it lacks is
             said in the log, and the run stands.
+
+    Where there is little to learn from, the log says so before, and afterwards what would help.
     """
     from edgeyolo.report.training_plots import write_curves
     from edgeyolo.training import train as train_model
     from edgeyolo.training.distributed import find_world
+    from edgeyolo.training.outlook import outlook_of, what_would_help
     from edgeyolo.verbs._train_report import report_training
 
     is_first = find_world().is_first
+    splits = open_training_data(data)
+    outlook = outlook_of(config, splits[0])
+    if outlook.is_little and is_first and not resume:
+        _LOG.warning("there is little to learn from: %s", outlook.expectation())
 
     def draw(history: Sequence[EpochRow]) -> None:
         if is_first:
             write_curves(out / "curves.png", history)
 
-    splits = open_training_data(data)
     result = train_model(config, splits, out, weights=weights, resume=resume, progress=progress, on_epoch=draw)
     if report and is_first:
         try:
             report_training(result, *splits, progress=progress)
         except MissingPackageError as error:
             _LOG.warning("no report: %s", error)
+    if outlook.is_little and is_first:
+        advice = what_would_help(result, has_weights=resume or weights is not None)
+        _LOG.warning("what would help: %s", "; ".join(advice))
     return result

@@ -158,3 +158,18 @@ def test_reading_a_level_has_the_gradient_of_plain_indexing() -> None:
     (found,) = torch.autograd.grad(loss(*_ReadLevel.apply(raw, *place)), raw)
     (wanted,) = torch.autograd.grad(loss(raw[picture, anchor, :, row, column], raw[:, :, 4]), raw)
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(("density", "factor"), [(1.0, 7.3), (3.65, 2.0), (7.3, 1.0), (40.0, 1.0), (0.0, 14.6)])
+def test_objectness_counts_more_where_objects_are_rare(density: float, factor: float) -> None:
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        model = models.create("yolov7-nano", 2)
+    maps = [torch.randn(2, 21, 128 // s, 128 // s) for s in model.strides]
+    criterion = model.make_criterion()
+    parts = criterion(maps, TARGETS, (128, 128)).parts
+    criterion.expect(density)
+    told = criterion(maps, TARGETS, (128, 128)).parts
+    assert {name: float(told[name] / parts[name]) for name in parts} == pytest.approx(
+        {"box": 1.0, "objectness": factor, "classes": 1.0}, rel=1e-5
+    )
