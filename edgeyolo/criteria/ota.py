@@ -7,7 +7,8 @@ authors, whose order on a GPU is left to chance.
 Source: YOLOv7, arXiv 2207.02696, section 4.2 (auxiliary heads); weights, level balance and reach as published by the
 authors: a lead head beside an auxiliary one counts 20 overlaps with reach 0.5, the auxiliary one 20 with reach 1.
 Differs: a mean per picture, where the authors multiply by the number of pictures; classes are trained also when there
-is one, where the authors leave the class score untrained, because the decode always multiplies objectness by it.
+is one, where the authors leave the class score untrained, because the decode always multiplies objectness by it. In a
+training of ours, which tells what to `expect`, levels and objectness are balanced otherwise.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class OtaCriterion(Criterion):
         self.weights = weights
         self.unit = weights.box
         self.rarity = 1.0
+        self.by_matches = False
 
     def forward(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> Loss:
         """Loss of a batch; parts `box`, `objectness`, `classes`."""
@@ -84,7 +86,11 @@ class OtaCriterion(Criterion):
 
         It is a mean over all cells, so that it fades with the objects; boxes are a mean over matches and do not. With
         one object per picture, what the boxes say of a layer's weights would be a hundred times louder.
+
+        And let a level count by its matches: the one match in eight pictures that a level has would otherwise say as
+        much of a layer's weights as the hundred of another level.
         """
+        self.by_matches = True
         self.rarity = max(1.0, _USUAL_OBJECTS / max(_RAREST_OBJECTS, objects_per_picture))
 
     def smooth_labels(self, amount: float) -> None:
@@ -100,8 +106,8 @@ class OtaCriterion(Criterion):
         labels = smoothed_one_hot(targets[matches.target, 1].long(), self.num_classes, smoothing=self.weights.smoothing)
         entropy = F.binary_cross_entropy_with_logits(raw[:, 5:], labels, reduction="none").mean(dim=1)
         level = matches.cells.level
-        box = _sum_of_level_means(1 - overlap, level, len(maps))
-        classes = _sum_of_level_means(entropy, level, len(maps))
+        average = _levels_by_matches if self.by_matches else _sum_of_level_means
+        box, classes = average(1 - overlap, level, len(maps)), average(entropy, level, len(maps))
         return torch.stack([box, _objectness_loss(objectness, matches, overlap.detach().clamp(min=0)), classes])
 
     def match(self, maps: list[Tensor], targets: Tensor, rules: OtaRules) -> Matches:
@@ -165,6 +171,12 @@ def _sum_of_level_means(values: Tensor, level: Tensor, levels: int) -> Tensor:
     sums = values.new_zeros(levels).index_add(0, level, values)
     counts = mean_over_processes(torch.bincount(level, minlength=levels).to(values.dtype))
     return (sums / torch.where(counts > 0, counts, 1)).sum()
+
+
+def _levels_by_matches(values: Tensor, level: Tensor, levels: int) -> Tensor:
+    """Mean of (P,) values on all levels, times the levels; 0 without any."""
+    count = mean_over_processes(values.new_tensor(float(len(level))), least=1.0)
+    return levels * values.sum() / count
 
 
 def _objectness_loss(maps: list[Tensor], matches: Matches, quality: Tensor) -> Tensor:
