@@ -50,7 +50,7 @@ def write_curves(path: Path, history: Sequence[EpochRow]) -> None:
         return
     losses, scores = figure.subplots(1, 2)
     epochs = [row.epoch for row in history]
-    for part in history[-1].losses:
+    for part in _parts(history):
         losses.plot(epochs, [row.losses.get(part, float("nan")) for row in history], label=part)
     losses.set(xlabel="epoch", ylabel="loss", yscale="log")
     measured = [row for row in history if row.ap is not None]
@@ -64,9 +64,14 @@ def write_curves(path: Path, history: Sequence[EpochRow]) -> None:
     write_file(path, encode_png(figure))
 
 
+def _parts(history: Sequence[EpochRow]) -> list[str]:
+    """Of the loss, in any epoch; a teacher may leave before the last one."""
+    return list(dict.fromkeys(part for row in history for part in row.losses))
+
+
 def draw_losses(history: Sequence[EpochRow]) -> bytes:
     """Every loss part by epoch, each on its own scale, and the learning rate."""
-    parts = list(history[-1].losses)
+    parts = _parts(history)
     epochs = [row.epoch for row in history]
     series = {f"loss: {part}": [row.losses.get(part, float("nan")) for row in history] for part in parts}
     series["learning rate"] = [row.learning_rate for row in history]

@@ -54,11 +54,20 @@ class DistillConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         feature: weight of what the teacher sees, the maps of its neck; 0 switches it off.
         head: weight of what the teacher says, the outputs of its head; 0 switches it off.
         temperature: temperature of the softmax over a channel's cells; a high one shows more than the peaks.
+        dynamic_temperature: each channel's temperature is its standard deviation over the batch instead (DAMO-YOLO).
+        align: a learned 1x1 convolution stands behind each map of the student, not only where the teacher's has other
+            channels (DAMO-YOLO).
+        final_weight_factor: weights at the end of what is taught / at its start; they fall by half a cosine.
+        two_stages: the teacher leaves when mosaics end, and the student trains on alone (DAMO-YOLO).
     """
 
     feature: NotNegative = 10.0
     head: NotNegative = 0.5
     temperature: Positive = 4.0
+    dynamic_temperature: bool = False
+    align: bool = False
+    final_weight_factor: NotNegative = 1.0
+    two_stages: bool = False
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -157,6 +166,11 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def last_mosaic_epoch(self) -> int:
         """Epochs from this one on are trained without mosaic and mixup."""
         return self.epochs - min(self.close_mosaic_epochs, self.epochs // 6)
+
+    @property
+    def taught_epochs(self) -> int:
+        """Epochs from this one on are trained without a teacher."""
+        return self.last_mosaic_epoch if self.distill.two_stages else self.epochs
 
 
 class TrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -118,7 +118,9 @@ def make_detector_job(
     if config.auxiliary and (companion := model.make_companion()) is not None:
         companions["auxiliary"] = companion.to(device)
     if config.teacher is not None:
-        companions["distiller"] = make_distiller(Path(config.teacher), model, spec, config.distill, device)
+        companions["distiller"] = make_distiller(
+            Path(config.teacher), model, spec, config.distill, device, epochs=config.taught_epochs
+        )
     return DetectorJob(spec, model, criterion, autocast_dtype(config.precision, device), companions)
 
 

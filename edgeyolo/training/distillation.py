@@ -6,13 +6,17 @@ asked to look there too. That works for any two models of the zoo, level by leve
 What it says is compared where both heads say it in the same way: one decode, anchors included, and the same classes.
 Where they differ, a prediction of one has no counterpart in the other, and the features alone are taught.
 
-Source: Channel-wise Knowledge Distillation for Dense Prediction, arXiv 2011.13256, section 3.2, equations 4 and 5.
-Differs: a mean over levels, so that the weight means the same for three levels and for four.
+Source: Channel-wise Knowledge Distillation for Dense Prediction, arXiv 2011.13256, section 3.2, equations 4 and 5. Two
+stages, a temperature of each channel's own and alignment where channels agree: DAMO-YOLO, arXiv 2211.15444, section
+2.5.
+Differs: a mean over levels, so that the weight means the same for three levels and for four; weights that fall do so
+from epoch to epoch.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,6 +33,8 @@ from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.training import DistillConfig
 from edgeyolo.training.head_distillation import HeadLoss, make_head_loss
+
+_VARIANCE_FLOOR = 1e-5  # as batch normalisation has it
 
 
 def check_distill(config: DistillConfig) -> None:
@@ -47,6 +53,7 @@ class Distiller(Companion):
         student: the bare network, in whatever wrapper it is called.
         teacher: frozen, in eval mode, on its device already.
         image_hw: of the student's input, pixels.
+        epochs: that the teacher teaches, from the first on.
         same_classes: whether both know the same classes in the same order.
 
     Raises:
@@ -60,11 +67,14 @@ class Distiller(Companion):
         *,
         settings: DistillConfig,
         image_hw: tuple[int, int],
+        epochs: int = 1,
         same_classes: bool = True,
     ) -> None:
         super().__init__()
         check_distill(settings)
         self.settings = settings
+        self.epochs = epochs
+        self.share = 1.0  # of the weights, in this epoch
         self._unit = student.make_criterion().unit
         self._networks = (student, teacher)  # in a tuple: not submodules
         self._inputs = (student.make_input_spec(image_hw), teacher.make_input_spec(image_hw))
@@ -77,9 +87,15 @@ class Distiller(Companion):
             raise UsageError("teacher and student have no stride in common", where=teacher.config.name)
         self._levels = [(list(mine).index(shape_hw), list(theirs).index(shape_hw)) for shape_hw in common]
         pairs = [(mine[shape_hw], theirs[shape_hw]) for shape_hw in common]
-        self.adapters = nn.ModuleList(nn.Identity() if a == b else nn.Conv2d(a, b, 1, bias=False) for a, b in pairs)
+        self.adapters = nn.ModuleList(_make_adapter(a, b, settings.align) for a, b in pairs)
         self.count = len(self._levels)
         self._features: list[Tensor] = []
+
+    def start_epoch(self, epoch: int) -> None:
+        """Weights fall as the settings say, and are 0 once the teacher has left."""
+        last = self.settings.final_weight_factor
+        fallen = (1 - math.cos(math.pi * epoch / self.epochs)) / 2
+        self.share = 1 + (last - 1) * fallen if epoch < self.epochs else 0.0
 
     def watch(self, network: nn.Module) -> None:
         """See the maps of a network's neck; it keeps a hook."""
@@ -105,7 +121,12 @@ class Distiller(Companion):
             return [adapter(features[mine].float()) for adapter, (mine, _) in pairs]
 
     def loss(self, seen: Sequence[Tensor], maps: Sequence[Tensor], targets: Tensor, images: Tensor) -> Loss:
-        """What the student has to learn of the teacher on one batch; parts `distill_feature`, `distill_score` ..."""
+        """What the student has to learn of the teacher on one batch; parts `distill_feature`, `distill_score` ...
+
+        There are none once the teacher has left.
+        """
+        if not self.share:
+            return Loss(images.new_zeros(()), {})
         student, teacher = self._networks
         with torch.no_grad(), watch_neck(teacher) as shown:
             said = teacher(renormalise(images, *self._inputs))
@@ -118,17 +139,27 @@ class Distiller(Companion):
                 heads = self._head_loss([m.float() for m in maps[:count]], [m.float() for m in said[:count]])
                 terms |= {name: self.settings.head * term for name, term in heads.items()}
             pictures = mean_over_processes(images.new_tensor(float(len(images))), least=1.0)
-            parts = {f"distill_{name}": self._unit * term.sum() / pictures for name, term in terms.items()}
+            parts = {f"distill_{name}": self.share * self._unit * term.sum() / pictures for name, term in terms.items()}
         total = torch.stack(list(parts.values())).sum() if parts else images.new_zeros(())
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
     def _feature_terms(self, features: Sequence[Tensor], shown: Sequence[Tensor]) -> Tensor:
         """(B,)."""
-        pairs = zip(features, self._levels, strict=True)
-        terms = [
-            channel_divergence(mine, shown[theirs].float(), self.settings.temperature) for mine, (_, theirs) in pairs
-        ]
-        return torch.stack(terms).mean(0)
+        pairs = [(mine, shown[theirs].float()) for mine, (_, theirs) in zip(features, self._levels, strict=True)]
+        temperature = self.settings.temperature
+        if self.settings.dynamic_temperature:
+            pairs, temperature = [(standardised(mine), standardised(theirs)) for mine, theirs in pairs], 1.0
+        return torch.stack([channel_divergence(*pair, temperature) for pair in pairs]).mean(0)
+
+
+def _make_adapter(in_chs: int, out_chs: int, align: bool) -> nn.Module:
+    return nn.Conv2d(in_chs, out_chs, 1, bias=False) if align or in_chs != out_chs else nn.Identity()
+
+
+def standardised(x: Tensor) -> Tensor:
+    """(B, C, h, w) -> the same with mean 0 and standard deviation 1 in each channel, over all pictures and cells."""
+    centred = x - x.mean((0, 2, 3), keepdim=True)
+    return centred * (centred.square().mean((0, 2, 3), keepdim=True) + _VARIANCE_FLOOR).rsqrt()
 
 
 def channel_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -75,13 +75,13 @@ class TensorBoardLog:
 
 
 def csv_text(history: Sequence[EpochRow]) -> str:
-    """One line per epoch; an AP that was not measured is empty."""
-    parts = list(history[-1].losses)
+    """One line per epoch; an AP that was not measured is empty, and so is a loss that a teacher who left has added."""
+    parts = list(dict.fromkeys(part for row in history for part in row.losses))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["epoch", *(f"loss_{part}" for part in parts), "learning_rate", "ap", "ap50", "seconds"])
     for row in history:
         scores = ["" if value is None else f"{value:.3f}" for value in (row.ap, row.ap50)]
-        losses = [f"{row.losses[part]:.6g}" for part in parts]
+        losses = [f"{row.losses[part]:.6g}" if part in row.losses else "" for part in parts]
         writer.writerow([row.epoch, *losses, f"{row.learning_rate:.6g}", *scores, row.seconds])
     return text.getvalue()

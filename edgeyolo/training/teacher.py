@@ -20,13 +20,20 @@ _LOG = logging.getLogger(__name__)
 
 
 def make_distiller(
-    teacher: Path, student: DetectorNetwork, spec: ModelSpec, settings: DistillConfig, device: torch.device
+    teacher: Path,
+    student: DetectorNetwork,
+    spec: ModelSpec,
+    settings: DistillConfig,
+    device: torch.device,
+    *,
+    epochs: int,
 ) -> Distiller:
     """The loss that a checkpoint adds to the training of `student`, on `device`.
 
     Args:
         teacher: a checkpoint, or the folder of a run.
         spec: of the student.
+        epochs: that it teaches.
 
     Raises:
         CheckpointError: the teacher cannot be read. UsageError: it cannot teach this student.
@@ -39,6 +46,7 @@ def make_distiller(
         student,
         network,
         settings=settings,
+        epochs=epochs,
         image_hw=spec.input.image_hw,
         same_classes=checkpoint.record.model.class_names == spec.class_names,
     )

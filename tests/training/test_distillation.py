@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from edgeyolo.spec.errors import CheckpointError, UsageError
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.training import DistillConfig, TrainConfig
 from edgeyolo.training.checkpoint import CheckpointRecord, save_checkpoint
-from edgeyolo.training.distillation import Distiller, channel_divergence, renormalise, watch_neck
+from edgeyolo.training.distillation import Distiller, channel_divergence, renormalise, standardised, watch_neck
 from edgeyolo.training.head_distillation import _join, _places, make_head_loss
 from edgeyolo.training.teacher import anchors_of_checkpoint, make_distiller
 
@@ -160,6 +161,61 @@ def test_channel_divergence_is_the_published_formula() -> None:
     assert float(found.mean()) == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_temperature_of_each_channel_is_its_standard_deviation_over_the_batch() -> None:
+    rng = np.random.default_rng(0)
+    student, teacher = rng.normal(size=(2, 4, 3, 4, 5)) * np.array([0.3, 2.0, 7.0])[:, None, None]
+    expected = 0.0
+    for c in range(3):
+        means = [(x[:, c].mean(), np.sqrt(x[:, c].var() + 1e-5)) for x in (student, teacher)]
+        for b in range(4):
+            mine, theirs = (
+                np.exp((x[b, c] - mean) / deviation)
+                for x, (mean, deviation) in zip((student, teacher), means, strict=True)
+            )
+            mine, theirs = mine / mine.sum(), theirs / theirs.sum()
+            expected += (theirs * np.log(theirs / mine)).sum() / 12
+    pair = [standardised(torch.tensor(x)) for x in (student, teacher)]
+    assert float(channel_divergence(*pair, 1.0).mean()) == pytest.approx(expected, rel=1e-6)
+    assert standardised(torch.zeros(0, 3, 4, 5)).shape == (0, 3, 4, 5)
+
+
+def test_dynamic_temperature_does_not_see_how_large_channels_are() -> None:
+    student, teacher = network("yolov7-nano"), network("yolov7-nano", 1)
+    images = torch.rand(2, 3, *HW)
+    settings = DistillConfig(head=0.0, dynamic_temperature=True)
+    distiller = Distiller(student, teacher, settings=settings, image_hw=HW)
+    with watch_neck(student) as features, torch.no_grad():
+        maps = student(images)
+    losses = [
+        distiller.loss([factor * f for f in features], maps, torch.zeros(0, 6), images).total.item()
+        for factor in (1.0, 50.0)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2) and losses[0] > 0
+
+
+def test_alignment_is_learned_where_channels_agree_too() -> None:
+    pair = network("yolov7-nano"), network("yolov7-nano", 1)
+    for align, kind in ((False, nn.Identity), (True, nn.Conv2d)):
+        settings = DistillConfig(align=align)
+        adapters = Distiller(*pair, settings=settings, image_hw=HW).adapters
+        assert all(type(adapter) is kind for adapter in adapters)
+
+
+def test_the_teacher_counts_less_and_less_and_leaves() -> None:
+    student, teacher = network("yolov7-nano"), network("yolov7-tiny", 1)
+    settings = DistillConfig(final_weight_factor=0.1)
+    distiller = Distiller(student, teacher, settings=settings, image_hw=HW, epochs=4)
+    images = torch.rand(2, 3, *HW)
+    totals = []
+    for epoch in range(5):
+        distiller.start_epoch(epoch)
+        total, parts = run(distiller, student, images)
+        totals.append(float(total.detach()))
+        assert bool(parts) == (epoch < 4)
+    shares = [1 - 0.9 * (1 - math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert totals == pytest.approx([totals[0] * share for share in (*shares, 0.0)], rel=1e-5)
+
+
 def test_the_boxes_compared_are_those_that_the_runtime_decodes() -> None:
     rng = np.random.default_rng(1)
     spec = network("yolov7-nano").decode
@@ -236,18 +292,21 @@ def test_a_teacher_comes_from_a_checkpoint(tmp_path: Path) -> None:
     record = CheckpointRecord(model=spec_of(teacher), config=TrainConfig(model="yolov7-tiny"), data="d", epoch=1)
     weights = {f"model.{name}": tensor for name, tensor in teacher.state_dict().items()}
     save_checkpoint(tmp_path / "best.safetensors", weights, record)
-    distiller = make_distiller(tmp_path, student, spec_of(student), BOTH, torch.device("cpu"))
+    distiller = make_distiller(tmp_path, student, spec_of(student), BOTH, torch.device("cpu"), epochs=1)
     images = torch.rand(2, 3, *HW)
     expected, _ = run(_with(Distiller(student, teacher, settings=BOTH, image_hw=HW), distiller), student, images)
     found, _ = run(distiller, student, images)
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-3)
     assert "and its heads" in distiller.describe()
     other = network("yolov7-nano", classes=2)
-    assert "not its heads" in make_distiller(tmp_path, other, spec_of(other), BOTH, torch.device("cpu")).describe()
+    assert (
+        "not its heads"
+        in make_distiller(tmp_path, other, spec_of(other), BOTH, torch.device("cpu"), epochs=1).describe()
+    )
     assert anchors_of_checkpoint(tmp_path, "yolov7") == teacher.decode.anchors_wh != models.anchors_of("yolov7")
     assert anchors_of_checkpoint(tmp_path, "yolov7-w6") is anchors_of_checkpoint(tmp_path, "ppyoloe-s") is None
     with pytest.raises(CheckpointError):
-        make_distiller(tmp_path / "none", student, spec_of(student), BOTH, torch.device("cpu"))
+        make_distiller(tmp_path / "none", student, spec_of(student), BOTH, torch.device("cpu"), epochs=1)
 
 
 def _with(distiller: Distiller, adapters_of: Distiller) -> Distiller:

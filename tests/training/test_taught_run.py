@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ from edgeyolo.data.dataset import Dataset, Record, make_report, open_dataset
 from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.data.report import ProblemLog
 from edgeyolo.spec.errors import CheckpointError
-from edgeyolo.spec.training import TrainConfig
+from edgeyolo.spec.training import DistillConfig, TrainConfig
 from edgeyolo.training import train
 from edgeyolo.training.checkpoint import load_checkpoint, read_tensors
 
@@ -70,6 +71,17 @@ def test_a_run_with_a_teacher_is_resumed_exactly(
     assert {"distill_feature", "distill_score", "distill_class", "distill_box"} <= set(losses)
     assert losses["total"] == pytest.approx(sum(v for k, v in losses.items() if k != "total"), rel=1e-4)
     assert not any(name.startswith(("distiller.", "trained.")) for name in read_tensors(whole.best)[0])
+
+
+def test_a_teacher_leaves_with_the_mosaics(splits: tuple[Dataset, Dataset], teacher: Path, tmp_path: Path) -> None:
+    distill = DistillConfig(feature=0.5, head=0.0, align=True, dynamic_temperature=True, two_stages=True)
+    config = msgspec.structs.replace(CONFIG, model="damo-ns", epochs=6, evaluate_every=6, close_mosaic_epochs=1)
+    config = msgspec.structs.replace(config, teacher=str(teacher), distill=distill)
+    result = train(config, splits, tmp_path / "run")
+    history = read_tensors(result.last)[1].history
+    assert ["distill_feature" in row.losses for row in history] == [True] * 5 + [False]
+    rows = list(csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines()))
+    assert float(rows[4]["loss_distill_feature"]) > 0 and rows[5]["loss_distill_feature"] == ""
 
 
 def test_parts_of_a_batch_are_taught_as_the_whole(

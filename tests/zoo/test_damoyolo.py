@@ -17,7 +17,7 @@ def small(name: str) -> Network:
     return Network(dataclasses.replace(VARIANTS[name], num_classes=3))
 
 
-@pytest.mark.parametrize(("name", "steps"), [("damo-ns", 32), ("damo-t", 12)])
+@pytest.mark.parametrize(("name", "steps"), [("damo-ns", 32), pytest.param("damo-t", 12, marks=pytest.mark.slow)])
 def test_learns_two_pictures_by_heart(name: str, steps: int) -> None:
     """Boxes are weighted by the scores that the network gives: their loss grows at first, so overlaps are measured."""
     model = small(name).train()
