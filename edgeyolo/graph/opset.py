@@ -1,4 +1,4 @@
-"""A graph for engines that read old operator sets only: opset 13, and float weights before QuantizeLinear."""
+"""A graph for programs that read old operator sets only: opset 13, and float weights before QuantizeLinear."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ _OLD_OPSET, _OLD_IR = 13, 7  # the first with per-channel Q/DQ
 # value that says "as before".
 _SAME = (
     *("Conv", "LeakyRelu", "Relu", "Sigmoid", "HardSigmoid", "Clip", "Mul", "Add", "Sub", "Div", "Concat"),
-    *("MaxPool", "GlobalAveragePool", "Transpose", "Constant", "Gemm", "Flatten", "DequantizeLinear"),
+    *("MaxPool", "GlobalAveragePool", "GlobalMaxPool", "ConvTranspose", "Transpose", "Constant", "Gemm", "MatMul"),
+    *("Softmax", "Flatten", "DequantizeLinear"),
 )
+_AXES_BY_INPUT = ("ReduceMean", "ReduceMax")  # since opset 18; an attribute before
 _UNCHANGED: dict[str, dict[str, object]] = {
     **{operator: {} for operator in _SAME},
     "Reshape": {"allowzero": 0},
     "Resize": {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"},
     "QuantizeLinear": {"saturate": 1},
+    **{operator: {"noop_with_empty_axes": 0} for operator in _AXES_BY_INPUT},
 }
 
 
@@ -57,6 +60,11 @@ def float_weights(model: ModelProto) -> ModelProto:
     return result
 
 
+def reduces_by_input(model: ModelProto) -> bool:
+    """Whether a graph has a reduction whose axes are an input, which opset 18 brought."""
+    return any(node.op_type in _AXES_BY_INPUT and len(node.input) > 1 for node in model.graph.node)
+
+
 def lower_opset(model: ModelProto) -> ModelProto:
     """A copy at opset 13, of operators that mean the same there.
 
@@ -67,6 +75,7 @@ def lower_opset(model: ModelProto) -> ModelProto:
 
     result = type(model)()
     result.CopyFrom(model)
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in result.graph.initializer}
     for node in result.graph.node:
         where = f"{node.op_type} '{node.name}'"
         if node.op_type not in _UNCHANGED:
@@ -83,6 +92,10 @@ def lower_opset(model: ModelProto) -> ModelProto:
         copies = [onnx.AttributeProto.FromString(attribute.SerializeToString()) for attribute in kept]
         del node.attribute[:]
         node.attribute.extend(copies)
+        if node.op_type in _AXES_BY_INPUT and len(node.input) > 1:
+            if node.input[1] not in constants:
+                raise BackendError("reduces axes that are computed, which opset 13 cannot", where=where)
+            node.attribute.append(onnx.helper.make_attribute("axes", constants[node.input.pop()].tolist()))
     del result.opset_import[:]
     result.opset_import.append(onnx.helper.make_opsetid("", _OLD_OPSET))
     result.ir_version = _OLD_IR

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _HANDS_ON = ("Concat", "MaxPool", "Resize", "Slice", "Split", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
+_KEEPS = ("QuantizeLinear", "DequantizeLinear", "Cast", "Transpose")  # what a weight may go through
 _INT8_READERS = (*_LAYERS, "Add", "GlobalAveragePool", "AveragePool")
 _OTHER_INTEGERS = (np.uint8, np.int16, np.uint16)
 _FOREIGN = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
@@ -44,7 +45,7 @@ class QdqReport:
 def check_qdq(model: ModelProto) -> QdqReport:
     """Check the Q/DQ of a graph."""
     graph = _Graph(model.graph)
-    layers = [node for node in graph.nodes if node.op_type in _LAYERS]
+    layers = [node for node in graph.nodes if node.op_type in _LAYERS and graph.has_weight(node)]
     why = {_name(node): graph.why_float(node) for node in layers}
     problems = [
         *graph.no_pairs(),
@@ -89,6 +90,13 @@ class _Graph:
                 self.readers.setdefault(name, []).append(node)
         self.outputs = {entry.name for entry in graph.output}
 
+    def has_weight(self, node: NodeProto) -> bool:
+        """Whether its second input is constant, quantized or not: attention multiplies two tensors of a picture."""
+        name = node.input[1]
+        while (above := self.producer.get(name)) is not None and above.op_type in _KEEPS:
+            name = above.input[0]
+        return name in self.values
+
     def why_float(self, layer: NodeProto) -> str:
         """Why a layer is not int8; "" if it is."""
         inputs, weight = (self._is_dequantized(name) for name in layer.input[:2])
@@ -99,7 +107,7 @@ class _Graph:
         if self._leads_out(layer):
             return "head output"
         if self._is_pooled(layer.input[0]):
-            return "attention: reads a globally pooled tensor"
+            return "attention: reads a pooled tensor"
         return "neither its input nor its weight is quantized"
 
     def no_pairs(self) -> Iterator[str]:
@@ -266,14 +274,18 @@ class _Graph:
         return True
 
     def _is_pooled(self, tensor: str) -> bool:
-        """Computed from a global pool through operators of one input."""
-        node = self.producer.get(tensor)
-        while node is not None:
+        """Computed from nothing but what is reduced to one number per channel or per position."""
+        pending, seen = [tensor], set[str]()
+        while pending:
+            node = self.producer.get(pending.pop())
+            if node is None:
+                return False
             if node.op_type in ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"):
-                return True
-            live = [name for name in node.input if name and name not in self.values]
-            node = self.producer.get(live[0]) if len(live) == 1 else None
-        return False
+                continue
+            live = {name for name in node.input if name and name not in self.values} - seen
+            seen |= live
+            pending.extend(live)
+        return True
 
     def _same_values(self) -> _Roots:
         roots = _Roots()

@@ -1,5 +1,7 @@
 """YOLOv5: CSPDarknet of C3 stages with SPPF, a pyramid down and up, an anchor head on three levels, or four (P6).
 
+`yolov5s-tr` is the small one with a transformer encoder in the last stage (C3TR); no weights are published for it.
+
 There is no paper; structure, counts, anchors and loss weights are facts of release 7.0.
 """
 
@@ -19,6 +21,7 @@ from edgeyolo.models._network import DetectorNetwork, start_anchor_bias
 from edgeyolo.nn.c3 import C3
 from edgeyolo.nn.conv import ConvBnAct, set_batch_norm
 from edgeyolo.nn.spp import Sppf
+from edgeyolo.nn.transformer import C3Transformer
 from edgeyolo.spec.errors import CheckpointError
 from edgeyolo.spec.model import AnchorDecode
 from edgeyolo.weights.pretrained import Names, Published
@@ -48,6 +51,7 @@ class Yolov5Config:
         stem_and_stages: channels of the stem and of each stage, before the multiplication.
         stage_blocks: bottlenecks of each stage, likewise.
         anchors_wh: per level, finest first, input pixels; the last stages have one level each.
+        transformer: whether a transformer encoder stands for the bottlenecks of the last stage.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Yolov5Config:
     stem_and_stages: tuple[int, ...] = _P5_CHS
     stage_blocks: tuple[int, ...] = _P5_BLOCKS
     anchors_wh: Anchors = _P5_ANCHORS
+    transformer: bool = False
     learning_rate: float = 2e-3
 
     @property
@@ -92,6 +97,7 @@ _SIZES = {"n": (0.33, 0.25), "s": (0.33, 0.50), "m": (0.67, 0.75), "l": (1.00, 1
 VARIANTS: dict[str, Yolov5Config] = {
     **{f"yolov5{size}": Yolov5Config(f"yolov5{size}", *scale) for size, scale in _SIZES.items()},
     **{f"yolov5{size}6": _p6(f"yolov5{size}6", *scale) for size, scale in _SIZES.items()},
+    "yolov5s-tr": Yolov5Config("yolov5s-tr", *_SIZES["s"], transformer=True),
 }
 
 
@@ -102,13 +108,13 @@ class Backbone(nn.Module):
         super().__init__()
         chs, activation = config.widths, config.activation
         self.stem = ConvBnAct(3, chs[0], 6, 2, padding=2, activation=activation)
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                ConvBnAct(in_chs, out_chs, 3, 2, activation=activation),
-                C3(out_chs, out_chs, config.blocks(count), shortcut=True, activation=activation),
-            )
-            for (in_chs, out_chs), count in zip(pairwise(chs), config.stage_blocks, strict=True)
-        )
+        self.stages = nn.ModuleList()
+        for (in_chs, out_chs), base in zip(pairwise(chs), config.stage_blocks, strict=True):
+            down, count = ConvBnAct(in_chs, out_chs, 3, 2, activation=activation), config.blocks(base)
+            stage: nn.Module = C3(out_chs, out_chs, count, shortcut=True, activation=activation)
+            if config.transformer and len(self.stages) == len(chs) - 2:
+                stage = C3Transformer(out_chs, out_chs, count, activation=activation)
+            self.stages.append(nn.Sequential(down, stage))
         self.pool = Sppf(chs[-1], chs[-1], activation=activation)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -238,7 +244,7 @@ def _count_classes(config: Yolov5Config, tensors: Mapping[str, Tensor]) -> int |
 PUBLISHED = Published(
     source="ultralytics",
     licence="AGPL-3.0",
-    variants=tuple(VARIANTS),
+    variants=tuple(name for name, config in VARIANTS.items() if not config.transformer),
     outputs="outputs.",
     count_classes=_count_classes,
     names=_names,

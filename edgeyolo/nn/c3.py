@@ -35,7 +35,7 @@ class C3(nn.Module):
         half = out_chs // 2
         self.entry = ConvBnAct(in_chs, half, activation=activation)
         self.skip = ConvBnAct(in_chs, half, activation=activation)
-        self.blocks = nn.Sequential(
+        self.blocks: nn.Module = nn.Sequential(
             *(
                 Bottleneck(half, entry_size=1, shortcut=shortcut, activation=activation, depthwise=depthwise)
                 for _ in range(count)

@@ -36,6 +36,11 @@ PUBLISHED = {
     "yolov5m6": (35_731_932, 35_704_908, 4 * 50.0),
     "yolov5l6": (76_770_172, 76_726_332, 4 * 111.4),
     "yolov5x6": (140_794_780, 140_730_220, 4 * 209.8),
+    # The small one with its last bottleneck, 656,384 parameters, replaced by 10 c^2 + 5 c of an encoder with c = 256,
+    # of which 4 c^2 are folded away; its convolutions cost what theirs do.
+    "yolov5s-tr": (7_235_389 - 656_384 + 656_640, 7_225_885 - 655_872 + 394_496, 16.2),
+    # 51,650,456 in the layers that are printed, for 7 classes: 3 x 73 outputs of 256 + 512 + 512 + 1024 channels more.
+    "yolov5l-cbam": (51_650_456 + 3 * 73 * (2304 + 4), 52_120_260, 197.1),
     "yolox-nano": (912_159, 904_463, 1.045),  # 1.08 is published: it counts what is between convolutions too
     "yolox-tiny": (5_055_855, 5_047_191, 6.45),
     "yolox-s": (8_968_255, 8_956_703, 26.8),
@@ -113,6 +118,25 @@ def test_what_is_published_for_nano_sizes_counts_four_operations_per_value_of_a_
 def test_a_stage_of_yolov8_is_not_split_in_the_deploy_form() -> None:
     graph = torch.fx.symbolic_trace(fold_in_place(models.create("yolov8n", 2)))
     assert not [node for node in graph.graph.nodes if "getitem" in str(node.target) or "chunk" in str(node.target)]
+
+
+def test_yolov5l_cbam_has_the_layers_that_are_printed() -> None:
+    """Channels and parameters per row of the printed network; rows of the neck that only join or enlarge have none."""
+    with torch.device("meta"):
+        model = models.create("yolov5l-cbam", 7)
+    assert [output.out_channels for output in model.outputs] == [36] * 4
+    neck = model.neck
+    parts = [model.backbone.stem, *(part for stage in model.backbone.stages for part in stage)]
+    for reduce, top in zip(neck.reduces, neck.tops, strict=True):
+        parts += [reduce, top]
+    for down, bottom in zip(neck.downs, neck.bottoms, strict=True):
+        parts += [down, bottom]
+    printed = [
+        *(7_040, 73_984, 159_074, 295_424, 1_619_554, 1_180_672, 6_466_658, 4_720_640, 2_624_512, 10_102_882),
+        *(525_312, 2_757_632, 263_168, 756_224, 66_048, 657_920),
+        *(590_336, 2_495_488, 1_180_160, 2_692_608, 2_360_320, 9_971_712, 83_088),
+    ]
+    assert [sum(p.numel() for p in part.parameters()) for part in (*parts, model.outputs)] == printed
 
 
 def test_only_between_the_stages_of_its_neck_has_yolov6l_relu() -> None:

@@ -8,11 +8,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeyolo.backends.ncnn.files import Layer, parse_param, read_bin
 from edgeyolo.backends.ncnn.shapes import is_known_kind
+from edgeyolo.graph.opset import lower_opset, reduces_by_input
 from edgeyolo.spec.errors import BackendError, MissingPackageError
 from edgeyolo.spec.packages import install_command
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
 
 _TIMEOUT_S = 900
 _TAIL_LINES = 6
@@ -43,7 +48,7 @@ def convert(onnx_path: Path, image_hw: tuple[int, int]) -> list[Layer]:
     program = find_pnnx()
     with tempfile.TemporaryDirectory(prefix="edgeyolo-pnnx-") as work:
         folder = Path(work)
-        shutil.copyfile(onnx_path, folder / "model.onnx")
+        _place_graph(onnx_path, folder / "model.onnx")
         shape = f"inputshape=[1,3,{image_hw[0]},{image_hw[1]}]"
         said = _run([str(program), "model.onnx", shape, "fp16=0"], folder)
         param, weights = folder / "model.ncnn.param", folder / "model.ncnn.bin"
@@ -53,6 +58,36 @@ def convert(onnx_path: Path, image_hw: tuple[int, int]) -> list[Layer]:
         _check_operators(text, where=onnx_path)
         layers = parse_param(text, where=param.name)
         return read_bin(layers, weights.read_bytes(), where=weights.name)
+
+
+def _place_graph(onnx_path: Path, out: Path) -> None:
+    """Copy the graph; its reductions as pnnx reads them: axes as an attribute, and one at a time for a maximum."""
+    import onnx
+
+    model = onnx.load(onnx_path)
+    if not reduces_by_input(model):
+        shutil.copyfile(onnx_path, out)
+        return
+    model = lower_opset(model)
+    nodes = [step for node in model.graph.node for step in _one_axis_each(node)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, out)
+
+
+def _one_axis_each(node: NodeProto) -> list[NodeProto]:
+    """A maximum over some axes as a maximum over each in turn; any other node as it is."""
+    from onnx import NodeProto, helper
+
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    axes = attributes.get("axes", [])
+    if node.op_type != "ReduceMax" or len(axes) < 2 or not attributes.get("keepdims", 1):
+        return [NodeProto.FromString(node.SerializeToString())]
+    names = [node.input[0], *(f"{node.output[0]}/{axis}" for axis in axes[1:]), node.output[0]]
+    return [
+        helper.make_node("ReduceMax", [source], [result], result, axes=[axis], keepdims=1)
+        for axis, source, result in zip(axes, names[:-1], names[1:], strict=True)
+    ]
 
 
 def _check_operators(param_text: str, *, where: Path) -> None:

@@ -268,6 +268,34 @@ def _reduction(layer: Layer, inputs: list[Shape]) -> Shape:
     return tuple(1 if axis in axes else size for axis, size in enumerate(inputs[0]))
 
 
+def _reshape(layer: Layer, inputs: list[Shape]) -> Shape:
+    shape = tuple(layer.integer(key) for key in (2, 1, 0) if key in layer.params)
+    fits = all(size > 0 for size in shape) and math.prod(shape) == math.prod(inputs[0])
+    _require(fits and set(layer.params) == set(range(len(shape))), f"cannot make {inputs[0]} into {shape}")
+    return shape
+
+
+def _permute(layer: Layer, inputs: list[Shape]) -> Shape:
+    _require(
+        len(inputs[0]) == 3 and layer.integer(0) in (0, 1), "only rows and columns of three dimensions change places"
+    )
+    channels, height, width = inputs[0]
+    return (channels, width, height) if layer.integer(0) else inputs[0]
+
+
+def _matmul(layer: Layer, inputs: list[Shape]) -> Shape:
+    one, other = inputs
+    _require(len(one) == len(other) == 3 and one[0] == other[0] and layer.integer(0) in (0, 1), f"{one} times {other}")
+    inner, columns = (other[2], other[1]) if layer.integer(0) else (other[1], other[2])
+    _require(one[2] == inner, f"{one} times {other}")
+    return (one[0], one[1], columns)
+
+
+def _softmax(layer: Layer, inputs: list[Shape]) -> Shape:
+    _axis(layer, 0, len(inputs[0]))
+    return inputs[0]
+
+
 def _memory_data(layer: Layer, inputs: list[Shape]) -> Shape:
     width, height, channels = (layer.integer(key) for key in (0, 1, 2))
     _require(width > 0 and (channels == 0 or height > 0), "sizes")
@@ -291,6 +319,10 @@ _RULES: dict[str, tuple[Rule, Sequence[int], int]] = {  # rule, parameters it kn
     "Slice": (_slice, (0, 1), 1),
     "BinaryOp": (_binary, (0, 1, 2), -1),
     "Reduction": (_reduction, (0, 1, 2, 3, 4, 5), 1),
+    "Reshape": (_reshape, (0, 1, 2), 1),
+    "Permute": (_permute, (0,), 1),
+    "MatMul": (_matmul, (0,), 2),
+    "Softmax": (_softmax, (0, 1), 1),
     "MemoryData": (_memory_data, (0, 1, 2, 21), 0),
     "BatchNorm": (_per_channel, (0, 1), 1),
     "Scale": (_per_channel, (0, 1), 1),

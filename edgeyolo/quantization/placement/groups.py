@@ -14,7 +14,15 @@ from typing import Literal
 
 from torch import fx, nn
 
-from edgeyolo.quantization.placement.operators import LAYERS, Effect, Modules, effect_of, is_global_pool, operator_name
+from edgeyolo.quantization.placement.operators import (
+    LAYERS,
+    Effect,
+    Modules,
+    effect_of,
+    is_channel_pool,
+    is_global_pool,
+    operator_name,
+)
 from edgeyolo.spec.errors import UnknownNameError
 
 _CARRIES = (Effect.VIEW, Effect.SELECT, Effect.JOIN)
@@ -228,7 +236,7 @@ class _Graph:
             return "head output"
         inputs = list(_inputs(calls))
         if any(node in self._pooled for node in inputs):
-            return "attention: reads a globally pooled tensor"
+            return "attention: reads a pooled tensor"
         unknown = [n for node in inputs for n in self._sources(node) if self._is_unknown(n)]
         if unknown:
             return f"reads the unsupported operator '{operator_name(unknown[0], self.modules)}'"
@@ -265,12 +273,13 @@ class _Graph:
         return set(self._walk_back(outputs, (Effect.VIEW, Effect.JOIN)))
 
     def _find_pooled(self) -> set[fx.Node]:
-        """Nodes with one number per channel of a picture: global pools and what is computed from them alone."""
+        """Nodes with one number per channel or per position: what reduces to them, and what follows from it alone."""
         pooled: set[fx.Node] = set()
         for node in self.nodes:
             carries = self.effects[node] in _CARRIES
             inputs = self._carried(node) if carries else [n for n in node.all_input_nodes if n.op != "get_attr"]
-            if is_global_pool(node, self.modules) or (inputs and all(n in pooled for n in inputs)):
+            reduces = is_global_pool(node, self.modules) or is_channel_pool(node, self.modules)
+            if reduces or (inputs and all(n in pooled for n in inputs)):
                 pooled.add(node)
         return pooled
 

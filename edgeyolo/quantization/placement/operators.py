@@ -125,12 +125,19 @@ def is_global_pool(node: fx.Node, modules: Modules) -> bool:
     if node.op not in ("call_function", "call_method"):
         return False
     name = operator_name(node, modules)
-    second = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("output_size"))
+    second = _argument(node, 1, "dim", node.kwargs.get("output_size"))
     if name in ("adaptive_avg_pool2d", "adaptive_max_pool2d"):
         return _is_one(second)
     if name in ("mean", "amax") and isinstance(second, list | tuple):
         return set(second) in ({2, 3}, {-1, -2})
     return False
+
+
+def is_channel_pool(node: fx.Node, modules: Modules) -> bool:
+    """Whether a node reduces the channels of each position to one number."""
+    if node.op not in ("call_function", "call_method") or operator_name(node, modules) not in ("mean", "amax"):
+        return False
+    return _argument(node, 1, "dim", None) in (1, (1,), [1])
 
 
 def _argument(node: fx.Node, position: int, name: str, default: object) -> object:

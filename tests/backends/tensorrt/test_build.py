@@ -29,7 +29,7 @@ from edgeyolo.spec.tensor import ROW_NAMES
 
 QUICK = ("yolov7-nano", "yolov7-tiny", "ppyoloe-s")
 SIZE = 64  # the coarsest stride is 64
-FLOAT_REASONS = {"head output", "attention: reads a globally pooled tensor"}
+FLOAT_REASONS = {"head output", "attention: reads a pooled tensor"}
 LACKING_REASON = "neither its input nor its weight is quantized"
 # What a tensor with int8 readers may be read by in float besides: a residual sum, a gate and its global pool, which are
 # float in fake-quant too; a grouped convolution, and an output of YOLOv5 and DAMO-YOLO, stands beside int8 readers of

@@ -13,6 +13,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from edgeyolo import models
+from edgeyolo.nn.cbam import CbamC3
+from edgeyolo.nn.fold import fold_model
 from edgeyolo.quantization.calibrate.ranges import trace_deploy_form
 from edgeyolo.quantization.placement.groups import Placement, find_placement
 from edgeyolo.spec.errors import UnknownNameError
@@ -308,3 +310,12 @@ def test_restoring_one_layer_leaves_the_other_groups_as_they_were() -> None:
     assert after.groups[shared].tensors == ("silu",)
     assert after.groups[shared].layers == ("b",)
     assert after.groups[before.layers["a"].group] == before.groups[before.layers["a"].group]
+
+
+def test_gates_of_channels_and_positions_stay_float() -> None:
+    placement = place(nn.Sequential(fold_model(CbamC3(32, 32, 1, shortcut=True)), nn.Conv2d(32, 5, 1)))
+    gates = {path: plan.why for path, plan in placement.layers.items() if plan.precision == "float"}
+    assert gates.pop("1") == "head output"
+    assert gates == dict.fromkeys(
+        ("0.channels.squeeze", "0.channels.excite", "0.positions.conv"), "attention: reads a pooled tensor"
+    )
