@@ -1,11 +1,13 @@
 """What the small models learn from 130 photographs with one object each, and from 205 full of them, at defaults.
 
     python benchmarks/little.py --data ../shared/data/bccd --out runs/little [--models yolov7-nano ppyoloe-s]
-        [--seeds 0 1 2] [--sets white-cells bccd]
+        [--seeds 0 1 2] [--sets white-cells platelets bccd] [--published]
 
-Writes benchmarks/results/little.json after each run. A finished run of the same code is used again and a stopped one
+Adds to benchmarks/results/little.json after each run. A finished run of the same code is used again and a stopped one
 resumed, so that the table can grow. AP is of the last epoch's averaged weights, on the validation and test splits: no
-epoch is chosen by its score. Seconds are the processor's, of this process: of a resumed run only the rest.
+epoch is chosen by its score. With `--published` the parts of the loss are balanced as the authors have them, whatever
+the set is; it makes a difference for YOLOv7 and YOLOv5. Seconds are the processor's, of this process: of a resumed run
+only the rest.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from one_class import make_one_class
 from record import RESULTS, claim_folder, load_reusable, save_result
-from white_cells import make_white_cells
 
 from edgeyolo import models, verbs
+from edgeyolo.criteria.criterion import Criterion
+from edgeyolo.criteria.ota import OtaCriterion
 from edgeyolo.spec.training import TrainConfig
 
 SPLITS = ("val", "test")
-SETS = ("white-cells", "bccd")
+CLASSES = {"white-cells": "WBC", "platelets": "Platelets"}
+SETS = (*CLASSES, "bccd")
 MODELS = ("yolov7-nano", "yolov7-tiny", "ppyoloe-s", "yolox-nano", "yolov5n", "yolov8n")
 
 
@@ -37,21 +42,33 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS[:1]))
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--image-size", type=int, default=320)
+    parser.add_argument("--published", action="store_true")
     args = parser.parse_args()
-    folders = {"bccd": args.data, "white-cells": make_white_cells(args.data, args.out / "white-cells")}
+    folders = {name: make_one_class(args.data, args.out / name, label) for name, label in CLASSES.items()}
+    folders["bccd"] = args.data
+    if args.published:
+        OtaCriterion.expect = Criterion.expect  # type: ignore[method-assign]
+    balance = "published" if args.published else "ours"
     common = {"epochs": args.epochs, "image_size": args.image_size}
-    runs: list[dict[str, Any]] = []
     for name in args.sets:
         for seed in args.seeds:
             for model in args.models:
                 config = TrainConfig(model=model, seed=seed, workers=0, evaluate_every=args.epochs, **common)
-                runs.append(train_one(config, name, folders[name], args.out / name / f"{model}-{seed}"))
-                save_result(RESULTS / "little.json", {**common, "runs": runs})
+                own = {"set": name, "model": model, "balance": balance, "seed": seed}
+                run = train_one(config, own, folders[name], args.out / "runs" / "-".join(map(str, own.values())))
+                add_to_result(common, run)
 
 
-def train_one(config: TrainConfig, name: str, data: Path, out: Path) -> dict[str, Any]:
-    """Train one model on the set `name`, or read what an earlier call found."""
-    own = {"set": name, "model": config.model, "seed": config.seed}
+def add_to_result(common: dict[str, Any], run: dict[str, Any]) -> None:
+    """Put a run in its place among those that the same code made."""
+    path = RESULTS / "little.json"
+    runs = (load_reusable(path, **common) or {"runs": []})["runs"]
+    by_key = {tuple(str(one[key]) for key in ("set", "model", "balance", "seed")): one for one in [*runs, run]}
+    save_result(path, {**common, "runs": [by_key[key] for key in sorted(by_key)]})
+
+
+def train_one(config: TrainConfig, own: dict[str, Any], data: Path, out: Path) -> dict[str, Any]:
+    """Train one model, or read what an earlier call found; `own` says which run it is."""
     run = claim_folder(out, epochs=config.epochs, image_size=config.image_size, **own)
     if earlier := load_reusable(run / "little.json", **own):
         return {key: value for key, value in earlier.items() if key != "record"}
