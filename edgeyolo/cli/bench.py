@@ -139,7 +139,10 @@ def _labelled(manifest: Manifest, data: Path, split: str | None) -> tuple[list[I
 
     dataset = open_dataset(data, split or verbs.validation_split(data))
     pictures = [dataset[i].image for i in range(min(_TUNED_ON, len(dataset)))]
-    return pictures, lambda session: measure_session(session, manifest.model, dataset, artefact="tuned").ap
+    return (
+        pictures,
+        lambda session: measure_session(session, manifest.model, dataset, artefact="tuned", nms=manifest.nms).ap,
+    )
 
 
 def _read_picture(path: Path | None, input_hw: tuple[int, int]) -> Image:

@@ -30,6 +30,7 @@ def deploy(
             target,
             out,
             precision=options.precision,
+            nms=options.nms,
             data=options.data,
             split=options.split,
             progress=progress,

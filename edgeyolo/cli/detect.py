@@ -49,6 +49,7 @@ def detect(
             score_threshold=thresholds.score_threshold,
             iou_threshold=thresholds.iou_threshold,
             max_detections=thresholds.max_detections,
+            nms=thresholds.nms,
             multi_label=thresholds.multi_label,
             progress=progress,
         )

@@ -30,6 +30,7 @@ def evaluate(
             data,
             split=options.split,
             threads=options.threads,
+            nms=options.nms,
             record=options.record,
             device=options.device,
             progress=progress,

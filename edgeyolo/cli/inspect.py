@@ -95,6 +95,7 @@ def _describe(manifest: Manifest) -> list[tuple[str, str]]:
             f"{model.input.image_hw[0]} x {model.input.image_hw[1]} (height x width), {model.input.colour_order}",
         ),
         ("decode", f"{type(model.decode).__struct_config__.tag}, strides {list(model.decode.strides)}"),
+        ("nms", manifest.nms),
         ("target", manifest.target),
         ("engine", f"{artefact.engine} {artefact.engine_version}, threads {manifest.threads or 'default'}"),
         ("precision", f"{artefact.precision} ({layers})" if layers else artefact.precision),

@@ -10,9 +10,9 @@ from torch import Tensor
 from edgeyolo.assigners.assignment import PointGrid, make_point_grid
 from edgeyolo.assigners.simota import Matches, SimOtaAssigner, aligned_cost
 from edgeyolo.criteria.criterion import Criterion, Loss, mean_over_processes
+from edgeyolo.losses.by_name import CLASS_LOSSES
 from edgeyolo.losses.dfl import distribution_focal_loss
 from edgeyolo.losses.iou import giou
-from edgeyolo.losses.quality_focal import quality_focal_loss
 from edgeyolo.nn.dfl import DistanceIntegral, boxes_from_distances, distances_from_boxes, take_points
 from edgeyolo.spec.model import DflDecode
 
@@ -37,6 +37,12 @@ class AlignedOtaCriterion(Criterion):
         self.decode = decode
         self.num_classes = num_classes
         self.integral = DistanceIntegral(decode.bins)
+        self.box_overlap = giou
+        self.class_loss = CLASS_LOSSES["quality_focal"]
+
+    def choose_class_loss(self, name: str) -> None:
+        """As `Criterion.choose_class_loss`."""
+        self.class_loss = CLASS_LOSSES[name]
 
     def forward(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> Loss:
         """The loss of one batch; parts `class`, `iou` and `dfl`."""
@@ -81,11 +87,11 @@ class AlignedOtaCriterion(Criterion):
         sure = logits.detach().sigmoid().amax(dim=1)  # (P,)
         count = mean_over_processes(values.new_tensor(float(len(values))), least=1.0)
         total_sure = mean_over_processes(sure.sum(), least=1.0)
-        iou_loss = 1 - giou(boxes_from_distances(points_xy, self.integral(values)), asked_xyxy)
+        iou_loss = 1 - self.box_overlap(boxes_from_distances(points_xy, self.integral(values)), asked_xyxy)
         distances = distances_from_boxes(points_xy, asked_xyxy)
         dfl_loss = distribution_focal_loss(values, distances, below_last=_BELOW_LAST)
         parts = {
-            "class": quality_focal_loss([level.float() for level in class_maps], asked_logits, matches.iou) / count,
+            "class": self.class_loss([level.float() for level in class_maps], asked_logits, matches.iou) / count,
             "iou": _IOU_WEIGHT * (iou_loss * sure).sum() / total_sure,
             "dfl": _DFL_WEIGHT * (dfl_loss * sure).sum() / total_sure,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, distributed, nn
 
+from edgeyolo.losses.by_name import BOX_OVERLAPS, BoxOverlap
 from edgeyolo.spec.errors import UsageError
 
 _ALONE = ContextVar("alone", default=False)
@@ -33,9 +35,11 @@ class Criterion(nn.Module, ABC):
 
     Attributes:
         unit: how much it counts a box that is wholly wrong; what is added to this loss is in proportion.
+        box_overlap: of two (P, 4) boxes; the loss of a box is what it lacks of 1.
     """
 
     unit = 1.0
+    box_overlap: BoxOverlap
 
     @abstractmethod
     def forward(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> Loss:
@@ -58,6 +62,22 @@ class Criterion(nn.Module, ABC):
         A criterion that is not told is as its authors have it.
         """
         return
+
+    def choose_box_loss(self, name: str | None, alpha: float | None) -> None:
+        """Train boxes by another overlap, a name of `losses.by_name`, or with another `alpha`; None for its own.
+
+        Only the loss of boxes changes: predictions are matched, and asked how good they are, by the overlap they were.
+        """
+        overlap = self.box_overlap if name is None else BOX_OVERLAPS[name]
+        self.box_overlap = overlap if alpha is None else functools.partial(overlap, alpha=alpha)
+
+    @abstractmethod
+    def choose_class_loss(self, name: str) -> None:
+        """Train classes by another loss, a name of `losses.by_name`.
+
+        Raises:
+            UsageError: it is not for what is asked of the classes here.
+        """
 
     def smooth_labels(self, amount: float) -> None:
         """Ask for `amount` / 2 of every other class and 1 - `amount` / 2 of the object's own; `amount` in [0, 1).

@@ -13,6 +13,8 @@ training of ours, which tells what to `expect`, levels and objectness are balanc
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,13 +26,19 @@ from torch.nn import functional as F
 from edgeyolo.assigners.ota import Cells, Matches, OtaRules, anchor_boxes, assign_ota
 from edgeyolo.criteria.criterion import Criterion, Loss, mean_over_processes
 from edgeyolo.losses.bce import smoothed_one_hot
-from edgeyolo.losses.iou import ciou
+from edgeyolo.losses.iou import ciou, clamped_ciou
+from edgeyolo.losses.quality_focal import quality_focal_terms
+from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import AnchorDecode
 
 _LEVEL_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
 _AUXILIARY_SHARE = 0.25
 _USUAL_OBJECTS = 7.3  # per picture of COCO, on which the weights were found
 _RAREST_OBJECTS = 0.5  # per picture that objectness is still weighed up for
+_CLASS_TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "bce": functools.partial(F.binary_cross_entropy_with_logits, reduction="none"),
+    "quality_focal": quality_focal_terms,
+}
 _RULES = OtaRules()
 _LEAD_RULES = OtaRules(top=20)  # of a lead head beside an auxiliary one
 _AUXILIARY_RULES = OtaRules(top=20, reach=1.0)
@@ -67,6 +75,8 @@ class OtaCriterion(Criterion):
         self.unit = weights.box
         self.rarity = 1.0
         self.by_matches = False
+        self.box_overlap = ciou
+        self.class_terms = _CLASS_TERMS["bce"]
 
     def forward(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> Loss:
         """Loss of a batch; parts `box`, `objectness`, `classes`."""
@@ -93,6 +103,15 @@ class OtaCriterion(Criterion):
         self.by_matches = True
         self.rarity = max(1.0, _USUAL_OBJECTS / max(_RAREST_OBJECTS, objects_per_picture))
 
+    def choose_class_loss(self, name: str) -> None:
+        """As `Criterion.choose_class_loss`; the objectness keeps its own."""
+        if name not in _CLASS_TERMS:
+            raise UsageError(
+                f"class_loss is {name}, which is for graded class scores; this model asks for whole classes",
+                hint=f"Set class_loss to one of {', '.join(_CLASS_TERMS)}",
+            )
+        self.class_terms = _CLASS_TERMS[name]
+
     def smooth_labels(self, amount: float) -> None:
         """As `Criterion.smooth_labels`; replaces what the model's own weights say, unless it is 0."""
         if amount:
@@ -102,13 +121,15 @@ class OtaCriterion(Criterion):
         """(3,) box, objectness and class loss of maps, matched by what the maps `judge` predict; not yet weighted."""
         matches = self.match(judge, targets, rules)
         raw, objectness = _read(maps, matches.cells)
-        overlap = ciou(anchor_boxes(raw, matches.cells, self.decode), targets[matches.target, 2:])
+        boxes_xyxy, asked_xyxy = anchor_boxes(raw, matches.cells, self.decode), targets[matches.target, 2:]
+        quality = clamped_ciou(boxes_xyxy.detach(), asked_xyxy)
         labels = smoothed_one_hot(targets[matches.target, 1].long(), self.num_classes, smoothing=self.weights.smoothing)
-        entropy = F.binary_cross_entropy_with_logits(raw[:, 5:], labels, reduction="none").mean(dim=1)
+        entropy = self.class_terms(raw[:, 5:], labels).mean(dim=1)
         level = matches.cells.level
         average = _levels_by_matches if self.by_matches else _sum_of_level_means
-        box, classes = average(1 - overlap, level, len(maps)), average(entropy, level, len(maps))
-        return torch.stack([box, _objectness_loss(objectness, matches, overlap.detach().clamp(min=0)), classes])
+        box = average(1 - self.box_overlap(boxes_xyxy, asked_xyxy), level, len(maps))
+        classes = average(entropy, level, len(maps))
+        return torch.stack([box, _objectness_loss(objectness, matches, quality), classes])
 
     def match(self, maps: list[Tensor], targets: Tensor, rules: OtaRules) -> Matches:
         """Which predictions answer for which object; maps (B, anchors, 5 + K, h, w)."""

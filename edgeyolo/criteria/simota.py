@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -12,12 +13,14 @@ from edgeyolo.assigners.assignment import make_point_grid
 from edgeyolo.assigners.simota import Matches, SimOtaAssigner
 from edgeyolo.criteria.criterion import Criterion, Loss, mean_over_processes
 from edgeyolo.heads import raw_head_of
+from edgeyolo.losses.by_name import CLASS_LOSSES, BoxOverlap
 from edgeyolo.losses.iou import iou
 from edgeyolo.nn.dfl import take_points
 from edgeyolo.spec.model import PointDecode
 
 _BOX_WEIGHT = 5.0
 _ASSIGNER = SimOtaAssigner()
+_SQUARED_IOU: BoxOverlap = functools.partial(iou, alpha=2.0)
 
 
 class SimOtaCriterion(Criterion):
@@ -44,10 +47,16 @@ class SimOtaCriterion(Criterion):
         self.l1_from_epoch = l1_from_epoch
         self.epoch = 0
         self.head = raw_head_of(decode)
+        self.box_overlap = _SQUARED_IOU
+        self.class_loss = CLASS_LOSSES["bce"]
 
     def start_epoch(self, epoch: int) -> None:
         """Decides about the L1 loss by `epoch`, counted from 0."""
         self.epoch = epoch
+
+    def choose_class_loss(self, name: str) -> None:
+        """As `Criterion.choose_class_loss`; of the classes of the predictions that are matched."""
+        self.class_loss = CLASS_LOSSES[name]
 
     def forward(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> Loss:
         """The loss of one batch; parts `box`, `objectness`, `class` and `l1`."""
@@ -86,15 +95,16 @@ class SimOtaCriterion(Criterion):
         at = (matches.picture, matches.point)
         values, place = take_points(boxes, *at), places[matches.point]
         asked_xyxy, labels = targets[matches.target, 2:], targets[matches.target, 1].long()
-        overlap = iou(self.head.boxes_xyxy(values, place, torch), asked_xyxy)
+        overlap = self.box_overlap(self.head.boxes_xyxy(values, place, torch), asked_xyxy)
         is_object = take_points(objectness, *at)
-        asked = F.one_hot(labels, self.num_classes) * matches.iou[:, None]
+        logits = take_points(classes, *at)  # (P, K)
+        class_loss = self.class_loss([logits], logits.gather(1, labels[:, None])[:, 0], matches.iou)
         count = mean_over_processes(values.new_tensor(float(len(values))), least=1.0)
         l1 = (values - _box_values(asked_xyxy, place)).abs().sum()
         parts = {
-            "box": _BOX_WEIGHT * (1 - overlap.square()).sum() / count,
+            "box": _BOX_WEIGHT * (1 - overlap).sum() / count,
             "objectness": (sum(F.softplus(level.float()).sum() for level in objectness) - is_object.sum()) / count,
-            "class": F.binary_cross_entropy_with_logits(take_points(classes, *at), asked, reduction="sum") / count,
+            "class": class_loss / count,
             "l1": (l1 if self.epoch >= self.l1_from_epoch else 0 * l1) / count,
         }
         total = torch.stack(list(parts.values())).sum()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from edgeyolo.assigners.assignment import Assignment, PointGrid, make_point_grid
 from edgeyolo.assigners.atss import AtssAssigner
 from edgeyolo.assigners.tal import TaskAlignedAssigner
 from edgeyolo.criteria.criterion import Criterion, Loss, mean_over_processes
+from edgeyolo.losses.by_name import CLASS_LOSSES, BoxOverlap, ClassLoss
 from edgeyolo.losses.dfl import distribution_focal_loss
 from edgeyolo.losses.iou import giou
 from edgeyolo.losses.varifocal import varifocal_loss
@@ -45,7 +45,7 @@ class TalCriterion(Criterion):
         num_classes: K.
         static_assigner_epochs: epochs of ATSS before task alignment.
         assigner: the task alignment.
-        box_overlap: of two (P, 4) boxes in strides; the loss is what it lacks of 1.
+        box_overlap: of two (P, 4) boxes in strides.
         class_loss: maps, the logits that a score is asked of, and these scores -> a sum.
 
     Source: PP-YOLOE, arXiv 2203.16250, section 2.2, whose losses are the defaults.
@@ -59,8 +59,8 @@ class TalCriterion(Criterion):
         *,
         static_assigner_epochs: int = 0,
         assigner: TaskAlignedAssigner = _ASSIGNER,
-        box_overlap: Callable[[Tensor, Tensor], Tensor] = giou,
-        class_loss: Callable[[Sequence[Tensor], Tensor, Tensor], Tensor] = varifocal_loss,
+        box_overlap: BoxOverlap = giou,
+        class_loss: ClassLoss = varifocal_loss,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -77,6 +77,10 @@ class TalCriterion(Criterion):
     def start_epoch(self, epoch: int) -> None:
         """Chooses the assigner by `epoch`, counted from 0."""
         self.epoch = epoch
+
+    def choose_class_loss(self, name: str) -> None:
+        """As `Criterion.choose_class_loss`."""
+        self.class_loss = CLASS_LOSSES[name]
 
     def make_grid(self, maps: list[Tensor]) -> PointGrid:
         """The points these maps predict at."""

@@ -24,7 +24,12 @@ def quality_focal_loss(
 
     Source: Generalized Focal Loss, arXiv 2006.04388, eq. 5.
     """
-    weight = (scores - positive_logits.sigmoid()).abs().pow(beta)
-    positive = (weight * F.binary_cross_entropy_with_logits(positive_logits, scores, reduction="none")).sum()
+    positive = quality_focal_terms(positive_logits, scores, beta=beta).sum()
     counted_twice = background_loss(positive_logits, 1.0, beta)
     return sum((background_loss(part, 1.0, beta) for part in logits), positive - counted_twice)
+
+
+def quality_focal_terms(logits: Tensor, scores: Tensor, *, beta: float = 2.0) -> Tensor:
+    """As `quality_focal_loss`, element by element, for two tensors of one shape."""
+    weight = (scores - logits.sigmoid()).abs().pow(beta)
+    return weight * F.binary_cross_entropy_with_logits(logits, scores, reduction="none")

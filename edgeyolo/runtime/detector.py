@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeyolo.geometry.network_input import InputWriter, make_batch
-from edgeyolo.geometry.nms import class_wise_nms
+from edgeyolo.geometry.nms import suppress
 from edgeyolo.heads import head_of
 from edgeyolo.runtime.clock import Timing
-from edgeyolo.spec.detecting import Thresholds
+from edgeyolo.spec.detecting import Nms, Thresholds
 from edgeyolo.spec.detections import Detections, Float32, Image
 from edgeyolo.spec.errors import BackendError, UsageError
 from edgeyolo.spec.manifest import Manifest
@@ -83,6 +83,7 @@ class Detector:
         score_threshold: float = DEFAULT_THRESHOLDS.score_threshold,
         iou_threshold: float = DEFAULT_THRESHOLDS.iou_threshold,
         max_detections: int = DEFAULT_THRESHOLDS.max_detections,
+        nms: Nms | None = DEFAULT_THRESHOLDS.nms,
         multi_label: bool = DEFAULT_THRESHOLDS.multi_label,
         progress: Progress = SILENT,
     ) -> Detector:
@@ -90,7 +91,7 @@ class Detector:
 
         Args:
             threads: engine threads; 0 for at most the number in the manifest, and fewer while other work takes cores.
-            score_threshold, iou_threshold, max_detections, multi_label: see `Thresholds`.
+            score_threshold, iou_threshold, max_detections, nms, multi_label: see `Thresholds`.
             progress: hears of an engine that builds on this machine when a bundle is first loaded.
 
         Raises:
@@ -114,6 +115,7 @@ class Detector:
                 score_threshold=score_threshold,
                 iou_threshold=iou_threshold,
                 max_detections=max_detections,
+                nms=nms or manifest.nms,
                 multi_label=multi_label,
             )
             detector = cls(session, manifest.model, thresholds, manifest=manifest)
@@ -188,17 +190,10 @@ class Detector:
         if len(scores) > limit:
             best = np.argpartition(scores, -limit)[-limit:]
             boxes_xyxy, scores, class_ids = boxes_xyxy[best], scores[best], class_ids[best]
-        kept = class_wise_nms(
-            boxes_xyxy,
-            scores,
-            class_ids,
-            iou_threshold=self._thresholds.iou_threshold,
-            max_detections=self._thresholds.max_detections,
-        )
+        kept, scores = suppress(boxes_xyxy, scores, class_ids, self._thresholds)
         boxes_xyxy = letterbox.invert(boxes_xyxy[kept])
         inside = (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1)  # a box in the padding has no area left
-        kept = kept[inside]
-        return Detections(np.asarray(boxes_xyxy[inside], np.float32), scores[kept], class_ids[kept])
+        return Detections(np.asarray(boxes_xyxy[inside], np.float32), scores[inside], class_ids[kept[inside]])
 
     def _check_maps(self, maps: Sequence[Float32], count: int) -> None:
         found = [level.shape for level in maps]

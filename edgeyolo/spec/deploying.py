@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeyolo.spec.detecting import DEFAULT_NMS, Nms
 from edgeyolo.spec.settings import WholeNumber
 from edgeyolo.spec.target import Precision
 
@@ -15,11 +16,14 @@ class DeployOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     Attributes:
         precision: numbers of the network; the board's best that the source allows if not given.
+        nms: how the bundle makes one box of several of one object: greedy removes by overlap, diou by overlap and
+            distance of the centres, matrix lowers scores instead.
         data: data set to evaluate the bundle on, here.
         split: split of data; its validation split if not given.
     """
 
     precision: Precision | None = None
+    nms: Nms = DEFAULT_NMS
     data: Path | None = None
     split: str | None = None
 
@@ -30,12 +34,14 @@ class EvaluateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     Attributes:
         split: split of the data set; its validation split if not given.
         threads: threads of the engine, 0 for the bundle's own number.
+        nms: how several boxes of one object become one; as the bundle does it if not given, greedy for a checkpoint.
         record: write the score into the bundle's manifest.
         device: processor that computes a checkpoint: cpu, cuda or cuda:N; auto is CUDA where there is one.
     """
 
     split: str | None = None
     threads: WholeNumber = 0
+    nms: Nms | None = None
     record: bool = False
     device: str = "auto"
 

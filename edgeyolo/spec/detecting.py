@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from edgeyolo.spec.settings import Count, NotNegative, Positive, Share, WholeNumber
+
+Nms = Literal["greedy", "diou", "matrix"]
+DEFAULT_NMS: Nms = "greedy"
 
 
 class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -17,12 +21,15 @@ class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         iou_threshold: of two boxes of a class that overlap more, only the better one is kept.
         max_detections: objects per picture, the best ones, out of 30 times as many candidates, or 4096
             if that is more.
+        nms: how several boxes of one object become one: greedy removes by overlap, diou by overlap and distance of the
+            centres, matrix lowers scores instead and needs no iou_threshold; the bundle's own if not given, or greedy.
         multi_label: let one prediction stand for several classes, as mAP is measured.
     """
 
     score_threshold: Share = 0.25
     iou_threshold: Share = 0.45
     max_detections: Count = 300
+    nms: Nms | None = None
     multi_label: bool = False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from edgeyolo.spec.detecting import DEFAULT_NMS, Nms
 from edgeyolo.spec.model import Latency, ModelSpec, Score
 from edgeyolo.spec.target import Option, Precision
 from edgeyolo.spec.tuning import Tuning
@@ -77,6 +78,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         cpu_features: what its processor must have for right results, as Linux names it, such as "asimddp". What the
             engine merely makes use of where it is there is not among them.
         threads: engine threads on that board, 0 for the engine's default.
+        nms: how several boxes of one object become one, unless who loads it says something else.
         sha256: file name -> digest, for every file in the bundle but the manifest.
         scores: measured accuracy, float first, each deployed artefact after.
         tuning: what the options, threads and float layers were chosen from, None where they are the target's.
@@ -91,6 +93,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cpu_features: tuple[str, ...] = ()
     artefact: Artefact
     threads: int = 0
+    nms: Nms = DEFAULT_NMS
     sha256: dict[str, str]
     scores: tuple[Score, ...] = ()
     latency: tuple[Latency, ...] = ()

@@ -11,6 +11,8 @@ from msgspec import Meta
 from edgeyolo.spec.settings import Count, NotNegative, PartBelowOne, Positive, Share, WholeNumber
 
 Activation = Literal["hardswish", "leaky_relu", "mish", "relu", "silu"]
+BoxLoss = Literal["iou", "giou", "diou", "ciou", "eiou", "siou"]
+ClassLoss = Literal["bce", "quality_focal", "varifocal"]
 
 
 class AugmentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,6 +45,21 @@ class AugmentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mosaic: Share = 1.0
     mixup: Share = 0.05
     copy_paste: Share = 0.0
+
+
+class DropBlockConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How much of its features a network has to do without while it is trained.
+
+    Attributes:
+        probability: of a cell of the two coarsest levels, in the last epoch, to which it rises in a line; 0 switches it
+            off. 0.1 suits long runs.
+        size: side of the squares that are dropped, cells of the level.
+        place: part of the network whose maps it is, backbone or neck.
+    """
+
+    probability: PartBelowOne = 0.0
+    size: Count = 7
+    place: Literal["backbone", "neck"] = "backbone"
 
 
 class DistillConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -94,7 +111,12 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         warmup_momentum: where momentum starts, to reach `momentum` with the peak; starts with it if not given.
         ema_decay: decay of the moving average of weights, which is what is evaluated and saved.
         clip_norm: largest gradient norm.
-        label_smoothing: smoothing of class labels; only for losses that ask for whole classes (YOLOv7).
+        box_loss: overlap that boxes are trained on; the model's own if not given.
+        box_loss_alpha: power of the overlap and of its penalties, as in alpha-IoU, where 3 is advised; 1 if not given,
+            but 2 in the own loss of YOLOX.
+        class_loss: loss of the classes; the model's own if not given. varifocal is only for losses that ask for graded
+            scores (all but YOLOv5 and YOLOv7).
+        label_smoothing: smoothing of class labels; only for losses that ask for whole classes (YOLOv5, YOLOv7).
         class_balance: classes that fewer than this part of the pictures have come up more often; 0 for never.
         multi_scale: each step's input side is drawn from [1 - this, 1 + this] of image_size.
         freeze: modules of the model by name, such as backbone, whose weights and statistics stay as they are.
@@ -115,6 +137,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         auxiliary: train the branch beside the model that its authors train and throw away (YOLOv6).
         teacher: checkpoint that teaches the model, of any model; nobody teaches if not given.
         distill: how much the teacher counts.
+        drop_block: squares of the features that are dropped.
         augment: ranges of the augmentations.
     """
 
@@ -135,6 +158,9 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     warmup_momentum: PartBelowOne | None = None
     ema_decay: PartBelowOne = 0.9998
     clip_norm: Positive = 10.0
+    box_loss: BoxLoss | None = None
+    box_loss_alpha: Annotated[float, Meta(ge=1, le=10)] | None = None
+    class_loss: ClassLoss | None = None
     label_smoothing: PartBelowOne = 0.0
     class_balance: PartBelowOne = 0.0
     multi_scale: Annotated[float, Meta(ge=0, lt=0.9)] = 0.0
@@ -155,6 +181,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     auxiliary: bool = True
     teacher: str | None = None
     distill: DistillConfig = DistillConfig()
+    drop_block: DropBlockConfig = DropBlockConfig()
     augment: AugmentConfig = AugmentConfig()
 
     @property

@@ -25,6 +25,7 @@ from edgeyolo.training.checkpoint import (
     strip_prefix,
 )
 from edgeyolo.training.device import autocast_dtype, use_channels_last
+from edgeyolo.training.drop_block import DropBlock, attach_drop_block
 from edgeyolo.training.job import Job
 from edgeyolo.training.teacher import anchors_of_checkpoint, make_distiller
 
@@ -33,7 +34,11 @@ _OFFICIAL_SUFFIXES = (".pt", ".pth", ".pdparams")
 
 
 class DetectorJob(Job):
-    """Train a detector by its criterion, and by what its companions add; it is measured folded."""
+    """Train a detector by its criterion, and by what its companions add; it is measured folded.
+
+    Args:
+        drop_block: what hangs on the model and drops blocks of its features; None where nothing does.
+    """
 
     def __init__(
         self,
@@ -42,16 +47,20 @@ class DetectorJob(Job):
         criterion: Criterion,
         half: torch.dtype | None,
         companions: Mapping[str, Companion],
+        drop_block: DropBlock | None = None,
     ) -> None:
         super().__init__(spec, model, half)
         self.criterion = criterion
+        self.drop_block = drop_block
         self.companions = companions
         if companions:
             self.adapters = nn.ModuleDict(companions)
 
     def start_epoch(self, epoch: int) -> None:
-        """Pass it on to the criterion and the companions."""
+        """Pass it on to the criterion, the companions and what drops blocks."""
         self.criterion.start_epoch(epoch)
+        if self.drop_block is not None:
+            self.drop_block.start_epoch(epoch)
         for companion in self.companions.values():
             companion.start_epoch(epoch)
 
@@ -110,6 +119,7 @@ def make_detector_job(
         decode=model.decode,
     )
     criterion = model.make_criterion(epochs=config.epochs).to(device)
+    choose_losses(criterion, config)
     criterion.smooth_labels(config.label_smoothing)
     criterion.expect(len(data.records.objects.class_ids) / max(1, len(data)))
     model.to(device)
@@ -117,11 +127,26 @@ def make_detector_job(
     companions: dict[str, Companion] = {}
     if config.auxiliary and (companion := model.make_companion()) is not None:
         companions["auxiliary"] = companion.to(device)
+        choose_losses(companion, config)
     if config.teacher is not None:
         companions["distiller"] = make_distiller(
             Path(config.teacher), model, spec, config.distill, device, epochs=config.taught_epochs
         )
-    return DetectorJob(spec, model, criterion, autocast_dtype(config.precision, device), companions)
+    half, drop_block = autocast_dtype(config.precision, device), attach_drop_block(model, config)
+    return DetectorJob(spec, model, criterion, half, companions, drop_block)
+
+
+def choose_losses(trained: nn.Module, config: TrainConfig) -> None:
+    """Let each criterion that is a part of a module, or the module itself, be of the losses that the config names.
+
+    Raises:
+        UsageError: one cannot be.
+    """
+    for part in trained.modules():
+        if isinstance(part, Criterion):
+            part.choose_box_loss(config.box_loss, config.box_loss_alpha)
+            if config.class_loss is not None:
+                part.choose_class_loss(config.class_loss)
 
 
 def choose_anchors(config: TrainConfig, data: Dataset, weights: Path | None) -> models.Anchors | None:

@@ -17,12 +17,14 @@ def backward_in_parts(run: Run, images: Tensor, targets: Tensor) -> Loss:
     """Add the gradient of a batch's loss to the model's, walking through the network `accumulate` times.
 
     The loss of a picture depends on how many objects the others have, so it needs the outputs of all parts: they are
-    computed first, without what a backward pass needs. Then each part is computed again and walked back through.
+    computed first, without what a backward pass needs. Then each part is computed again, with the same random numbers,
+    and walked back through.
     Every process of a distributed run takes the same number of parts, empty ones among them.
     """
     count = run.config.accumulate if run.world.is_shared else min(run.config.accumulate, len(images))
     parts = images.tensor_split(count)
-    with torch.no_grad(), _statistics_kept(run.model), run.job.autocast():
+    devices = [run.device] if run.device.type == "cuda" else []
+    with torch.no_grad(), _statistics_kept(run.model), run.job.autocast(), torch.random.fork_rng(devices):
         pieces = [run.network(part) for part in parts]
     outputs = [torch.cat(level) for level in zip(*pieces, strict=True)]
     del pieces

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgeyolo.data.dataset import Dataset
+from edgeyolo.spec.detecting import Nms
 from edgeyolo.spec.model import ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.training.distributed import World
@@ -10,7 +11,14 @@ from edgeyolo.training.torch_session import TorchSession
 
 
 def score_together(
-    session: TorchSession, spec: ModelSpec, data: Dataset, world: World, *, artefact: str, progress: Progress = SILENT
+    session: TorchSession,
+    spec: ModelSpec,
+    data: Dataset,
+    world: World,
+    *,
+    artefact: str,
+    nms: Nms | None = None,
+    progress: Progress = SILENT,
 ) -> Score:
     """COCO mAP by the runtime that ships: each process detects in its share of the pictures, the first one scores.
 
@@ -25,7 +33,7 @@ def score_together(
     from edgeyolo.evaluation.coco_map import detect_pictures, score_detections
     from edgeyolo.evaluation.measure import make_detector
 
-    detector = make_detector(session, spec, data)
+    detector = make_detector(session, spec, data, nms=nms)
     pictures = range(world.rank, len(data), world.size)
     found = world.collect(
         lambda: detect_pictures(detector.detect_batch, data, pictures, batch=session.batch, progress=progress)

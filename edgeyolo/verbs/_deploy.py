@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from edgeyolo.spec.deploying import DeployOptions
+from edgeyolo.spec.detecting import DEFAULT_NMS, Nms
 from edgeyolo.spec.errors import BackendError, DataError, MissingPackageError, UnknownNameError, UsageError
 from edgeyolo.spec.manifest import Artefact, Manifest
 from edgeyolo.spec.model import GraphDecode, ModelRecord, ModelSpec
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.qparams import QParams, load_qparams
+from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.strict import load_json
 from edgeyolo.spec.target import Precision, Target, load_target, needs_scales, target_name
 from edgeyolo.verbs._evaluate import measure_artefact, with_score
@@ -45,6 +48,7 @@ def deploy(
     out: Path,
     *,
     precision: str | None = None,
+    nms: Nms = DEFAULT_NMS,
     data: Path | None = None,
     split: str | None = None,
     progress: Progress = SILENT,
@@ -54,6 +58,7 @@ def deploy(
     Args:
         target: name in `targets/`, or a path to a `.toml`.
         precision: one of the target's; None for its first that the source allows.
+        nms: how the bundle makes one box of several of one object.
         data: also measure the bundle on `split` of this data set, and record the score in its manifest, and, for a
             board that computes in half precision, check on its pictures that this holds all values; where this
             computer cannot run what the board will, the bundle is written all the same, and a warning says so.
@@ -62,12 +67,11 @@ def deploy(
         UnknownNameError: no such target. UsageError: a precision that target or source does not have.
         MissingPackageError: the engine is not installed. BackendError, OutputError: as their names say.
     """
-    import msgspec
-
     from edgeyolo import backends
     from edgeyolo.bundle import write_bundle
     from edgeyolo.data.dataset import open_dataset
 
+    check_settings(DeployOptions(nms=nms))
     wanted, target = target, backends.choose_target(target)
     board = load_target(target)
     dataset = open_dataset(data, split or validation_split(data)) if data is not None else None
@@ -90,8 +94,7 @@ def deploy(
             progress=progress,
         )
         notes = backends.load_engine(artefact.engine).build_notes(Path(work), artefact)
-        record = msgspec.structs.replace(record, model=deployed_spec(record.model, artefact))
-        manifest = make_manifest(folder, record, qparams, board, target, artefact)
+        manifest = make_manifest(folder, record, qparams, board, target, artefact, nms)
         if dataset is not None:
             manifest = measured_here(Path(work), manifest, dataset, progress)
         progress.step("deploy", 2, 3, "writing the bundle")
@@ -182,6 +185,7 @@ def make_manifest(
     board: Target,
     target: str,
     artefact: Artefact,
+    nms: Nms,
 ) -> Manifest:
     """The manifest of a bundle, without the digests of its files."""
     from edgeyolo.backends import list_packages, load_engine
@@ -190,12 +194,13 @@ def make_manifest(
     if qparams is not None:
         source |= {"qparams.json": sha256_of(folder / "qparams.json"), "recipe": qparams.calibration.recipe}
     return Manifest(
-        model=record.model,
+        model=deployed_spec(record.model, artefact),
         target=Path(target_name(target)).stem,
         machine=board.machine,
         cpu_features=load_engine(artefact.engine).needed_features(artefact, board),
         artefact=artefact,
         threads=board.threads,
+        nms=nms,
         sha256={},
         scores=record.scores,
         source=source,
@@ -214,7 +219,9 @@ def measured_here(folder: Path, manifest: Manifest, dataset: Dataset, progress: 
         logger.warning("the bundle is written and was not measured here: %s", error)
         return manifest
     try:
-        score = measure_artefact(session, manifest.artefact, manifest.model, dataset, progress=progress)
+        score = measure_artefact(
+            session, manifest.artefact, manifest.model, dataset, nms=manifest.nms, progress=progress
+        )
     finally:
         session.close()
     return with_score(manifest, score)

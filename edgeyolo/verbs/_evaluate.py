@@ -6,6 +6,8 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeyolo.spec.detecting import Nms
+from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.figure import SIMULATED_MARK
 from edgeyolo.spec.machine import is_first_process
 from edgeyolo.spec.manifest import Artefact, Manifest
@@ -24,6 +26,7 @@ def evaluate(
     *,
     split: str | None = None,
     threads: int = 0,
+    nms: Nms | None = None,
     record: bool = False,
     device: str = "auto",
     progress: Progress = SILENT,
@@ -35,34 +38,45 @@ def evaluate(
     Args:
         split: None for the validation split.
         threads: engine threads, 0 for the bundle's own number.
+        nms: how several boxes of one object become one; None for the bundle's own way.
         record: write the score into the bundle's manifest.
         device: processor that computes a checkpoint: cpu, cuda or cuda:N; auto is CUDA where there is one.
 
     Raises:
         DataError, CheckpointError, BundleError: what is given cannot be read. MissingPackageError, EngineCrashError,
-        BackendError: the bundle cannot be run on this computer. UsageError: the device does not exist here.
+        BackendError: the bundle cannot be run on this computer. UsageError: the device does not exist here, or a score
+        of another suppression than the bundle's is to be recorded.
         TrainingError, StoppedError: another process has failed, or is lost.
     """
     from edgeyolo.data.dataset import open_dataset
 
     dataset = open_dataset(data, split or validation_split(data))
     if source.suffix != ".eyb" and not (source / "manifest.json").is_file():
-        return _evaluate_checkpoint(source, dataset, device, progress)
+        return _evaluate_checkpoint(source, dataset, device, nms, progress)
 
     from edgeyolo.bundle import for_this_device, open_bundle, rewrite_manifest
     from edgeyolo.runtime.processor import open_session
 
     with open_bundle(source) as bundle, contextlib.ExitStack() as closing:
         manifest = for_this_device(bundle.manifest)
+        if record and nms not in (None, manifest.nms):
+            hint = f"Leave out --record, or deploy it with --nms {nms}"
+            raise UsageError(
+                f"it detects with nms {manifest.nms}, and the score would be of {nms}", where=source, hint=hint
+            )
         session = open_session(bundle.folder, manifest, threads=threads, progress=progress)
         closing.callback(session.close)
-        score = measure_artefact(session, manifest.artefact, manifest.model, dataset, progress=progress)
+        score = measure_artefact(
+            session, manifest.artefact, manifest.model, dataset, nms=nms or manifest.nms, progress=progress
+        )
     if record and is_first_process():
         rewrite_manifest(source, with_score(bundle.manifest, score, is_tuned=manifest is bundle.manifest))
     return score
 
 
-def _evaluate_checkpoint(source: Path, dataset: Dataset, device_name: str, progress: Progress) -> Score:
+def _evaluate_checkpoint(
+    source: Path, dataset: Dataset, device_name: str, nms: Nms | None, progress: Progress
+) -> Score:
     from edgeyolo.nn.fold import fold_model
     from edgeyolo.training.checkpoint import load_checkpoint
     from edgeyolo.training.device import choose_device
@@ -80,6 +94,7 @@ def _evaluate_checkpoint(source: Path, dataset: Dataset, device_name: str, progr
             dataset,
             world,
             artefact="float torch",
+            nms=nms,
             progress=progress if world.is_first else SILENT,
         )
 
@@ -93,7 +108,13 @@ def artefact_name(artefact: Artefact) -> str:
 
 
 def measure_artefact(
-    session: Session, artefact: Artefact, spec: ModelSpec, dataset: Dataset, *, progress: Progress = SILENT
+    session: Session,
+    artefact: Artefact,
+    spec: ModelSpec,
+    dataset: Dataset,
+    *,
+    nms: Nms | None = None,
+    progress: Progress = SILENT,
 ) -> Score:
     """COCO mAP of an open artefact, which says whether it was simulated; errors as `measure_session`."""
     import msgspec
@@ -101,7 +122,7 @@ def measure_artefact(
     from edgeyolo.backends import load_engine
     from edgeyolo.evaluation.measure import measure_session
 
-    score = measure_session(session, spec, dataset, artefact=artefact_name(artefact), progress=progress)
+    score = measure_session(session, spec, dataset, artefact=artefact_name(artefact), nms=nms, progress=progress)
     is_simulated = load_engine(artefact.engine).is_simulated()
     return msgspec.structs.replace(score, kind="simulated") if is_simulated else score
 

@@ -13,13 +13,15 @@ import cv2
 import numpy as np
 import pytest
 
+import edgeyolo
 from edgeyolo import __version__
 from edgeyolo.cli.app import list_verbs
 from edgeyolo.cli.bench import _check_gate
 from edgeyolo.cli.console import Console
-from edgeyolo.data.drawn import draw_picture
+from edgeyolo.data.drawn import draw_dataset, draw_picture
 from edgeyolo.runtime import Detector
 from edgeyolo.runtime.clock import Spread
+from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.recipe import list_recipes
 from edgeyolo.spec.target import list_targets
 
@@ -122,11 +124,21 @@ def test_detect_goes_on_after_a_broken_picture(run: Run, bundle: Path, pictures:
 
 def test_detect_says_what_the_runtime_finds(run: Run, bundle: Path, pictures: Path) -> None:
     arguments = ["--score-threshold", "0.001", "--max-detections", "5", "--json"]
-    told = json.loads(run("detect", bundle, pictures / "2.png", *arguments).stdout)
-    with Detector.load(bundle, score_threshold=0.001, max_detections=5) as detector:
+    told = json.loads(run("detect", bundle, pictures / "2.png", "--nms", "matrix", *arguments).stdout)
+    with Detector.load(bundle, score_threshold=0.001, max_detections=5, nms="matrix") as detector:
         expected = detector.detect(cv2.imread(str(pictures / "2.png"))).as_dicts(detector.class_names)
     assert told["pictures"][0]["objects"] == expected
     assert expected
+
+
+def test_a_bundle_detects_in_the_way_that_it_was_deployed(model_folder: Path, tmp_path: Path) -> None:
+    written = edgeyolo.deploy(model_folder, "host-onnx", tmp_path / "diou.eyb", nms="diou")
+    assert written.manifest.nms == "diou"
+    with pytest.raises(UsageError, match="nms"):
+        edgeyolo.deploy(model_folder, "host-onnx", tmp_path / "other.eyb", nms="soft")
+    draw_dataset(tmp_path / "drawn", {"train": 1, "val": 1})
+    with pytest.raises(UsageError, match="deploy it with --nms matrix"):
+        edgeyolo.evaluate(written.bundle, tmp_path / "drawn", nms="matrix", record=True)
 
 
 def test_detect_keeps_pictures_of_one_name_apart(run: Run, bundle: Path, pictures: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -115,6 +116,27 @@ def test_limits_are_obeyed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     np.testing.assert_allclose(found.boxes_xyxy, [[36, 40, 52, 48], [4, 8, 20, 16]], atol=1e-3)
 
 
+def test_neighbours_are_told_apart_in_the_way_that_is_chosen(bundle: Path, tmp_path: Path) -> None:
+    """Cells side by side: an IoU of 1/3, 0.233 by the distance of the centres; 0.8 of the score by the matrix."""
+    image = picture((64, 64), (8, 8, 24, 16))
+    image[8:16, 16:24, 1] = 60  # less red, so second best
+    found = {}
+    for nms in ("greedy", "diou", "matrix"):
+        with Detector.load(bundle, iou_threshold=0.3, nms=nms) as loaded:
+            found[nms] = loaded.detect(image)
+    with Detector.load(bundle, iou_threshold=0.3) as loaded:
+        assert loaded.detect(image).scores.tolist() == found["greedy"].scores.tolist()
+    assert [len(seen) for seen in found.values()] == [1, 2, 2]
+    best, second = found["diou"].scores
+    np.testing.assert_allclose(found["matrix"].scores, [best, second * np.exp(-((1 / 3) ** 2) / 0.5)], rtol=1e-5)
+    save_red_finder(tmp_path / "model.onnx")
+    write_bundle(tmp_path / "diou.eyb", msgspec.structs.replace(MANIFEST, nms="diou"), tmp_path)
+    with Detector.load(tmp_path / "diou.eyb", iou_threshold=0.3) as loaded:
+        assert len(loaded.detect(image)) == 2
+    with Detector.load(tmp_path / "diou.eyb", iou_threshold=0.3, nms="greedy") as loaded:
+        assert len(loaded.detect(image)) == 1
+
+
 def test_nothing_is_left_in_the_temporary_folder(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a Raspberry Pi it is memory. Where the cache cannot be written it is used, and emptied."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -136,7 +158,7 @@ def test_nothing_is_left_in_the_temporary_folder(bundle: Path, tmp_path: Path, m
 def test_errors_say_what_is_wrong(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="does not exist"):
         Detector.load("none.eyb")
-    for options in ({"iou_threshold": -0.1}, {"max_detections": 0}, {"threads": -1}):
+    for options in ({"iou_threshold": -0.1}, {"max_detections": 0}, {"nms": "soft"}, {"threads": -1}):
         with pytest.raises(UsageError, match=next(iter(options))):
             Detector.load(bundle, **options)
     with Detector.load(bundle) as loaded, pytest.raises(ImageError):
