@@ -139,7 +139,7 @@ def load_pretrained(
     """A detector with the weights of an official checkpoint, in training form and eval mode. Nothing in it is run.
 
     Args:
-        path: a `.pt` of the YOLOv7 repository, or a `.pdparams` of PaddleDetection.
+        path: as the authors publish it: `.pt`, `.pth`, or `.pdparams` of PaddleDetection.
         num_classes: K, None for the file's; with another K the outputs are made anew, and a warning says so.
         activation: as for `create`.
 

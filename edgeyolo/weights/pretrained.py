@@ -66,6 +66,7 @@ class Published:
         count_classes: official tensors -> K, None where it cannot be told.
         names: config and official tensors -> how the file calls them; raises CheckpointError for a file that would be
             misread, its third argument says where from.
+        padded: rows of the outputs in some files -> how many of them are classes; the rest is not used.
     """
 
     source: str
@@ -74,6 +75,7 @@ class Published:
     outputs: str
     count_classes: Callable[[Any, Mapping[str, Tensor]], int | None]
     names: Callable[[Any, Mapping[str, Tensor], object], Names]
+    padded: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,9 @@ def place_weights(model: nn.Module, published: Published, weights: OfficialWeigh
     state = model.state_dict()
     official = {here: names.official(here) for here in state}
     found = {here: weights.tensors[there] for here, there in official.items() if there in weights.tensors}
+    for here, value in found.items():
+        if published.outputs in here and value.dim() and published.padded.get(len(value)) == config.num_classes:
+            found[here] = value[: config.num_classes]
     file_classes = published.count_classes(config, weights.tensors)
     outputs = [here for here in found if published.outputs in here and found[here].shape != state[here].shape]
     if file_classes in (None, config.num_classes):

@@ -278,6 +278,18 @@ def test_a_file_with_other_anchors_is_refused(tmp_path: Path) -> None:
         models.load_pretrained("yolov5n", tmp_path / "official.pt")
 
 
+def test_a_class_that_nothing_was_trained_for_is_left_out(tmp_path: Path) -> None:
+    tensors = official_tensors("damo-ns")
+    for name in [name for name in tensors if name.startswith("head.gfl_cls.")]:
+        tensors[name] = torch.cat((tensors[name], torch.full_like(tensors[name][:1], 9)))
+    torch.save({"model": tensors}, tmp_path / "official.pt")
+    model = models.load_pretrained("damo-ns", tmp_path / "official.pt")
+    assert model.config.num_classes == 80
+    torch.testing.assert_close(model.head_16.class_logits.weight, tensors["head.gfl_cls.1.weight"][:80])
+    whole = models.load_pretrained("damo-ns", tmp_path / "official.pt", num_classes=81)
+    torch.testing.assert_close(whole.head_16.class_logits.bias, tensors["head.gfl_cls.1.bias"])
+
+
 def test_a_file_of_another_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("yolox-s", tmp_path / "official.pt", monkeypatch)
     with pytest.raises(CheckpointError, match="does not fit yolox-tiny"):

@@ -1,6 +1,6 @@
 """What the DAMO-YOLO repository calls the tensors of each variant: blocks by number, convolutions in three manners.
 
-Source: facts of release 0.3.1.
+Source: facts of release 0.3.1. Files of T, S and M have an 81st class that nothing was trained for.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _DOWN = {
     "middle_down_16": "bu_conv46",
     "out_down_16": "bu_conv76",
 }
+_PADDED = {81: 80}
 _SPPF = {"entry": "conv1", "join": "conv2"}
 _FUSION = {"skip": "conv1", "entry": "conv2", "join": "conv3"}
 _DEPTHWISE = {"depth.conv": "depthwise", "depth.bn": "dwnorm", "point.conv": "pointwise", "point.bn": "pwnorm"}
@@ -120,7 +121,7 @@ def _names(config: DamoYoloConfig, _tensors: Mapping[str, Tensor], _where: objec
 
 def _count_classes(_config: DamoYoloConfig, tensors: Mapping[str, Tensor]) -> int | None:
     weight = tensors.get("head.gfl_cls.0.weight")
-    return None if weight is None or weight.dim() == 0 else weight.shape[0]
+    return None if weight is None or weight.dim() == 0 else _PADDED.get(weight.shape[0], weight.shape[0])
 
 
 PUBLISHED = Published(
@@ -130,4 +131,5 @@ PUBLISHED = Published(
     outputs=".class_logits.",
     count_classes=_count_classes,
     names=_names,
+    padded=_PADDED,
 )
