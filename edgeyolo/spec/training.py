@@ -31,6 +31,9 @@ class AugmentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         mosaic: probability that four pictures are put into one.
         mixup: probability that a mosaic is laid over another one.
         copy_paste: probability that objects of another picture are pasted in; left out with mosaics.
+        cutmix: probability that a part of another picture takes the place of this one's; left out with mosaics.
+        cutout: probability that a square is hidden behind grey.
+        cutout_size: side of that square, as a part of the input's shorter side.
     """
 
     hsv_h: Annotated[float, Meta(ge=0, le=0.5)] = 0.015
@@ -45,6 +48,9 @@ class AugmentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mosaic: Share = 1.0
     mixup: Share = 0.05
     copy_paste: Share = 0.0
+    cutmix: Share = 0.0
+    cutout: Share = 0.0
+    cutout_size: Annotated[float, Meta(gt=0, le=1)] = 0.3
 
 
 class DropBlockConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

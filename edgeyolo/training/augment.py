@@ -13,6 +13,7 @@ from edgeyolo.data.copy_paste import copy_paste
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.data.geometric import AffineRange, flip_left_right, flip_up_down
 from edgeyolo.data.mosaic import affine, mixup, mosaic
+from edgeyolo.data.occlusion import cutmix, cutout
 from edgeyolo.data.photometric import jitter_hsv
 from edgeyolo.data.picture_cache import PictureCache
 from edgeyolo.data.sample import Sample
@@ -57,7 +58,7 @@ class AugmentedPictures(TorchDataset[Sample]):
         if self._augment is None:
             return self._letterboxed(key.picture, key.input_hw or self._input_hw)
         rng = np.random.default_rng([self._seed, *key.entropy])
-        sample = self._placed(key, rng, self._augment)
+        sample = self._partly_hidden(self._placed(key, rng, self._augment), key, rng, self._augment)
         return _change_colours_and_flip(sample, rng, self._augment)
 
     def _placed(self, key: PictureKey, rng: np.random.Generator, config: AugmentConfig) -> Sample:
@@ -78,6 +79,19 @@ class AugmentedPictures(TorchDataset[Sample]):
             return sample
         donor = self._resized(int(rng.integers(len(self._dataset))))
         return copy_paste(sample, donor, rng, zoom=sample.image.shape[0] / self._input_hw[0])
+
+    def _partly_hidden(
+        self, sample: Sample, key: PictureKey, rng: np.random.Generator, config: AugmentConfig
+    ) -> Sample:
+        """With a part of another picture, or grey, before it; without both no random number is drawn."""
+        if config.cutmix and key.mosaic and rng.random() < config.cutmix:
+            other = self._resized(int(rng.integers(len(self._dataset))))
+            limits = AffineRange(config.degrees, config.translate, config.scale, config.shear)
+            placed = affine(other, rng, output_hw=self._input_hw, limits=limits, canvas_hw=key.input_hw)
+            sample = cutmix(sample, placed, rng)
+        if config.cutout and rng.random() < config.cutout:
+            sample = cutout(sample, rng, size=config.cutout_size)
+        return sample
 
     def _mosaic(self, key: PictureKey, index: int, rng: np.random.Generator, limits: AffineRange) -> Sample:
         first, *others = (self._resized(i) for i in (index, *rng.integers(len(self._dataset), size=3).tolist()))

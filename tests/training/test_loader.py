@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -25,7 +26,8 @@ from edgeyolo.training.order import EpochOrder
 from edgeyolo.training.step import normalise
 
 SQUARE = InputSpec(image_hw=(64, 64))
-FULL = AugmentConfig(degrees=10, shear=5, flip_ud=0.3, mosaic=0.7, mixup=0.5)
+MOVED = AugmentConfig(degrees=10, shear=5, flip_ud=0.3, mosaic=0.7, mixup=0.5)
+FULL = msgspec.structs.replace(MOVED, cutmix=0.3, cutout=0.3)
 COUNT = 10
 
 
@@ -114,6 +116,21 @@ def test_workers_and_cache_do_not_change_anything(dataset: Dataset, workers: int
         loader.start_epoch(epoch)
         assert_same(list(loader), expected[epoch])
     assert_same(batches(dataset, cache_mib=0, workers=workers), expected[0])
+
+
+def test_parts_are_hidden_as_often_as_is_asked(dataset: Dataset) -> None:
+    still = AugmentConfig(hsv_h=0, hsv_s=0, hsv_v=0, translate=0, scale=0, flip_lr=0, mosaic=0, mixup=0)
+    plain = batches(dataset, augment=still)
+    cut = batches(dataset, augment=msgspec.structs.replace(still, cutout=1.0, cutout_size=0.5))
+    mixed = {
+        on: batches(dataset, augment=msgspec.structs.replace(still, cutmix=1.0), mosaic=on) for on in (True, False)
+    }
+    assert_same(mixed[False], plain)
+    for before, hidden, other in zip(plain, cut, mixed[True], strict=True):
+        is_changed = (hidden.images != before.images).any(1)
+        assert is_changed.flatten(1).any(1).all() and is_changed.float().mean() < 0.26
+        assert (hidden.images.movedim(1, -1)[is_changed] == 114).all()
+        assert (other.images != before.images).flatten(1).any(1).sum() >= 3
 
 
 def test_epoch_and_seed_decide(dataset: Dataset) -> None:
@@ -228,7 +245,7 @@ def test_copy_paste_adds_objects_and_is_repeatable(dataset: Dataset) -> None:
     assert_same(batches(dataset, mosaic=False, augment=with_guests), batches(dataset, mosaic=False, augment=plain))
 
 
-@pytest.mark.parametrize("augment", [None, FULL, AugmentConfig(copy_paste=1.0)])
+@pytest.mark.parametrize("augment", [None, MOVED, AugmentConfig(copy_paste=1.0)])
 def test_another_input_size_shows_the_same_pictures(dataset: Dataset, augment: AugmentConfig | None) -> None:
     def at(side: int | None) -> list[Batch]:
         order = EpochOrder(COUNT, 4, 0, sizes=() if side is None else (side,))
