@@ -141,6 +141,9 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         tensorboard: write a TensorBoard log beside the others.
         auto_anchor: give the model other anchors where its own reach too few of the objects (YOLOv7).
         auxiliary: train the branch beside the model that its authors train and throw away (YOLOv6).
+        rep: form in which RepVGG convolutions are trained: branches; scaled, to find what branches would weigh; plain,
+            as one convolution each, whose kernels are kinder to int8.
+        rep_scales: run with rep = scaled, of the same model, whose scales say how plain convolutions start and learn.
         teacher: checkpoint that teaches the model, of any model; nobody teaches if not given.
         distill: how much the teacher counts.
         drop_block: squares of the features that are dropped.
@@ -185,6 +188,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     tensorboard: bool = False
     auto_anchor: bool = True
     auxiliary: bool = True
+    rep: Literal["branches", "scaled", "plain"] = "branches"
+    rep_scales: str | None = None
     teacher: str | None = None
     distill: DistillConfig = DistillConfig()
     drop_block: DropBlockConfig = DropBlockConfig()

@@ -26,6 +26,7 @@ from edgeyolo.spec.model import ModelSpec, Score
 from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.strict import decode_json, encode_json
 from edgeyolo.spec.training import TrainConfig
+from edgeyolo.training.rep_optimizer import take_rep_form
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "edgeyolo"
@@ -168,6 +169,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     path = checkpoint_path(path)
     tensors, record = read_tensors(path)
     model = models.rebuild(record.model)
+    take_rep_form(model, record.config.rep, where=path)
     load_weights(model, strip_prefix(tensors, "model."), where=path)
     return Checkpoint(model.eval(), record, sha256_of(path), path)
 

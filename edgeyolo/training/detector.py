@@ -14,12 +14,15 @@ from edgeyolo.criteria.criterion import Criterion, Loss
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.models import Accompanied, Companion
 from edgeyolo.nn.fold import fold_model
+from edgeyolo.nn.rep_forms import RepScales, start_plain
+from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.auto_anchor import fit_to_dataset
 from edgeyolo.training.checkpoint import (
     CheckpointRecord,
     checkpoint_path,
+    load_checkpoint,
     load_matching_weights,
     read_tensors,
     strip_prefix,
@@ -27,6 +30,7 @@ from edgeyolo.training.checkpoint import (
 from edgeyolo.training.device import autocast_dtype, use_channels_last
 from edgeyolo.training.drop_block import DropBlock, attach_drop_block
 from edgeyolo.training.job import Job
+from edgeyolo.training.rep_optimizer import multiply_learning, scales_of, take_rep_form
 from edgeyolo.training.teacher import anchors_of_checkpoint, make_distiller
 
 _LOG = logging.getLogger(__name__)
@@ -52,9 +56,14 @@ class DetectorJob(Job):
         super().__init__(spec, model, half)
         self.criterion = criterion
         self.drop_block = drop_block
+        self.rep_scales: Mapping[str, RepScales] = {}
         self.companions = companions
         if companions:
             self.adapters = nn.ModuleDict(companions)
+
+    def prepare(self, optimizer: torch.optim.Optimizer) -> None:
+        """Plain convolutions learn as the scales say."""
+        multiply_learning(optimizer, self.model, self.rep_scales)
 
     def start_epoch(self, epoch: int) -> None:
         """Pass it on to the criterion, the companions and what drops blocks."""
@@ -109,6 +118,8 @@ def make_detector_job(
     anchors_wh = choose_anchors(config, data, weights) if record is None else models.anchors_in(record.model)
     torch.manual_seed(config.seed)
     model = models.create(config.model, len(data.class_names), activation=config.activation, anchors_wh=anchors_wh)
+    take_rep_form(model, config.rep, where=config.model)
+    scales = read_scales(config, model) if config.rep_scales is not None else {}
     if weights is not None and record is None:
         load_start(model, weights)
     spec = ModelSpec(
@@ -133,7 +144,9 @@ def make_detector_job(
             Path(config.teacher), model, spec, config.distill, device, epochs=config.taught_epochs
         )
     half, drop_block = autocast_dtype(config.precision, device), attach_drop_block(model, config)
-    return DetectorJob(spec, model, criterion, half, companions, drop_block)
+    job = DetectorJob(spec, model, criterion, half, companions, drop_block)
+    job.rep_scales = scales
+    return job
 
 
 def choose_losses(trained: nn.Module, config: TrainConfig) -> None:
@@ -147,6 +160,25 @@ def choose_losses(trained: nn.Module, config: TrainConfig) -> None:
             part.choose_box_loss(config.box_loss, config.box_loss_alpha)
             if config.class_loss is not None:
                 part.choose_class_loss(config.class_loss)
+
+
+def read_scales(config: TrainConfig, model: nn.Module) -> dict[str, RepScales]:
+    """The scales that plain convolutions learn by, which begin as these say.
+
+    Raises:
+        CheckpointError: unreadable. UsageError: of another model, or without scales; or `rep` is not plain.
+    """
+    path = Path(config.rep_scales or "")
+    if config.rep != "plain":
+        raise UsageError(f"rep_scales is given, and rep is {config.rep}", hint="Set rep = plain")
+    found = load_checkpoint(path)
+    if found.record.model.name != config.model:
+        raise UsageError(
+            f"is of {found.record.model.name}, not of {config.model}", where=path, hint="Train it so first"
+        )
+    scales = scales_of(found.model, where=path)
+    start_plain(model, scales)
+    return scales
 
 
 def choose_anchors(config: TrainConfig, data: Dataset, weights: Path | None) -> models.Anchors | None:

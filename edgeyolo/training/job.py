@@ -67,6 +67,10 @@ class Job(ABC):
             images: (B, 3, H, W), normalised; B is 0 where a process has no share of a batch.
         """
 
+    def prepare(self, optimizer: torch.optim.Optimizer) -> None:
+        """Told the optimizer of the model, once it is made."""
+        return
+
     def start_epoch(self, epoch: int) -> None:
         """Told before each epoch, counted from 0."""
         return

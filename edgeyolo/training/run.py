@@ -184,6 +184,7 @@ def start_run(
     synchronise(job.model, world, job.device, batch_norm=config.sync_batch_norm)
     frozen = freeze_parts(job.model, config.freeze)
     optimizer = make_optimizer(job.model, config)
+    job.prepare(optimizer)
     if job.adapters is not None and any(True for _ in job.adapters.parameters()):
         optimizer.add_param_group({"params": list(job.adapters.parameters()), "weight_decay": 0.0})
     network = job.trained_network(job.model)
