@@ -142,7 +142,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         auto_anchor: give the model other anchors where its own reach too few of the objects (YOLOv7).
         auxiliary: train the branch beside the model that its authors train and throw away (YOLOv6).
         rep: form in which RepVGG convolutions are trained: branches; scaled, to find what branches would weigh; plain,
-            as one convolution each, whose kernels are kinder to int8.
+            as one convolution each, for int8 without training there.
         rep_scales: run with rep = scaled, of the same model, whose scales say how plain convolutions start and learn.
         teacher: checkpoint that teaches the model, of any model; nobody teaches if not given.
         distill: how much the teacher counts.
