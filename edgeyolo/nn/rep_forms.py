@@ -1,8 +1,8 @@
 """Other forms of a RepVGG convolution: scaled branches, and the plain convolution that their scales say how to train.
 
 Branches that are normalised each give kernels of very different sizes once folded, which is what the paper blames for
-their loss in int8. Re-parameterising the optimizer instead trains one plain 3x3 convolution: the scales of branches, found
-by a network of scaled branches, say how it starts and how much each of its weights learns.
+their loss in int8. Re-parameterising the optimizer instead trains one plain 3x3 convolution: the scales of branches,
+found by a network of scaled branches, say how it starts and how much each of its weights learns.
 
 Source: RepOptimizers, arXiv 2205.15242, sections 3.1 to 3.3.
 """
