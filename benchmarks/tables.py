@@ -119,6 +119,31 @@ def recipes() -> str:
     return markdown(["model", "recipe", "float", "fake-quant", *ENGINES.values()], rows, words=2)
 
 
+def calibration() -> str:
+    """What calibration alone loses on drawn pictures and on photographs: mean and spread over seeds, and seconds."""
+    found: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    for row in load("calibration")["rows"]:
+        epochs = f", {row['qat_epochs']} epochs" if "qat_epochs" in row else ""
+        found.setdefault((row["case"], row["model"]), {}).setdefault(row["recipe"] + epochs, []).append(row)
+    rows = []
+    for (case, model), by_recipe in found.items():
+        [whole] = by_recipe.pop("float")
+        for i, (recipe, measured) in enumerate(by_recipe.items()):
+            first = [case, model, recipe, f"{whole['ap']['torch']:.2f}"] if i == 0 else ["", "", recipe, ""]
+            aps = [_mean_and_spread([row["ap"][name] for row in measured]) for name in ENGINES]
+            layers, seconds = (
+                statistics.fmean(row[key] for row in measured) for key in ("int8_layers", "processor_seconds")
+            )
+            rows.append([*first, *aps, f"{layers:.0f}", f"{seconds:.0f}"])
+    headings = ["pictures", "model", "recipe", "float", *ENGINES.values(), "int8 layers", "processor s"]
+    return markdown(headings, rows, words=3)
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.fmean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.2f} to {max(values):.2f})"
+
+
 def engines_apart() -> str:
     """The largest distance between the AP of fake-quant and an engine, over all recipes and models."""
     apart = [
@@ -248,7 +273,7 @@ def arm_ap() -> str:
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> str:
     """A Markdown table whose first `words` columns are text and whose others are numbers."""
     ruler = "|".join("---" if i < words else "---:" for i in range(len(headings)))
-    lines = [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in (headings, *rows)]
+    lines = [f"| {' | '.join(cells)} |".replace("  ", " ") for cells in (headings, *rows)]
     return "\n".join([lines[0], f"|{ruler}|", *lines[1:], ""])
 
 
@@ -264,6 +289,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "deployed": deployed,
     "figures": figures,
     "recipes": recipes,
+    "calibration": calibration,
     "engines-apart": engines_apart,
     "ablation": ablation,
     "host-cpu": host_cpu,
