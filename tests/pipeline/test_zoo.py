@@ -16,10 +16,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import torch
-from thin import list_networks, make_network
+from thin import SMALL, list_networks, make_network
 from torch import Tensor, nn
 
 from edgeyolo.backends import Session, build, open_artefact
+from edgeyolo.backends.rknn.toolkit import FOLDER_VARIABLE, INSTALL, toolkit_folder
 from edgeyolo.export import export_model
 from edgeyolo.geometry.letterbox import make_letterbox
 from edgeyolo.geometry.nms import class_wise_nms
@@ -34,12 +35,15 @@ from edgeyolo.spec.target import Precision, load_target
 from edgeyolo.training.torch_session import TorchSession
 
 TARGETS = ("host-ncnn", "host-onnx")
+OTHERS = ("host-openvino", "rockchip-rk3588-npu")
+TOOLKIT = toolkit_folder()  # Rockchip's, before a test run gets a cache of its own
 CLASS_NAMES = ("red", "green", "blue")
 FLOAT_TOLERANCE = 1e-3  # of the largest magnitude of a map
 INT8_TOLERANCE = 0.2  # of the standard deviation of a map, root mean square
 FEW = 4  # numbers of a map whose standard deviation says nothing
 SENSITIVE = "yolov6"  # RepVGG's folded kernels span so wide a range that int8 keeps little of a random network
-NOISY = {"yolox-nano": 0.5}  # a depthwise convolution has nine numbers to average rounding over
+NOISE = 0.5  # another rounding in every layer of an engine, or few numbers to average rounding over
+NOISY = {"yolox-nano": NOISE}  # a depthwise convolution has nine numbers to average rounding over
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,28 @@ def test_every_model_runs_on_every_host_engine(name: str, place: Path) -> None:
                     if wanted.size <= FEW or name.startswith(SENSITIVE):
                         continue
                     assert np.sqrt(np.mean((ours - wanted) ** 2)) < NOISY.get(name, INT8_TOLERANCE) * wanted.std()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", OTHERS)
+@pytest.mark.parametrize("name", SMALL)
+def test_small_models_run_on_the_other_engines(
+    name: str, target: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In int8, as ONNX Runtime does; Rockchip's in the simulator of its vendor."""
+    if target.startswith("rockchip"):
+        if not (TOOLKIT / "rknn").is_dir():
+            pytest.skip(f"Rockchip's toolkit is not in {TOOLKIT}: {INSTALL}")
+        monkeypatch.setenv(FOLDER_VARIABLE, str(TOOLKIT))
+    exported = export_quantized(name, place / "exported")
+    sessions = [exported.open(engine, "int8") for engine in (target, "host-onnx")]
+    found, expected = (session.run(exported.pictures) for session in sessions)
+    for session in sessions:
+        session.close()
+    for ours, wanted in zip(found, expected, strict=True):
+        assert ours.shape == wanted.shape and np.isfinite(ours).all()
+        if wanted.size > FEW and not name.startswith(SENSITIVE):
+            assert np.sqrt(np.mean((ours - wanted) ** 2)) < NOISE * wanted.std()
 
 
 def decode_in_torch(maps: list[Tensor], decode: DflDecode) -> tuple[Tensor, Tensor]:
