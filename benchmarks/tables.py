@@ -169,6 +169,23 @@ def ablation() -> str:
     return markdown(["change", *(f"seed {seed}" for seed in seeds), "against the default"], rows, words=1)
 
 
+def little() -> str:
+    """What small models learn from few pictures: means over seeds, and the lowest and highest AP on test."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for run in load("little")["runs"]:
+        groups.setdefault((run["set"], run["model"], run["balance"]), []).append(run)
+    rows = []
+    for (name, model, balance), runs in groups.items():
+        scores = [[run[key][split] for run in runs] for key in ("ap", "ap50") for split in ("val", "test")]
+        ends = [f"{end(run['ap']['test'] for run in runs):.1f}" for end in (min, max)]
+        seconds = statistics.fmean(run["seconds"] for run in runs)
+        first = [name, model, balance, f"{runs[0]['parameters'] / 1e6:.1f}", str(len(runs))]
+        means = [f"{statistics.fmean(column):.1f}" for column in scores]
+        rows.append([*first, *means, " to ".join(ends), f"{seconds:.0f}"])
+    headings = ["set", "model", "balance", "million parameters", "seeds", "AP on val", "on test", "AP50 on val"]
+    return markdown([*headings, "on test", "AP of seeds on test", "s"], rows, words=3)
+
+
 def host_cpu() -> str:
     """Engines on a desktop processor; beside it the same while one core is taken, where that was measured."""
     headings = ["engine", "ms", "of ncnn float32"]
@@ -293,6 +310,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engines-apart": engines_apart,
     "ablation": ablation,
     "host-cpu": host_cpu,
+    "little": little,
     "arm": arm,
     "arm-cost": arm_cost,
     "arm-ap": arm_ap,
