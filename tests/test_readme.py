@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from official_files import write_official
 from shared import make_once
 
 from edgeyolo.data.drawn import draw_dataset, draw_picture
@@ -66,9 +67,13 @@ def run_block(language: str, code: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_command_runs(document: Path, workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_every_command_runs(
+    document: Path, workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if document.name in START_TRAINED:
         shutil.copytree(make_once(tmp_path_factory, "trained", train) / "runs", workspace / "runs")
+    if document.name == "official-weights.md":
+        write_official("yolox-nano", workspace / "yolox_nano.pth", monkeypatch)
     for language, code in BLOCK.findall(document.read_text()):
         run_block(language, code, workspace)
     if document.name == "README.md":

@@ -17,7 +17,7 @@ from edgeyolo.spec.errors import EXIT_CODES
 _SUMMARY = "From a labelled data set to an INT8 detector on a board, measured on what ships."
 _NO_VERBS = ("app", "console", "flags")
 # As one meets them; a verb that is not named comes after those of its panel, by its name.
-_ORDER = ["train", "search", "quantize", "deploy", "evaluate", "demo", "detect", "bench"]
+_ORDER = ["import_", "train", "search", "quantize", "deploy", "evaluate", "demo", "detect", "bench"]
 _ORDER += ["models", "targets", "recipes", "inspect", "doctor"]
 
 
@@ -34,8 +34,13 @@ def make_app() -> typer.Typer:
     app.callback()(_show_version)
     for name, module in sorted(_load_verbs().items(), key=lambda item: _place(item[0])):
         verb = getattr(module, name)
-        app.command(name, rich_help_panel=module.PANEL, epilog=describe_settings(verb))(make_command(verb))
+        app.command(command_of(name), rich_help_panel=module.PANEL, epilog=describe_settings(verb))(make_command(verb))
     return app
+
+
+def command_of(verb: str) -> str:
+    """What a verb is called on the command line; `import_` has the name that Python does not give away."""
+    return verb.rstrip("_")
 
 
 def list_verbs() -> list[str]:

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from edgeyolo.cli.console import Console
-from edgeyolo.spec.deploying import DeployOptions
+from edgeyolo.spec.deploying import DeployGates, DeployOptions
 
 PANEL = "The way to a board"
 
@@ -20,10 +20,13 @@ def deploy(
     target: Annotated[str, typer.Option(help="Name of a board, or a .toml; `edgeyolo targets` lists them.")],
     out: Annotated[Path, typer.Option(help="Bundle to write, such as cells.eyb.")],
     options: DeployOptions,
+    gates: DeployGates,
 ) -> None:
     """Build the bundle that a board runs."""
     from edgeyolo import verbs
 
+    if gates.require_licence == "permissive":
+        verbs.check_licence(source)
     with console.show_progress() as progress:
         result = verbs.deploy(
             source,

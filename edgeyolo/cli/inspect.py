@@ -15,6 +15,7 @@ from edgeyolo.spec.figure import Figure, ScoreboardRow, scoreboard_rows
 
 if TYPE_CHECKING:
     from edgeyolo.spec.manifest import Manifest
+    from edgeyolo.spec.model import Origin
 
 PANEL = "What there is"
 
@@ -82,6 +83,12 @@ def _say(figure: Figure) -> str:
     return f"{figure.value:.2f}{'' if figure.unit == 'AP' else f' {figure.unit}'}{how}"
 
 
+def _origin_rows(origin: Origin | None) -> list[tuple[str, str]]:
+    if origin is None:
+        return []
+    return [("weights", f"are, or began as, {origin.file} of {origin.source}"), ("licence of these", origin.licence)]
+
+
 def _describe(manifest: Manifest) -> list[tuple[str, str]]:
     from edgeyolo.spec.machine import processor_name
 
@@ -96,6 +103,7 @@ def _describe(manifest: Manifest) -> list[tuple[str, str]]:
         ),
         ("decode", f"{type(model.decode).__struct_config__.tag}, strides {list(model.decode.strides)}"),
         ("nms", manifest.nms),
+        *_origin_rows(model.origin),
         ("target", manifest.target),
         ("engine", f"{artefact.engine} {artefact.engine_version}, threads {manifest.threads or 'default'}"),
         ("precision", f"{artefact.precision} ({layers})" if layers else artefact.precision),

@@ -47,5 +47,5 @@ def check_classes(spec: ModelSpec, dataset: Dataset) -> None:
         raise UsageError(
             f"the data set has classes {', '.join(dataset.class_names)}; the model {', '.join(spec.class_names)}",
             where=dataset.name,
-            hint="Evaluate on the data set that the model was trained for",
+            hint="Measure on the data set that the model was trained for; `quantize --no-evaluate` takes any pictures",
         )

@@ -22,9 +22,10 @@ from edgeyolo.heads import Anchors, head_of
 from edgeyolo.models._companion import Accompanied, Companion
 from edgeyolo.models._network import DetectorNetwork
 from edgeyolo.nn.fold import fold_in_place
-from edgeyolo.spec.errors import UnknownNameError, UsageError
-from edgeyolo.spec.model import ModelSpec
-from edgeyolo.weights.pretrained import Published, place_weights, read_weights
+from edgeyolo.spec.errors import CheckpointError, UnknownNameError, UsageError
+from edgeyolo.spec.model import ModelSpec, Origin
+from edgeyolo.spec.provenance import sha256_of
+from edgeyolo.weights.pretrained import OfficialWeights, Published, compare_weights, place_weights, read_weights
 
 __all__ = [
     "Accompanied",
@@ -35,12 +36,14 @@ __all__ = [
     "anchors_in",
     "anchors_of",
     "create",
+    "guess_models",
     "is_published",
     "learning_rate_of",
     "list_models",
     "load_official_weights",
     "load_pretrained",
     "model_names",
+    "origin_of",
     "rebuild",
 ]
 
@@ -135,7 +138,7 @@ def is_published(name: str) -> bool:
 
 def load_pretrained(
     name: str, path: str | Path, *, num_classes: int | None = None, activation: str | None = None
-) -> nn.Module:
+) -> DetectorNetwork:
     """A detector with the weights of an official checkpoint, in training form and eval mode. Nothing in it is run.
 
     Args:
@@ -153,7 +156,8 @@ def load_pretrained(
         num_classes = published.count_classes(_family_of(name).VARIANTS[name], weights.tensors)
     model = create(name, num_classes or 80, activation=activation)
     place_weights(model, published, weights)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def load_official_weights(model: nn.Module, path: Path) -> list[str]:
@@ -164,6 +168,27 @@ def load_official_weights(model: nn.Module, path: Path) -> list[str]:
     """
     config: Any = model.config
     return place_weights(model, _published(config.name), read_weights(path))
+
+
+def guess_models(path: Path) -> list[str]:
+    """The models whose tensors, by name and shape, are those of an official file; usually one, none if it is of no
+    model that is known.
+
+    Raises:
+        CheckpointError: unreadable, or it asks for more than tensors and containers.
+    """
+    weights = read_weights(path)
+    return [name for name in model_names() if _fits(name, weights)]
+
+
+def origin_of(name: str, path: Path) -> Origin:
+    """Whose official file this is, and under which licence.
+
+    Raises:
+        UnknownNameError, UsageError: as for `load_pretrained`.
+    """
+    published = _published(name)
+    return Origin(source=published.source, licence=published.licence, file=path.name, sha256=sha256_of(path))
 
 
 def model_names() -> list[str]:
@@ -197,6 +222,21 @@ def _published(name: str) -> Published:
         raise UsageError("no weights are published for it", where=name, hint="Give a checkpoint that edgeyolo wrote")
     published: Published = _family_of(name).PUBLISHED
     return published
+
+
+def _fits(name: str, weights: OfficialWeights) -> bool:
+    if not is_published(name):
+        return False
+    published = _published(name)
+    try:
+        num_classes = published.count_classes(_family_of(name).VARIANTS[name], weights.tensors)
+        if not num_classes:
+            return False
+        with torch.device("meta"):
+            model = create(name, num_classes)
+        return compare_weights(model, published, weights).fits
+    except CheckpointError:
+        return False
 
 
 def _licence_of(name: str) -> str:

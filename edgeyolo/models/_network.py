@@ -30,6 +30,10 @@ class NetworkConfig(Protocol):
     def num_classes(self) -> int:
         """K."""
 
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the square input it is meant for."""
+
 
 class DetectorNetwork(nn.Module):
     """(B, 3, H, W) float -> raw head maps, flat, in the order that `decode` states; in train and eval mode alike.

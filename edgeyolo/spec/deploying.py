@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -26,6 +27,16 @@ class DeployOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     nms: Nms = DEFAULT_NMS
     data: Path | None = None
     split: str | None = None
+
+
+class DeployGates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What must hold before `deploy` builds anything.
+
+    Attributes:
+        require_licence: refuse what is made of published weights under a licence of another kind.
+    """
+
+    require_licence: Literal["permissive"] | None = None
 
 
 class EvaluateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

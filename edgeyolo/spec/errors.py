@@ -10,7 +10,7 @@ EXIT_CODES = {
     1: "failed",
     2: "wrong usage",
     3: "a needed tool or package is missing or does not run here",
-    4: "an accuracy or latency gate was not met",
+    4: "a gate was not met: accuracy, latency or licence",
     5: "stopped before the end, can be resumed",
 }
 
@@ -120,7 +120,7 @@ class MissingPackageError(EdgeYoloError):
 
 
 class GateError(EdgeYoloError):
-    """An accuracy or latency budget that was not met."""
+    """A budget of accuracy or latency, or another condition of the user's, that was not met."""
 
     exit_code = 4
 

@@ -10,6 +10,8 @@ from edgeyolo.spec.figure import Kind
 
 FORMAT_VERSION = 1
 
+_PERMISSIVE = frozenset({"Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "ISC", "CC0-1.0", "Unlicense"})
+
 
 class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The network's input, (B, 3, H, W) float32: `(pixel / 255 - mean) / std` of the letterboxed picture.
@@ -119,13 +121,35 @@ RawDecode = AnchorDecode | DflDecode | PointDecode
 Decode = RawDecode | GraphDecode
 
 
-class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Weights that somebody else has published.
+
+    Attributes:
+        source: who.
+        licence: theirs, an SPDX name.
+        file: its name.
+        sha256: of the file.
+    """
+
+    source: str
+    licence: str
+    file: str
+    sha256: str
+
+    @property
+    def is_permissive(self) -> bool:
+        """Whether what is made of them may be shipped without its source."""
+        return self.licence in _PERMISSIVE
+
+
+class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """A detector as data: everything between a picture and its boxes except the network itself.
 
     Attributes:
         name: model name as in `edgeyolo models`, such as "yolov7-tiny".
         activation: the activation of its hidden layers.
         class_names: K names; class id is the position.
+        origin: the weights that its own are, or began as; None where all were made here.
     """
 
     name: str
@@ -133,6 +157,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     class_names: tuple[str, ...]
     input: InputSpec
     decode: Decode
+    origin: Origin | None = None
 
     @property
     def output_count(self) -> int:

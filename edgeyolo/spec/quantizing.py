@@ -53,3 +53,8 @@ class QuantizeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     split: str | None = None
     resume: bool = False
     device: str = "auto"
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether anything is measured or trained; calibration alone takes any pictures."""
+        return self.evaluate or self.qat or self.sensitivity or self.max_drop is not None

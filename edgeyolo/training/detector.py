@@ -16,7 +16,7 @@ from edgeyolo.models import Accompanied, Companion
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.nn.rep_forms import RepScales, start_plain
 from edgeyolo.spec.errors import UsageError
-from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.model import ModelSpec, Origin
 from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.auto_anchor import fit_to_dataset
 from edgeyolo.training.checkpoint import (
@@ -120,14 +120,16 @@ def make_detector_job(
     model = models.create(config.model, len(data.class_names), activation=config.activation, anchors_wh=anchors_wh)
     take_rep_form(model, config.rep, where=config.model)
     scales = read_scales(config, model) if config.rep_scales is not None else {}
+    origin = record.model.origin if record is not None else None
     if weights is not None and record is None:
-        load_start(model, weights)
+        origin = load_start(model, weights)
     spec = ModelSpec(
         name=model.config.name,
         activation=model.config.activation,
         class_names=data.class_names,
         input=model.make_input_spec((config.image_size, config.image_size)),
         decode=model.decode,
+        origin=origin,
     )
     criterion = model.make_criterion(epochs=config.epochs).to(device)
     choose_losses(criterion, config)
@@ -196,15 +198,21 @@ def choose_anchors(config: TrainConfig, data: Dataset, weights: Path | None) -> 
     return fit_to_dataset(config.model, data, config.image_size, start=start, seed=config.seed)
 
 
-def load_start(model: nn.Module, weights: Path) -> None:
+def load_start(model: models.DetectorNetwork, weights: Path) -> Origin | None:
     """Load weights to fine-tune from; a `.pt`, `.pth` or `.pdparams` is read as an official file.
+
+    Returns:
+        Who has published them, if anybody.
 
     Raises:
         CheckpointError: unreadable, or of another model. UsageError: nothing is published for the model.
     """
     if weights.suffix in _OFFICIAL_SUFFIXES:
         fresh = models.load_official_weights(model, weights)
+        origin: Origin | None = models.origin_of(model.config.name, weights)
     else:
-        tensors, _ = read_tensors(checkpoint_path(weights))
+        tensors, record = read_tensors(checkpoint_path(weights))
+        origin = record.model.origin
         fresh = load_matching_weights(model, strip_prefix(tensors, "model."), where=weights)
     _LOG.info("%d tensors do not fit %s and start fresh: %s", len(fresh), weights, ", ".join(fresh[:6]))
+    return origin

@@ -5,8 +5,9 @@ Each verb puts rooms together and loads them only when it is called.
 
 from edgeyolo.spec.quantizing import QuantizeOptions
 from edgeyolo.verbs._artefacts import measure_built
-from edgeyolo.verbs._deploy import DeployResult, deploy
+from edgeyolo.verbs._deploy import DeployResult, check_licence, deploy
 from edgeyolo.verbs._evaluate import artefact_name, evaluate
+from edgeyolo.verbs._import import ImportResult, import_weights
 from edgeyolo.verbs._quantize import QuantizeResult, quantize
 from edgeyolo.verbs._search import search
 from edgeyolo.verbs._splits import validation_split
@@ -14,11 +15,14 @@ from edgeyolo.verbs._train import train
 
 __all__ = [
     "DeployResult",
+    "ImportResult",
     "QuantizeOptions",
     "QuantizeResult",
     "artefact_name",
+    "check_licence",
     "deploy",
     "evaluate",
+    "import_weights",
     "measure_built",
     "quantize",
     "search",

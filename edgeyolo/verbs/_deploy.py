@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 from edgeyolo.spec.deploying import DeployOptions
 from edgeyolo.spec.detecting import DEFAULT_NMS, Nms
-from edgeyolo.spec.errors import BackendError, DataError, MissingPackageError, UnknownNameError, UsageError
+from edgeyolo.spec.errors import BackendError, DataError, GateError, MissingPackageError, UnknownNameError, UsageError
 from edgeyolo.spec.manifest import Artefact, Manifest
 from edgeyolo.spec.model import GraphDecode, ModelRecord, ModelSpec
 from edgeyolo.spec.progress import SILENT, Progress
@@ -101,6 +101,29 @@ def deploy(
         manifest = write_bundle(out, manifest, Path(work))
         progress.step("deploy", 3, 3, str(out))
     return DeployResult(out, manifest, (*_choice_note(wanted, target), *notes))
+
+
+def check_licence(source: Path) -> None:
+    """See that what `deploy` would build may be shipped without its source.
+
+    Args:
+        source: as for `deploy`.
+
+    Raises:
+        GateError: its weights are, or began as, published ones under a licence that asks for more.
+    """
+    if (source / "model.json").is_file():
+        origin = load_json(source / "model.json", ModelRecord).model.origin
+    else:
+        from edgeyolo.training.checkpoint import checkpoint_path, read_record
+
+        origin = read_record(checkpoint_path(source)).model.origin
+    if origin is not None and not origin.is_permissive:
+        raise GateError(
+            f"its weights are, or began as, {origin.file} of {origin.source}, under {origin.licence}",
+            where=source,
+            hint="Train from random weights, or from ones under a permissive licence",
+        )
 
 
 def _choice_note(wanted: str, target: str) -> list[str]:

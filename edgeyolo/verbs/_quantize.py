@@ -184,7 +184,8 @@ def open_job(checkpoint: Path, data: Path, out: Path, recipe: str, options: Quan
     check_replaceable(work, _WORK_FILES)
     source = load_checkpoint(checkpoint)
     train_data, choice_data = open_training_data(data)
-    check_classes(source.record.model, train_data)
+    if options.needs_labels:
+        check_classes(source.record.model, train_data)
     world, device = find_place(options)
     return Job(
         source=source,

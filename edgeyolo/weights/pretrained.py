@@ -91,11 +91,37 @@ def read_weights(path: Path) -> OfficialWeights:
     return OfficialWeights(path, read_tensors(path))
 
 
-def place_weights(model: nn.Module, published: Published, weights: OfficialWeights) -> list[str]:
-    """Load official weights into a network in training form; returns the names that keep their fresh values.
+@dataclass(frozen=True)
+class Comparison:
+    """A network's tensors beside those of a file.
+
+    Attributes:
+        found: name here -> the tensor that goes there.
+        official: name here -> in the file.
+        outputs: names here of outputs that are for other classes.
+        neutral: name here -> value where the file needs to have nothing.
+        file_classes: K of the file, None where it cannot be told.
+        misfits: what is wrong -> official names.
+    """
+
+    found: dict[str, Tensor]
+    official: dict[str, str]
+    outputs: list[str]
+    neutral: dict[str, float]
+    file_classes: int | None
+    misfits: dict[str, list[str]]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the file is of this network."""
+        return not any(self.misfits.values())
+
+
+def compare_weights(model: nn.Module, published: Published, weights: OfficialWeights) -> Comparison:
+    """Find the place of every tensor; only shapes of the network are looked at.
 
     Raises:
-        CheckpointError: the file is of another model, its boxes would be read wrongly, or a value is not a number.
+        CheckpointError: the file's boxes would be read wrongly.
     """
     config: Any = model.config
     names = published.names(config, weights.tensors, weights.path)
@@ -121,17 +147,34 @@ def place_weights(model: nn.Module, published: Published, weights: OfficialWeigh
             if value.shape != state[n].shape
         ],
     }
-    if any(misfits.values()):
-        raise _other_model(config.name, misfits, weights.path)
-    _check_finite({official[here]: value for here, value in found.items()}, weights.path)
     neutral = {n: names.neutral[_leaf(n)] for n in absent if _leaf(n) in names.neutral}
-    model.load_state_dict(found | {n: torch.full_like(state[n], v) for n, v in neutral.items()}, strict=False)
-    fresh = [n for n in state if n not in found and n not in neutral and _leaf(n) != "num_batches_tracked"]
-    if outputs:
+    return Comparison(found, official, outputs, neutral, file_classes, misfits)
+
+
+def place_weights(model: nn.Module, published: Published, weights: OfficialWeights) -> list[str]:
+    """Load official weights into a network in training form; returns the names that keep their fresh values.
+
+    Raises:
+        CheckpointError: the file is of another model, its boxes would be read wrongly, or a value is not a number.
+    """
+    config: Any = model.config
+    compared = compare_weights(model, published, weights)
+    if not compared.fits:
+        raise _other_model(config.name, compared.misfits, weights.path)
+    _check_finite({compared.official[here]: value for here, value in compared.found.items()}, weights.path)
+    state = model.state_dict()
+    neutral = {n: torch.full_like(state[n], value) for n, value in compared.neutral.items()}
+    model.load_state_dict(compared.found | neutral, strict=False)
+    placed = {*compared.found, *neutral}
+    fresh = [n for n in state if n not in placed and _leaf(n) != "num_batches_tracked"]
+    if compared.outputs:
         _LOG.warning(
-            "%s is for %s classes, not %d: its outputs are made anew", weights.path, file_classes, config.num_classes
+            "%s is for %s classes, not %d: its outputs are made anew",
+            weights.path,
+            compared.file_classes,
+            config.num_classes,
         )
-    if set(fresh) - set(outputs):
+    if set(fresh) - set(compared.outputs):
         _LOG.warning("%s has no auxiliary heads, which only training needs: they are made anew", weights.path)
     return fresh
 

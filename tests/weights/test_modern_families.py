@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
-import types
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from official_files import official_tensors, write_official
 
 from edgeyolo import models
 from edgeyolo.spec.errors import CheckpointError
@@ -185,69 +183,6 @@ FIXED = ("dfl.conv.weight", "anchors", "proj", "proj_conv.weight", "project")
 LARGE = ("yolov6m", "yolov6l6", "damo-m")
 
 
-def official_tensors(name: str) -> dict[str, Tensor]:
-    """Random values under the authors' names; which there are is said by the parts of the network."""
-    torch.manual_seed(1)
-    model = models.create(name, 80)
-    names = models._published(name).names(model.config, {}, "here")
-    tensors = {names.official(ours): value for ours, value in model.state_dict().items()}
-    if name.startswith("yolov8"):
-        tensors["model.22.dfl.conv.weight"] = torch.arange(16.0).view(1, 16, 1, 1)
-    if name.startswith("yolov6"):
-        tensors["detect.proj"], tensors["detect.proj_conv.weight"] = (
-            torch.arange(17.0),
-            torch.arange(17.0)[None, :, None, None],
-        )
-        for level, chs in enumerate((32, 64, 128)):  # what only training needs
-            tensors[f"detect.cls_preds_ab.{level}.weight"] = torch.zeros(240, chs, 1, 1)
-            tensors[f"detect.reg_preds_dist.{level}.bias"] = torch.zeros(68)
-    if name.startswith("yolov5"):
-        anchors = torch.tensor(model.config.anchors_wh) / torch.tensor(model.strides)[:, None, None]
-        tensors[next(key for key in tensors if ".m.0.bias" in key).replace("m.0.bias", "anchors")] = anchors
-    if name.startswith("damo"):
-        tensors["head.integral.project"] = torch.arange(float(model.config.bins))
-    for key, value in tensors.items():
-        if value.is_floating_point() and not key.endswith(
-            ("dfl.conv.weight", "anchors", "proj", "proj_conv.weight", "project")
-        ):
-            value.copy_(torch.rand_like(value) * 0.5 + 0.1)
-    return tensors
-
-
-class DetectionModel(nn.Module):
-    """What a file of YOLOv6 or YOLOv8 pickles: modules inside modules, each parameter at its path."""
-
-
-def as_modules(tensors: dict[str, Tensor]) -> nn.Module:
-    root = DetectionModel()
-    for name, value in tensors.items():
-        *path, leaf = name.split(".")
-        module = root
-        for part in path:
-            if part not in module._modules:
-                module.add_module(part, nn.Module())
-            module = module.get_submodule(part)
-        module.register_buffer(leaf, value)
-    return root
-
-
-def write(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    tensors = official_tensors(name)
-    if name.startswith(("yolox", "damo")):
-        torch.save({"start_epoch": 300, "model": tensors, "optimizer": None}, path)
-        return tensors
-    place = "yolov6.models.yolo" if name.startswith("yolov6") else "ultralytics.nn.tasks"
-    parts = place.split(".")
-    package = types.ModuleType(place)
-    package.DetectionModel = DetectionModel  # type: ignore[attr-defined]
-    with monkeypatch.context() as patch:
-        for count in range(1, len(parts) + 1):
-            patch.setitem(sys.modules, ".".join(parts[:count]), package)
-        patch.setattr(DetectionModel, "__module__", place)
-        torch.save({"epoch": -1, "model": as_modules(tensors).half(), "ema": None, "train_args": {"imgsz": 640}}, path)
-    return tensors
-
-
 @pytest.mark.parametrize("name", KNOWN)
 def test_names_and_shapes_are_the_authors(name: str) -> None:
     count, known = KNOWN[name]
@@ -261,7 +196,7 @@ def test_names_and_shapes_are_the_authors(name: str) -> None:
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in KNOWN]
 )
 def test_a_file_in_their_layout_is_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = write(name, tmp_path / "official.pt", monkeypatch)
+    tensors = write_official(name, tmp_path / "official.pt", monkeypatch)
     model = models.load_pretrained(name, tmp_path / "official.pt")
     names = models._published(name).names(model.config, {}, "here")
     for ours, value in model.state_dict().items():
@@ -291,6 +226,6 @@ def test_a_class_that_nothing_was_trained_for_is_left_out(tmp_path: Path) -> Non
 
 
 def test_a_file_of_another_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write("yolox-s", tmp_path / "official.pt", monkeypatch)
+    write_official("yolox-s", tmp_path / "official.pt", monkeypatch)
     with pytest.raises(CheckpointError, match="does not fit yolox-tiny"):
         models.load_pretrained("yolox-tiny", tmp_path / "official.pt")

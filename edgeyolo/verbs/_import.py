@@ -1,0 +1,93 @@
+"""`import`: weights that a family's authors published -> a checkpoint, without any training."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeyolo.spec.coco_classes import COCO_CLASSES
+from edgeyolo.spec.errors import CheckpointError, DataError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from edgeyolo.spec.model import ModelSpec
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """What `import_weights` wrote."""
+
+    checkpoint: Path
+    model: ModelSpec
+
+
+def import_weights(
+    file: Path, out: Path, *, model: str | None = None, names: Path | None = None, image_size: int | None = None
+) -> ImportResult:
+    """Write official weights as `best.safetensors` in the folder `out`, with their origin and licence in its record.
+
+    Args:
+        file: as the authors publish it; nothing in it is run.
+        model: name in the zoo; None for the one that the tensors fit.
+        names: a text file, the name of a class on each line; None for COCO's, where there are 80 classes.
+        image_size: side in pixels of the square input; None for the model's own.
+
+    Raises:
+        CheckpointError: unreadable, of another model, or of none that is known. UnknownNameError, UsageError: no such
+            model, several that fit, no or too few class names, or a size that its strides do not divide.
+        OutputError: there is a checkpoint in `out` already, or it cannot be written.
+    """
+    from edgeyolo import models
+    from edgeyolo.spec.model import ModelSpec
+    from edgeyolo.spec.training import TrainConfig
+    from edgeyolo.training.checkpoint import CheckpointRecord, save_checkpoint
+
+    path = out / "best.safetensors"
+    if path.exists():
+        raise OutputError("there is a checkpoint already", where=path, hint="Give another --out, or remove it")
+    name = model or _only_guess(file)
+    network = models.load_pretrained(name, file)
+    side = image_size or network.config.image_size
+    spec = ModelSpec(
+        name=name,
+        activation=network.config.activation,
+        class_names=_class_names(names, network.config.num_classes, file),
+        input=network.make_input_spec((side, side)),
+        decode=network.decode,
+        origin=models.origin_of(name, file),
+    )
+    config = TrainConfig(model=name, image_size=side)
+    tensors = {f"model.{key}": tensor for key, tensor in network.state_dict().items()}
+    save_checkpoint(path, tensors, CheckpointRecord(model=spec, config=config, data="", epoch=0))
+    return ImportResult(path, spec)
+
+
+def _only_guess(file: Path) -> str:
+    from edgeyolo import models
+
+    found = models.guess_models(file)
+    if not found:
+        raise CheckpointError(
+            "its tensors are those of no model that is known", where=file, hint="--model NAME says what differs from it"
+        )
+    if len(found) > 1:
+        raise UsageError(f"fits {' and '.join(found)}", where=file, hint="Say which with --model")
+    _LOG.info("%s is %s by its tensors", file, found[0])
+    return found[0]
+
+
+def _class_names(names: Path | None, count: int, file: Path) -> tuple[str, ...]:
+    if names is None:
+        if count != len(COCO_CLASSES):
+            raise UsageError(f"has {count} classes, and no names", where=file, hint="Give --names FILE, one on a line")
+        return COCO_CLASSES
+    try:
+        found = tuple(line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read ({error})", where=names, hint="A text file, one name on a line") from None
+    if len(found) != count or len(set(found)) != count:
+        raise UsageError(f"has {len(set(found))} different names for {count} classes", where=names, hint="One for each")
+    return found
