@@ -14,7 +14,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ LOOKS_LIKE = "tar shards: a folder with train-0000.tar ... and classes.txt"
 
 _CLASSES = "classes.txt"
 _NAME = re.compile(r"(?P<split>[A-Za-z]+)(?:[-_]?\d+)?\.tar")
+_WANTED = {*SUFFIXES, ".txt", ".json"}
 _LARGEST_LABELS = 1 << 24  # bytes
 
 
@@ -90,16 +91,15 @@ def _read_shard(shard: Path) -> list[Labelled]:
     texts: dict[str, bytes] = {}
     described: dict[str, bytes] = {}
     try:
-        with tarfile.open(shard, "r:") as archive:
-            for key, suffix, member in _members(archive, shard):
-                if suffix not in SUFFIXES:
-                    stream = archive.extractfile(member)
-                    assert stream is not None
-                    (texts if suffix == ".txt" else described)[key] = stream.read()
-                elif key in pictures:
-                    raise DataError(f"has two pictures under the key '{key}'", where=shard)
+        with tarfile.open(shard, "r:") as archive, shard.open("rb") as stream:
+            for key, suffix, start, size in _members(archive, shard):
+                if suffix in SUFFIXES:
+                    if key in pictures:
+                        raise DataError(f"has two pictures under the key '{key}'", where=shard)
+                    pictures[key] = path_in_tar(shard, f"{key}{suffix}", start, size)
                 else:
-                    pictures[key] = path_in_tar(shard, f"{key}{suffix}", member.offset_data, member.size)
+                    stream.seek(start)
+                    (texts if suffix == ".txt" else described)[key] = stream.read(size)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise DataError(
             f"cannot be read ({error})", where=shard, hint="It is broken, or compressed; make it again, as a plain tar"
@@ -120,23 +120,24 @@ def _with_labels(path: Path, key: str, shard: Path, text: bytes, described: byte
     return Labelled(str(path), image_id, image_hw, label_path, text)
 
 
-def _members(archive: tarfile.TarFile, shard: Path) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """(key, suffix, member) of those that count; keys without folders.
+def _members(archive: tarfile.TarFile, shard: Path) -> Iterator[tuple[str, str, int, int]]:
+    """(key, suffix, first byte, bytes) of those that count; keys without folders.
 
     Raises:
         DataError: a name that leads out of the archive, or labels that are too large to be any.
     """
     for member in archive:
-        name = PurePosixPath(member.name)
-        if name.is_absolute() or ".." in name.parts or "\\" in member.name:
-            raise DataError(f"has a member that leads out of it: {member.name}", where=shard, hint="Do not use it")
-        suffix = name.suffix.lower()
-        is_plain = member.isreg() and not member.issparse() and not name.name.startswith(".")
-        if not is_plain or suffix not in {*SUFFIXES, ".txt", ".json"}:
+        name: str = member.name
+        if name.startswith("/") or "\\" in name or (".." in name and ".." in name.split("/")):
+            raise DataError(f"has a member that leads out of it: {name}", where=shard, hint="Do not use it")
+        stem, dot, kind = name.rpartition(".")
+        suffix = dot + kind.lower()
+        is_hidden = name.rpartition("/")[2].startswith(".")
+        if is_hidden or suffix not in _WANTED or not member.isreg() or member.issparse():
             continue
         if suffix not in SUFFIXES and member.size > _LARGEST_LABELS:
-            raise DataError(f"labels of {member.size} bytes", where=f"{shard}, {member.name}")
-        yield "_".join(name.with_suffix("").parts), suffix, member
+            raise DataError(f"labels of {member.size} bytes", where=f"{shard}, {name}")
+        yield stem.removeprefix("./").replace("/", "_"), suffix, member.offset_data, member.size
 
 
 def _as_yolo(raw: bytes, image_hw: tuple[int, int], where: str) -> str:

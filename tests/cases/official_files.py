@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from edgeyolo import models
 
 
-def official_tensors(name: str) -> dict[str, Tensor]:
-    """Random values under the authors' names; which there are is said by the parts of the network."""
+def official_tensors(name: str, *, is_fresh: bool = False) -> dict[str, Tensor]:
+    """Values under the authors' names, random or those of a fresh network; the network's parts say which there are."""
     torch.manual_seed(1)
     model = models.create(name, 80)
     names = models._published(name).names(model.config, {}, "here")
@@ -35,8 +35,10 @@ def official_tensors(name: str) -> dict[str, Tensor]:
     if name.startswith("damo"):
         tensors["head.integral.project"] = torch.arange(float(model.config.bins))
     for key, value in tensors.items():
-        if value.is_floating_point() and not key.endswith(
-            ("dfl.conv.weight", "anchors", "proj", "proj_conv.weight", "project")
+        if (
+            not is_fresh
+            and value.is_floating_point()
+            and not key.endswith(("dfl.conv.weight", "anchors", "proj", "proj_conv.weight", "project"))
         ):
             value.copy_(torch.rand_like(value) * 0.5 + 0.1)
     return tensors
@@ -59,9 +61,11 @@ def as_modules(tensors: dict[str, Tensor]) -> nn.Module:
     return root
 
 
-def write_official(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+def write_official(
+    name: str, path: Path, monkeypatch: pytest.MonkeyPatch, *, is_fresh: bool = False
+) -> dict[str, Tensor]:
     """Write them as the authors publish them; returns what was written."""
-    tensors = official_tensors(name)
+    tensors = official_tensors(name, is_fresh=is_fresh)
     if name.startswith(("yolox", "damo")):
         torch.save({"start_epoch": 300, "model": tensors, "optimizer": None}, path)
         return tensors

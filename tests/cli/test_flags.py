@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 import edgeyolo
-from edgeyolo.cli.app import list_verbs, load_verb, make_app
+from edgeyolo.cli.app import command_of, list_verbs, load_verb, make_app
 from edgeyolo.cli.console import Console
 from edgeyolo.cli.flags import Shown, make_command
 from edgeyolo.runtime import Detector
@@ -36,7 +36,9 @@ def structs_of(verb: str) -> list[type[msgspec.Struct]]:
 
 def help_lines(verb: str) -> list[str]:
     """One line per option, without the frame and runs of blanks."""
-    shown = CliRunner().invoke(make_app(), [verb, "--help"], env={"COLUMNS": "700", "TERMINAL_WIDTH": "700"})
+    shown = CliRunner().invoke(
+        make_app(), [command_of(verb), "--help"], env={"COLUMNS": "700", "TERMINAL_WIDTH": "700"}
+    )
     assert shown.exit_code == 0, shown.output
     return [" ".join(line.strip("│ *\n").split()) for line in shown.output.splitlines()]
 

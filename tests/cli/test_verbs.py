@@ -15,7 +15,7 @@ import pytest
 
 import edgeyolo
 from edgeyolo import __version__
-from edgeyolo.cli.app import list_verbs
+from edgeyolo.cli.app import command_of, list_verbs
 from edgeyolo.cli.bench import _check_gate
 from edgeyolo.cli.console import Console
 from edgeyolo.data.drawn import draw_dataset, draw_picture
@@ -49,7 +49,7 @@ def test_every_verb_has_help_and_json(run: Run) -> None:
         list_verbs()
     )
     listed = run("--help").stdout
-    for verb in list_verbs():
+    for verb in map(command_of, list_verbs()):
         assert f" {verb} " in listed
         done = run(verb, "--help")
         assert done.returncode == 0

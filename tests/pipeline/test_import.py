@@ -15,6 +15,7 @@ from edgeyolo import models, verbs
 from edgeyolo.cli.app import make_app
 from edgeyolo.data.drawn import draw_dataset, draw_picture
 from edgeyolo.runtime import Detector
+from edgeyolo.spec.detecting import Thresholds
 from edgeyolo.spec.errors import GateError, OutputError, UsageError
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.training.checkpoint import load_checkpoint
@@ -62,14 +63,14 @@ def test_imported_weights_are_quantized_and_deployed(
     """On two engines; in float the boxes are the network's own, in int8 the maps are near."""
     draw_dataset(tmp_path / "data", {"train": 4, "val": 2}, image_hw=(64, 64))
     file, licence = FILES[name]
-    write_official(name, tmp_path / file, monkeypatch)
+    write_official(name, tmp_path / file, monkeypatch, is_fresh=True)
     verbs.import_weights(tmp_path / file, tmp_path / "run", image_size=64)
     options = verbs.QuantizeOptions(report=False, evaluate=False)
     verbs.quantize(tmp_path / "run", tmp_path / "data", tmp_path / "int8", recipe="int8-max", options=options)
     loaded = load_checkpoint(tmp_path / "run")
     spec: ModelSpec = loaded.record.model
     picture = draw_picture(np.random.default_rng(0), (64, 64)).image
-    wanted = Detector(TorchSession(loaded.model), spec, score_threshold=0.01).detect(picture)
+    wanted = Detector(TorchSession(loaded.model), spec, Thresholds(score_threshold=0.01)).detect(picture)
     for target in ("host-onnx", "host-ncnn"):
         verbs.deploy(tmp_path / "run", target, tmp_path / "float.eyb", precision="fp32")
         found = Detector.load(tmp_path / "float.eyb", score_threshold=0.01).detect(picture)
@@ -85,7 +86,7 @@ def test_its_licence_goes_where_the_weights_go(tmp_path: Path, monkeypatch: pyte
     """Into what is trained on from them too, and a gate finds it there."""
     draw_dataset(tmp_path / "data", {"train": 4, "val": 2}, image_hw=(64, 64))
     for name in ("yolov8n", "yolox-nano"):
-        write_official(name, tmp_path / FILES[name][0], monkeypatch)
+        write_official(name, tmp_path / FILES[name][0], monkeypatch, is_fresh=True)
         verbs.import_weights(tmp_path / FILES[name][0], tmp_path / name, image_size=64)
     assert verbs.check_licence(tmp_path / "yolox-nano") is None
     with pytest.raises(GateError, match=r"yolov8n\.pt.*AGPL-3\.0"):
