@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +11,13 @@ import typer
 
 from edgeyolo.cli.console import Console
 from edgeyolo.spec.deploying import InspectOptions
-from edgeyolo.spec.errors import GateError
+from edgeyolo.spec.errors import GateError, MissingPackageError
 from edgeyolo.spec.figure import Figure, ScoreboardRow, scoreboard_rows
 
 if TYPE_CHECKING:
     from edgeyolo.spec.manifest import Manifest
-    from edgeyolo.spec.model import Origin
+    from edgeyolo.spec.model import Decode, Origin
+    from edgeyolo.spec.receptive_field import ReceptiveField
 
 PANEL = "What there is"
 
@@ -34,17 +36,50 @@ def inspect(
     with open_bundle(bundle) as opened:
         manifest = opened.manifest
         sizes = {name: (opened.folder / name).stat().st_size for name in sorted(manifest.sha256)}
+        fields = manifest.receptive_fields or _fields_of_graph(opened.folder, manifest)
     console.show_table(["", ""], _describe(manifest), title=str(bundle))
     console.show_table(
         ["file", "bytes", "sha256"], [(name, size, manifest.sha256[name]) for name, size in sizes.items()]
     )
     if manifest.scores:
         console.show_scores(manifest.scores)
+    if fields:
+        console.show_table(["stride", "sees, px", "anchors, px"], _field_cells(fields, manifest.model.decode))
     rows = scoreboard_rows(manifest, sum(sizes.values()))
     if rows:
         console.show_table(["split", "AP float", "AP here", "bytes", "costs"], [_scoreboard_cells(row) for row in rows])
     console.say("Every file is what the manifest says.")
-    console.show_json(msgspec.to_builtins(manifest) | {"scoreboard": msgspec.to_builtins(rows)})
+    told = {"scoreboard": rows, "receptive_fields": fields}
+    console.show_json(msgspec.to_builtins(manifest) | msgspec.to_builtins(told))
+
+
+def _fields_of_graph(folder: Path, manifest: Manifest) -> tuple[ReceptiveField, ...]:
+    """From the ONNX file of a bundle of before they were recorded, if it has one and onnx is installed."""
+    from edgeyolo.graph.qdq import load_onnx
+    from edgeyolo.graph.receptive_field import receptive_fields
+
+    for name in manifest.artefact.files.values():
+        if name.endswith(".onnx"):
+            try:
+                return tuple(receptive_fields(load_onnx(folder / name), manifest.model.decode.strides))
+            except MissingPackageError:
+                break
+    return ()
+
+
+def _field_cells(fields: Sequence[ReceptiveField], decode: Decode) -> list[tuple[str, ...]]:
+    """A row for each level: stride, height and width of what a cell sees, and the anchors where the head has some."""
+    from edgeyolo.heads import head_of
+
+    anchors = dict(zip(decode.strides, head_of(decode).anchors_wh or (), strict=False))
+    return [
+        (
+            str(field.stride),
+            " x ".join(map(str, field.theoretical_hw)) + (", and something of all" if field.sees_all else ""),
+            ", ".join(f"{width:g} x {height:g}" for width, height in anchors.get(field.stride, ())) or "none",
+        )
+        for field in fields
+    ]
 
 
 def _inspect_qdq(path: Path, console: Console) -> None:

@@ -12,6 +12,7 @@ from edgeyolo.backends import list_packages
 from edgeyolo.export.onnx import trace_onnx
 from edgeyolo.export.qparams import make_qparams
 from edgeyolo.export.verify import check_parity
+from edgeyolo.graph.receptive_field import receptive_fields
 from edgeyolo.quantization.quantize import Quantized
 from edgeyolo.spec.atomic import replacing_folder
 from edgeyolo.spec.model import ModelRecord, ModelSpec, Score
@@ -54,6 +55,7 @@ def export_model(
     record = ModelRecord(
         model=spec,
         onnx_sha256=digest,
+        receptive_fields=tuple(receptive_fields(model, spec.decode.strides)),
         checkpoint_sha256=checkpoint_sha256,
         scores=tuple(scores),
         tools=tool_versions(list_packages()),

@@ -12,6 +12,7 @@ from edgeyolo.quantization.study.sensitivity import Sensitivity
 from edgeyolo.quantization.study.signal_left import LayerSignal
 from edgeyolo.spec.figure import FLOAT_ARTEFACT
 from edgeyolo.spec.model import Latency, ModelSpec, Score
+from edgeyolo.spec.receptive_field import ReceptiveField
 from edgeyolo.spec.recipe import Recipe
 from edgeyolo.training.checkpoint import EpochRow
 
@@ -125,6 +126,9 @@ class QuantizationReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         float_reasons: why -> how many layers are float for it.
         groups: number of scale groups.
         rows: artefacts, the float torch model of each split first.
+        receptive_fields: of each level, the theoretical and the effective one of the float model.
+        object_sides_px: square root of the area in the network's input that 5, 50 and 95 % of the objects do not
+            exceed; none where there are no objects.
         signal: per layer, in the order of the network.
         chosen_on: split that epochs of QAT and float layers were chosen on, and sensitivity was measured on.
     """
@@ -137,6 +141,8 @@ class QuantizationReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     groups: int
     rows: tuple[ArtefactRow, ...]
     provenance: Provenance
+    receptive_fields: tuple[ReceptiveField, ...] = ()
+    object_sides_px: tuple[float, ...] = ()
     signal: tuple[LayerSignal, ...] = ()
     chosen_on: str = ""
     sensitivity: Sensitivity | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from edgeyolo.heads import head_of
 from edgeyolo.quantization.study.sensitivity import Sensitivity
 from edgeyolo.quantization.study.signal_left import SQNR_LIMIT_DB
 from edgeyolo.report import quantization_plots as plots
@@ -15,6 +16,7 @@ from edgeyolo.report.page import embed, fill_template
 from edgeyolo.report.quantization import ArtefactRow, QuantizationReport
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.figure import FLOAT_ARTEFACT
+from edgeyolo.spec.receptive_field import ReceptiveField
 from edgeyolo.spec.strict import encode_json
 
 
@@ -38,6 +40,7 @@ def write_report(folder: Path, report: QuantizationReport, pictures: Mapping[str
         classes=list(dict.fromkeys(name for row in report.rows for name in row.score.per_class)),
         has_time=any(row.latency for row in report.rows),
         headline=_headline(report),
+        field_rows=_field_rows(report),
         sqnr_limit_db=SQNR_LIMIT_DB,
         group_rows=_group_rows(report.sensitivity, _float_ap(report)),
         agreement=_agreement(report.sensitivity),
@@ -73,6 +76,16 @@ def _headline(report: QuantizationReport) -> str:
     verb = f"loses {_drop(worst):.2f}" if _drop(worst) >= 0 else f"gains {-_drop(worst):.2f}"
     where = f"{worst.score.artefact}, split {worst.score.split}, {worst.score.images} pictures"
     return f"The worst {kind} {verb} AP against the float model ({where})."
+
+
+def _field_rows(report: QuantizationReport) -> list[tuple[ReceptiveField, str]]:
+    """Each level with its anchors in words, "" where the head has none."""
+    decode = report.model.decode
+    anchors = dict(zip(decode.strides, head_of(decode).anchors_wh or (), strict=False))
+    return [
+        (field, ", ".join(f"{width:g} x {height:g}" for width, height in anchors.get(field.stride, ())))
+        for field in report.receptive_fields
+    ]
 
 
 def _drop(row: ArtefactRow) -> float:

@@ -6,6 +6,7 @@ import msgspec
 
 from edgeyolo.spec.detecting import DEFAULT_NMS, Nms
 from edgeyolo.spec.model import Latency, ModelSpec, Score
+from edgeyolo.spec.receptive_field import ReceptiveField
 from edgeyolo.spec.target import Option, Precision
 from edgeyolo.spec.tuning import Tuning
 
@@ -78,6 +79,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         cpu_features: what its processor must have for right results, as Linux names it, such as "asimddp". What the
             engine merely makes use of where it is there is not among them.
         threads: engine threads on that board, 0 for the engine's default.
+        receptive_fields: of each level, finest first; none where the graph that it was built from did not say.
         nms: how several boxes of one object become one, unless who loads it says something else.
         sha256: file name -> digest, for every file in the bundle but the manifest.
         scores: measured accuracy, float first, each deployed artefact after.
@@ -93,6 +95,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cpu_features: tuple[str, ...] = ()
     artefact: Artefact
     threads: int = 0
+    receptive_fields: tuple[ReceptiveField, ...] = ()
     nms: Nms = DEFAULT_NMS
     sha256: dict[str, str]
     scores: tuple[Score, ...] = ()

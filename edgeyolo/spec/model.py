@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from edgeyolo.spec.figure import Kind
+from edgeyolo.spec.receptive_field import ReceptiveField
 
 FORMAT_VERSION = 1
 
@@ -207,6 +208,7 @@ class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     Attributes:
         onnx_sha256: of the `model.onnx` beside it.
+        receptive_fields: of each level, finest first.
         checkpoint_sha256: of the checkpoint it came from, "" for random weights.
         scores: measured so far, the float model first.
         tools: package name -> version.
@@ -215,6 +217,7 @@ class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     format_version: int = FORMAT_VERSION
     model: ModelSpec
     onnx_sha256: str
+    receptive_fields: tuple[ReceptiveField, ...] = ()
     checkpoint_sha256: str = ""
     scores: tuple[Score, ...] = ()
     tools: dict[str, str] = {}

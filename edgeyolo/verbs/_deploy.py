@@ -224,6 +224,7 @@ def make_manifest(
         artefact=artefact,
         threads=board.threads,
         nms=nms,
+        receptive_fields=record.receptive_fields,
         sha256={},
         scores=record.scores,
         source=source,

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from edgeyolo.quantization.study.budget import BudgetResult
     from edgeyolo.report.quantization import BudgetTrail, EngineDifference, QatHistory, WorstPicture
     from edgeyolo.spec.detections import Image
+    from edgeyolo.spec.receptive_field import ReceptiveField
     from edgeyolo.verbs._quantize import Findings, Job
 
 logger = logging.getLogger(__name__)
 
-PARITY_PICTURES, INTEGER_PICTURES = 8, 2
+PARITY_PICTURES, INTEGER_PICTURES, FIELD_PICTURES = 8, 2, 4
 
 
 def report_on(job: Job, found: Findings, scores: Sequence[Score], folder: Path) -> tuple[Score, ...]:
@@ -69,6 +70,8 @@ def report_on(job: Job, found: Findings, scores: Sequence[Score], folder: Path) 
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             tools=tool_versions(list_packages()),
         ),
+        receptive_fields=_receptive_fields(job, quantized, folder),
+        object_sides_px=_object_sides_px(job),
         signal=tuple(layer_sqnr(quantized.on(job.device), found.pictures, job.progress)),
         chosen_on=job.choice_data.split,
         sensitivity=found.sensitivity,
@@ -82,6 +85,31 @@ def report_on(job: Job, found: Findings, scores: Sequence[Score], folder: Path) 
     except MissingPackageError as error:
         logger.warning("report.json is written, report.html is not: %s", error)
     return tuple(measured.scores)
+
+
+def _receptive_fields(job: Job, quantized: Quantized, folder: Path) -> tuple[ReceptiveField, ...]:
+    """The theoretical ones of the graph, with the effective ones measured on a few pictures."""
+    import msgspec
+
+    from edgeyolo.geometry.network_input import make_input
+    from edgeyolo.quantization.study.receptive_field import effective_fields
+    from edgeyolo.spec.model import ModelRecord
+    from edgeyolo.spec.strict import load_json
+
+    spec, data = job.source.record.model, job.scored_data
+    fields = load_json(folder / "model.json", ModelRecord).receptive_fields
+    images = [make_input(data[i].image, spec.input)[0][0] for i in range(min(FIELD_PICTURES, len(data)))]
+    sides = effective_fields(quantized.reference, [field.stride for field in fields], images)
+    return tuple(msgspec.structs.replace(f, effective_px=side) for f, side in zip(fields, sides, strict=True))
+
+
+def _object_sides_px(job: Job) -> tuple[float, ...]:
+    import numpy as np
+
+    from edgeyolo.data.letterboxed import letterboxed_sides
+
+    sides = letterboxed_sides(job.scored_data.records, job.source.record.model.input.image_hw)
+    return tuple(np.percentile(np.sqrt(sides.prod(axis=1)), (5, 50, 95)).tolist()) if len(sides) else ()
 
 
 class EngineFigures:

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
 import edgeyolo
 from edgeyolo import __version__
+from edgeyolo.bundle import open_bundle, write_bundle
 from edgeyolo.cli.app import command_of, list_verbs
 from edgeyolo.cli.bench import _check_gate
 from edgeyolo.cli.console import Console
@@ -89,12 +91,19 @@ def test_doctor(run: Run) -> None:
     assert all(entry["install"].startswith("pip install") for entry in told["packages"])
 
 
-def test_inspect(run: Run, bundle: Path) -> None:
+def test_inspect(run: Run, bundle: Path, tmp_path: Path) -> None:
     done = run("inspect", bundle, "--json")
     manifest = json.loads(done.stdout)
     assert manifest["target"] == "host-onnx"
     assert manifest["model"]["class_names"] == ["disc", "ring"]
+    assert [field["theoretical_hw"] for field in manifest["receptive_fields"]] == [[795] * 2, [891] * 2, [1083] * 2]
+    with open_bundle(bundle) as opened:  # as it was before they were recorded
+        older = msgspec.structs.replace(opened.manifest, receptive_fields=())
+        write_bundle(tmp_path / "older.eyb", older, opened.folder)
+    again = json.loads(run("inspect", tmp_path / "older.eyb", "--json").stdout)
+    assert again["receptive_fields"] == manifest["receptive_fields"]
     text = run("inspect", bundle).stdout
+    assert "891 x 891" in text
     for digest in manifest["sha256"].values():
         assert digest in text
 

@@ -56,6 +56,10 @@ def test_the_report_has_a_row_for_every_engine(whole_way: WholeWay, tmp_path: Pa
     differing = {found["artefact"]: found["integers_differing"] for found in report["parity"]}
     assert 0 <= differing["onnxruntime int8"] < 0.2  # planted differences are counted in tests/export
     assert differing["ncnn int8"] is None
+    fields = report["receptive_fields"]
+    assert [field["stride"] for field in fields] == [8, 16, 32]
+    assert all(field["stride"] < field["effective_px"] < field["theoretical_hw"][0] for field in fields)
+    assert len(report["object_sides_px"]) == 3
     layers = load_qparams(out / "qparams.json").layers
     assert [row["path"] for row in report["signal"]] == list(layers)
     rows = report["sensitivity"]["rows"]

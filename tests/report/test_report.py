@@ -19,6 +19,7 @@ from edgeyolo.report import quantization_plots as plots
 from edgeyolo.report.quantization import BudgetTrail, EngineDifference, Provenance, QatHistory, WorstPicture
 from edgeyolo.spec.errors import MissingPackageError
 from edgeyolo.spec.model import AnchorDecode, InputSpec, Latency, ModelSpec, Score
+from edgeyolo.spec.receptive_field import ReceptiveField
 from edgeyolo.spec.recipe import Recipe
 from edgeyolo.spec.strict import load_json
 from edgeyolo.training.checkpoint import EpochRow
@@ -219,6 +220,14 @@ def test_the_page_has_a_row_for_each_artefact_with_its_figures(tmp_path: Path) -
     assert page.rows["classes"][1] == ["float torch", "val", "55.50", "56.50"]
     for absent in ("signal", "sensitivity", "qat", "budget", "parity"):
         assert absent not in page.rows
+
+
+def test_levels_stand_beside_anchors_and_objects(tmp_path: Path) -> None:
+    field = ReceptiveField(stride=8, theoretical_hw=(795, 771), effective_px=131)
+    write_report(tmp_path, small_report(receptive_fields=(field,), object_sides_px=(7.6, 30.0, 88.2)), {})
+    text, page = read_page(tmp_path)
+    assert page.rows["fields"][1] == ["8", "795 x 771", "131", "8 x 8"]
+    assert "8, 30, 88 px" in text
 
 
 def test_the_headline_names_the_worst_artefact_that_ships(tmp_path: Path) -> None:
