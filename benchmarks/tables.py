@@ -123,7 +123,7 @@ def calibration() -> str:
     """What calibration alone loses on drawn pictures and on photographs: mean and spread over seeds, and seconds."""
     found: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for row in load("calibration")["rows"]:
-        epochs = f", {row['qat_epochs']} epochs" if "qat_epochs" in row else ""
+        epochs = f", epochs: {row['qat_epochs']}" if "qat_epochs" in row else ""
         found.setdefault((row["case"], row["model"]), {}).setdefault(row["recipe"] + epochs, []).append(row)
     rows = []
     for (case, model), by_recipe in found.items():
