@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import types
 from pathlib import Path
@@ -69,7 +70,12 @@ def write_official(
     if name.startswith(("yolox", "damo")):
         torch.save({"start_epoch": 300, "model": tensors, "optimizer": None}, path)
         return tensors
-    place = "yolov6.models.yolo" if name.startswith("yolov6") else "ultralytics.nn.tasks"
+    if name.startswith("ppyoloe"):
+        arrays = {key: value.numpy() for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
+        path.write_bytes(pickle.dumps(arrays, protocol=2))
+        return tensors
+    places = {"yolov6": "yolov6.models.yolo", "yolov7": "models.yolo"}
+    place = places.get(name[:6], "ultralytics.nn.tasks")
     parts = place.split(".")
     package = types.ModuleType(place)
     package.DetectionModel = DetectionModel  # type: ignore[attr-defined]

@@ -24,9 +24,11 @@ from edgeyolo.training.torch_session import TorchSession
 FILES = {
     "yolov5n": ("yolov5n.pt", "AGPL-3.0"),
     "yolov6n": ("yolov6n.pt", "GPL-3.0"),
+    "yolov7-tiny": ("yolov7-tiny.pt", "GPL-3.0"),
     "yolov8n": ("yolov8n.pt", "AGPL-3.0"),
     "yolox-nano": ("yolox_nano.pth", "Apache-2.0"),
     "damo-ns": ("damoyolo_nano_small.pth", "Apache-2.0"),
+    "ppyoloe-s": ("ppyoloe_crn_s_300e_coco.pdparams", "Apache-2.0"),
 }
 
 
