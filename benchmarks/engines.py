@@ -106,13 +106,15 @@ def main() -> None:
     dataset = join_splits(args.data)
     models = (load_reusable(args.out, data=args.data.name) or {"models": {}})["models"]
     for folder in args.folders:
-        rows = models.setdefault(load_json(folder / "model.json", ModelRecord).model.name, {})
+        name = load_json(folder / "model.json", ModelRecord).model.name
+        rows = models.get(name, {})
         for way in args.only or [way for way in WAYS if way not in rows]:
             try:
                 rows[way] = round(WAYS[way](folder, dataset).ap, 3)
                 logger.info("%s: %s %.2f", folder, way, rows[way])
             except EdgeYoloError as error:
                 logger.warning("%s is left out: %s", way, error)
+            models[name] = {way: rows[way] for way in WAYS if way in rows}
             save_result(args.out, {"data": args.data.name, "split": dataset.split, "models": models})
 
 
