@@ -1,6 +1,7 @@
 # demo   the whole way on drawn pictures, about three minutes
 # test   everything CI runs: lint, types, tests
-# test-all  those too that are slow: the largest models in full, every board on every emulated core
+# test-all  those too that are slow: the largest models in full, every board on every emulated core; examples of
+#           properties are drawn anew
 # check  lint and types only
 # test-oldest  the core of the tests on the oldest packages that setup.py admits (torch brings 5 GB of CUDA on x86-64)
 # test-arm  the runtime on emulated ARM cores; sets them up first (Debian, 150 MB once, a few minutes)
@@ -29,7 +30,7 @@ test: check
 	$(PYTEST) -m "not slow"
 
 test-all: check
-	$(PYTEST)
+	EDGEYOLO_EXPLORE=1 $(PYTEST)
 
 test-oldest:
 	test -x $(OLDEST)/python || $(PYTHON) -m venv .venv-oldest

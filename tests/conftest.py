@@ -1,6 +1,7 @@
 """What holds for every test: one thread for each process, a cache of its own, and that what must be there is there.
 
 EDGEYOLO_REQUIRE=ncnn,bccd makes a missing backend or data set a failure instead of a skip.
+EDGEYOLO_EXPLORE=1 draws other examples of properties in each run, as `make test-all` does, instead of always the same.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are ther
 
 import pytest
 from bccd import BCCD
+from hypothesis import settings
 
 pytest_plugins = ("one_layer", "whole_way")  # fixtures that several folders share; see tests/cases
+
+settings.register_profile("the same in each run", derandomize=True)
+if "EDGEYOLO_EXPLORE" not in os.environ:
+    settings.load_profile("the same in each run")
 
 REQUIRED = tuple(name for name in os.environ.get("EDGEYOLO_REQUIRE", "").split(",") if name)
 

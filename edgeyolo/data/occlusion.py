@@ -48,7 +48,7 @@ def cutmix(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
     own_xyxy, is_own = uncovered_boxes(sample.boxes_xyxy, window)
     corner = np.tile(window[:2], 2)
     cut_xyxy, is_inside = crop_boxes(other.boxes_xyxy - corner, (bottom - top, right - left))
-    is_inside &= box_area(cut_xyxy) >= LEAST_LEFT * box_area(other.boxes_xyxy)
+    is_inside &= _is_enough(box_area(cut_xyxy), box_area(other.boxes_xyxy))
     return replace(
         sample,
         image=image,
@@ -74,7 +74,12 @@ def uncovered_boxes(boxes_xyxy: Float32, cover_xyxy: Float32) -> tuple[Float32, 
         boxes[:, axis] = np.where(is_across & (start <= low) & (end > low), np.minimum(end, high), low)
         boxes[:, 2 + axis] = np.where(is_across & (end >= high) & (start < high), np.maximum(start, low), high)
     sides = boxes[:, 2:] - boxes[:, :2]
-    return boxes, (left_over >= LEAST_LEFT * area) & (sides.min(axis=1, initial=np.inf) >= LEAST_SIDE_PX)
+    return boxes, _is_enough(left_over, area) & (sides.min(axis=1, initial=np.inf) >= LEAST_SIDE_PX)
+
+
+def _is_enough(left: Float32, whole: Float32) -> npt.NDArray[np.bool_]:
+    """Whether `LEAST_LEFT` or more of areas is left; in float64, where 15 of 50 is 0.3 and not less."""
+    return left.astype(np.float64) >= LEAST_LEFT * whole.astype(np.float64)
 
 
 def _rectangle(rng: np.random.Generator, image_hw: tuple[int, int], size_hw: tuple[float, float]) -> Float32:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgeyolo.data.occlusion import LEAST_LEFT, cutmix, cutout, uncovered_boxes
@@ -61,6 +61,7 @@ def test_cutout_hides_one_square(seed: int, size: float) -> None:
 
 @settings(deadline=None)
 @given(SEEDS)
+@example(500)  # leaves 15 of an object's 50 pixels, which is 0.3 to the last bit
 def test_cutmix_takes_one_rectangle_of_the_other(seed: int) -> None:
     rng = np.random.default_rng(seed)
     sample, other = painted(rng, 100), painted(rng, 200)
