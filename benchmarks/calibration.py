@@ -6,8 +6,8 @@
     python benchmarks/calibration.py --case crowded runs/crowded/data runs/crowded/ppyoloe
         --case bccd ../shared/data/bccd runs/ppyoloe/run runs/tiny/run
 
-AP is of val and test together, of the float model in torch and of the artefacts of two engines. Calibrations differ by
-the pictures that a seed chooses of the training split; QAT has one seed, and chooses its epoch on val. Seconds are of
+AP is of val and test together, of the float model in torch and of the artefacts of two engines. Seeds differ by the
+pictures that they choose of the training split to calibrate on; QAT chooses its epoch on val. Seconds are of
 processors, all threads and processes together, so that a busy computer counts no more than an idle one. Writes
 benchmarks/results/calibration.json after each row; what the same code has measured is not measured again.
 """
@@ -79,7 +79,7 @@ def measure_case(
         score = measure_session(TorchSession(source.model), source.record.model, join_splits(data), artefact="float")
         add_row(report, case | {"recipe": "float", "seed": 0, "ap": {"torch": score.ap}})
     epochs = {"qat_epochs": recipe.qat.epochs} if recipe_name == "int8-qat" else {}
-    for seed in seeds[:1] if epochs else seeds:
+    for seed in seeds:
         row = {"recipe": recipe_name, "seed": seed, **epochs}
         if not has_row(report, case, **row):
             sys.stderr.write(f"{name} {case['model']} {recipe_name} seed {seed}\n")

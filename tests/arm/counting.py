@@ -21,6 +21,9 @@ ROOT = HERE.parents[1]
 SOURCE, COUNTED = HERE / "count.c", HERE / "counted.py"
 COMPILER = shutil.which("cc")
 
+MIDR = {"cortex-a53": 0x410FD034, "cortex-a72": 0x410FD083, "cortex-a76": 0x414FD0B1}  # Arm's technical manuals
+FEATURES = {"cortex-a76": "fp asimd aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"}
+
 
 def emulated_python() -> Path:
     """The board's Python as `setup_arm.py` gives it, set up if it is not there."""
@@ -35,6 +38,31 @@ def build_plugin(folder: Path) -> Path:
         raise SystemExit("counting instructions needs a C compiler called cc")
     subprocess.run([COMPILER, "-O2", "-shared", "-fPIC", "-o", str(plugin), str(SOURCE)], check=True)
     return plugin
+
+
+def write_board_root(folder: Path, root: Path, cpu: str) -> Path:
+    """A board's files with what its kernel says of the core, which the wheels of other engines ask for and die without.
+
+    The emulator shows the /proc/cpuinfo of this machine otherwise, with a processor that is not an ARM at all.
+    """
+    identification = folder / "sys/devices/system/cpu/cpu0/regs/identification"
+    for made in (identification, folder / "proc"):
+        made.mkdir(parents=True)
+    for part in root.iterdir():
+        (folder / part.name).symlink_to(part)
+    midr = MIDR[cpu]
+    (identification / "midr_el1").write_text(f"{midr:#018x}\n")
+    said = {
+        "processor": "0",
+        "Features": FEATURES.get(cpu, "fp asimd aes pmull sha1 sha2 crc32 cpuid"),
+        "CPU implementer": f"{midr >> 24:#04x}",
+        "CPU architecture": "8",
+        "CPU variant": f"{midr >> 20 & 0xF:#x}",
+        "CPU part": f"{midr >> 4 & 0xFFF:#05x}",
+        "CPU revision": f"{midr & 0xF}",
+    }
+    (folder / "proc/cpuinfo").write_text("".join(f"{name}\t: {value}\n" for name, value in said.items()) + "\n")
+    return folder
 
 
 def count(python: Path, cpu: str, jobs: Sequence[dict[str, Any]], *, site: Path | None = None) -> list[dict[str, Any]]:
@@ -52,6 +80,7 @@ def count(python: Path, cpu: str, jobs: Sequence[dict[str, Any]], *, site: Path 
         environment = os.environ | {"QEMU_CPU": cpu, "QEMU_PLUGIN": str(plugin), "QEMU_LOG": "plugin"}
         environment |= {"QEMU_LOG_FILENAME": str(log), "PYTHONPATH": path, "PYTHONHASHSEED": "0"}
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        environment["BOARD_ROOT"] = str(write_board_root(Path(work) / "board", python.parent / "root", cpu))
         done = subprocess.run(
             [str(python), str(COUNTED), str(listed)], env=environment, capture_output=True, text=True, check=False
         )
