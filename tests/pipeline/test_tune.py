@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from whole_way import WholeWay
 
 from edgeyolo import verbs
-from edgeyolo.backends import Session, load_engine
+from edgeyolo.backends import Session, load_engine, open_artefact
 from edgeyolo.backends.ncnn.files import parse_param
 from edgeyolo.backends.ncnn.mixed import int8_layer_names
 from edgeyolo.bundle import open_bundle, rewrite_manifest
@@ -84,6 +84,29 @@ def test_everything_that_can_be_chosen_runs_and_detects_the_same(
     assert verbs.evaluate(bundle, whole_way.data, split="val").ap == pytest.approx(deployed, abs=3)
     with Detector.load(bundle) as detector:
         detector.detect(cv2.imread(str(next(whole_way.data.rglob("*.jpg")))))
+
+
+def test_a_mixed_bundle_is_tuned_from_what_its_costs_chose(
+    whole_way: WholeWay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers that run in float for their cost stay so; every other one may follow them."""
+    board, mixed = tmp_path / "board.toml", tmp_path / "mixed.eyb"
+    board.write_text('title = "x"\nengine = "ncnn"\nprecisions = ["mixed"]\ncore = "cortex-a72"\n')
+    verbs.deploy(whole_way.quantized, str(board), mixed)
+    deployed = read_manifest(mixed)
+    assert deployed.artefact.choice is not None
+    runs = {name: cost.runs for name, cost in deployed.artefact.choice.layers.items()}
+    assert {"int8", "fp32"} <= set(runs.values())
+    let_every_challenger_win(monkeypatch)
+    tuned = tune(mixed, [PICTURE], score=lambda session: 50.0)
+    still_int8 = {name for name, precision in runs.items() if precision == "int8"}
+    assert still_int8 <= set(tuned.artefact.float_layers) and as_deployed(tuned) == deployed
+    assert not set(tuned.artefact.float_layers) & {name for name in runs if name not in still_int8}
+    with open_bundle(mixed) as opened:
+        artefact = msgspec.structs.replace(tuned.artefact, float_layers=())
+        sessions = [open_artefact(opened.folder, one, tuned.model, threads=1) for one in (artefact, tuned.artefact)]
+        before, after = (session.run(np.full((1, 3, 128, 128), 0.5, np.float32)) for session in sessions)
+    assert any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_a_budget_that_nothing_meets_leaves_the_bundle_as_deployed(
