@@ -1,17 +1,19 @@
 """Pictures per second of training: our step and loader in fp32 and bf16 against a plain loop, in turns in one process.
 
-    python benchmarks/train.py --data ../shared/data/bccd [--model yolov7-tiny] [--sizes 320 640] [--rounds 5]
+    python benchmarks/train.py --data ../shared/data/bccd [--models yolov7-tiny] [--sizes 320 640] [--rounds 5]
 
 A turn is a short epoch, loader included: fetch, forward, assign, loss, backward, clip, optimizer, moving average. The
 plain loop is what PyTorch gives without thinking of speed: the same network in NCHW fp32, one picture after the other
 in the assigner, an optimizer and an average that go tensor by tensor, pictures read from disk each time by the process
-that trains. The same batches in all of them. Prints a Markdown table and writes benchmarks/results/train.json.
+that trains. The same batches in all of them. Prints a Markdown table and writes it as --out, train.json of the results
+if not given.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import statistics
 import sys
 import tempfile
@@ -50,26 +52,29 @@ def main() -> None:
     """Measure every size and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", default="yolov7-tiny")
+    parser.add_argument("--models", nargs="+", default=["yolov7-tiny"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[320, 640])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS / "train.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    rows = [row for size in args.sizes for row in measure_size(args, size)]
-    settings = {name: value for name, value in vars(args).items() if name not in ("data", "sizes")}
-    save_result(RESULTS / "train.json", {**settings, "rows": rows})
+    settings = {name: value for name, value in vars(args).items() if name not in ("data", "models", "sizes", "out")}
+    rows: list[dict[str, object]] = []
+    for model, size in itertools.product(args.models, args.sizes):
+        rows += measure_model(args, model, size)
+        save_result(args.out, {**settings, "rows": rows})
     sys.stdout.write(markdown(rows))
 
 
-def measure_size(args: argparse.Namespace, size: int) -> list[dict[str, object]]:
-    """Rows of one input size: milliseconds per step, pictures per second, and the ratio to the plain loop."""
+def measure_model(args: argparse.Namespace, model: str, size: int) -> list[dict[str, object]]:
+    """Rows of a model at one size: milliseconds per step, pictures per second, and the ratio to the plain loop."""
     steps = STEPS.get(size, 4)
     data = open_dataset(args.data, "train")
     data = dataclasses.replace(data, records=data.records[: steps * args.batch])
-    config = TrainConfig(model=args.model, image_size=size, batch=args.batch, device="cpu", workers=args.workers)
+    config = TrainConfig(model=model, image_size=size, batch=args.batch, device="cpu", workers=args.workers)
     with tempfile.TemporaryDirectory() as work:
         contestants = [
             _plain(config, data, Path(work) / "plain"),
@@ -83,13 +88,14 @@ def measure_size(args: argparse.Namespace, size: int) -> list[dict[str, object]]
                 contestant.turn(round_)
                 if round_:
                     seconds[contestant.name].append((time.perf_counter() - started) / steps)
-            sys.stderr.write(f"{size} px, round {round_} of {args.rounds}\n")
+            sys.stderr.write(f"{model} at {size} px, round {round_} of {args.rounds}\n")
     plain = seconds["plain loop, fp32"]
     rows = []
     for name, times in seconds.items():
         median_ms = 1e3 * statistics.median(times)
         rows.append(
             {
+                "model": model,
                 "image_size": size,
                 "what": name,
                 "step_ms": round(median_ms, 1),
@@ -173,8 +179,8 @@ def _make_loader(config: TrainConfig, data: Dataset, *, workers: int, cache_mib:
 
 def markdown(rows: list[dict[str, object]]) -> str:
     """A table of the rows."""
-    lines = ["| size | what | ms per step | pictures/s | of plain |", "|---|---|---|---|---|"]
-    keys = ("image_size", "what", "step_ms", "pictures_per_second", "of_plain")
+    lines = ["| model | size | what | ms per step | pictures/s | of plain |", "|---|---|---|---|---|---|"]
+    keys = ("model", "image_size", "what", "step_ms", "pictures_per_second", "of_plain")
     lines += ["| " + " | ".join(str(row[key]) for key in keys) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
