@@ -88,7 +88,7 @@ def quantize(
         UsageError: settings of the recipe that cannot be used.
     """
     reference = trace_deploy_form(model)
-    placement = find_placement(reference, recipe.float_layers)
+    placement = find_placement(reference, recipe.float_layers, depthwise=recipe.depthwise)
     _report(placement)
     deploy = equalize(reference, placement.int8_layers()) if recipe.equalize else reference
 

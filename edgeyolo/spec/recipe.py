@@ -70,6 +70,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         bias_correction: move each bias by the mean error that quantization gives the layer's output.
         float_error: part of the error at the output to be rid of by keeping layers float: those first whose inputs have
             most of it for their work; 0 keeps none.
+        depthwise: whether convolutions with one filter for each channel are int8 too, by a scale for each channel, as
+            an NPU wants them; processors take longer for them in int8 than in float.
         float_layers: module paths kept float, `*` matches any part; each must match something.
         qat: settings of `--qat`.
     """
@@ -86,6 +88,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     equalize: bool = False
     bias_correction: bool = False
     float_error: PartBelowOne = 0.0
+    depthwise: bool = False
     float_layers: tuple[str, ...] = ()
     qat: QatRecipe = QatRecipe()
 

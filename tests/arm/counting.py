@@ -41,9 +41,10 @@ def build_plugin(folder: Path) -> Path:
 
 
 def write_board_root(folder: Path, root: Path, cpu: str) -> Path:
-    """A board's files with what its kernel says of the core, which the wheels of other engines ask for and die without.
+    """A board's files with what its kernel says of the core.
 
-    The emulator shows the /proc/cpuinfo of this machine otherwise, with a processor that is not an ARM at all.
+    ncnn chooses code for the Cortex-A53 by it, and other engines' wheels die without it: the emulator shows the
+    /proc/cpuinfo of this machine otherwise, with a processor that is not an ARM at all.
     """
     identification = folder / "sys/devices/system/cpu/cpu0/regs/identification"
     for made in (identification, folder / "proc"):
@@ -80,7 +81,8 @@ def count(python: Path, cpu: str, jobs: Sequence[dict[str, Any]], *, site: Path 
         environment = os.environ | {"QEMU_CPU": cpu, "QEMU_PLUGIN": str(plugin), "QEMU_LOG": "plugin"}
         environment |= {"QEMU_LOG_FILENAME": str(log), "PYTHONPATH": path, "PYTHONHASHSEED": "0"}
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        environment["BOARD_ROOT"] = str(write_board_root(Path(work) / "board", python.parent / "root", cpu))
+        if cpu in MIDR:  # others are no silicon
+            environment["BOARD_ROOT"] = str(write_board_root(Path(work) / "board", python.parent / "root", cpu))
         done = subprocess.run(
             [str(python), str(COUNTED), str(listed)], env=environment, capture_output=True, text=True, check=False
         )

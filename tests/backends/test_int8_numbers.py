@@ -83,6 +83,16 @@ def test_grouped_convolution_has_one_scale_per_group(one_layer, tmp_path: Path) 
     np.testing.assert_allclose(map_, layer.expected(images), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_depthwise_convolution_has_a_scale_for_each_channel(one_layer, engine: str, tmp_path: Path) -> None:
+    layer = one_layer(groups=3, out_chs=3)
+    path, qparams = layer.write(tmp_path)
+    assert len(set(qparams.weights["body.conv.weight"].scales)) == 3
+    images = layer.images()
+    _, map_ = run(path, qparams, make_target(engine), tmp_path, images)
+    np.testing.assert_allclose(map_, layer.expected(images), atol=4e-4 if engine == "ncnn" else 2e-5, rtol=1e-4)
+
+
 def test_full_8_bit_weights_do_not_overflow_without_f43(tmp_path: Path) -> None:
     """The shelf's host target, in the worst case: 256 channels of 127 times inputs of 127."""
     from onnx import TensorProto, helper, numpy_helper, save

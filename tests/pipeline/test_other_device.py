@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import numpy_helper
 from other_device import OtherDevice
 from typer.testing import CliRunner
 from whole_way import WholeWay
 
 from edgeyolo import verbs
 from edgeyolo.cli.app import make_app
+from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.verbs import QuantizeOptions
 
@@ -40,9 +43,17 @@ def test_calibration_sensitivity_and_scores_are_taken_there(
     assert qparams.weights == expected.weights
     scales = {name: group.scale for name, group in qparams.groups.items()}
     assert scales == pytest.approx({name: group.scale for name, group in expected.groups.items()}, rel=1e-6)
+    graphs = [read_initializers(tmp_path / device / "model.onnx") for device in ("cpu", "cuda")]
+    assert graphs[0].keys() == graphs[1].keys()
+    for name, value in graphs[0].items():  # biases are corrected by means of rounded maps
+        np.testing.assert_allclose(graphs[1][name], value, atol=1e-3 * np.abs(value).max(initial=1e-6), err_msg=name)
     near = (0.01, 1.0)  # AP: in float; and rounded, where other batches add otherwise and a step turns now and then
     for score, wanted, difference in zip(scores, expected_scores, near, strict=True):
         assert score.ap == pytest.approx(wanted.ap, abs=difference)
+
+
+def read_initializers(path: Path) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in load_onnx(path).graph.initializer}
 
 
 def test_a_checkpoint_is_evaluated_there_in_batches(whole_way: WholeWay) -> None:

@@ -31,6 +31,7 @@ Way = Literal[
 ]
 
 _FOLDER = Path(__file__).with_name("costs")
+_DEPTHWISE = " depthwise"
 _NARROW = 128  # channels up to which the engine takes winograd F(6,3) for floats
 
 
@@ -100,10 +101,13 @@ def load_costs(core: str) -> CoreCosts:
 
 def convolution_kind(layer: Layer, in_chs: int) -> str:
     """The kind that a table may know it by (see `size_kind`); "" for what no table has."""
-    width, stride = layer.integer(1), layer.integer(3, 1)
-    is_plain = layer.kind == "Convolution" and layer.integer(2, 1) == 1
+    width, stride, out_chs = layer.integer(1), layer.integer(3, 1), layer.integer(0)
     is_square = layer.integer(11, width) == width and layer.integer(13, stride) == stride
-    return size_kind(width, stride, in_chs, layer.integer(0)) if is_plain and is_square else ""
+    if not is_square or layer.integer(2, 1) != 1:
+        return ""
+    if layer.kind == "ConvolutionDepthWise" and layer.integer(7, 1) == in_chs == out_chs:
+        return depthwise_kind(width, stride)
+    return size_kind(width, stride, in_chs, out_chs) if layer.kind == "Convolution" else ""
 
 
 def size_kind(kernel: int, stride: int, in_chs: int, out_chs: int) -> str:
@@ -113,11 +117,16 @@ def size_kind(kernel: int, stride: int, in_chs: int, out_chs: int) -> str:
     return f"{kernel}x{kernel}" + (" wide" if kernel == 3 and max(in_chs, out_chs) > _NARROW else "")
 
 
+def depthwise_kind(kernel: int, stride: int) -> str:
+    """Of a convolution with one filter for each channel: "3x3 depthwise", "5x5/2 depthwise"."""
+    return f"{kernel}x{kernel}" + (f"/{stride}" if stride > 1 else "") + _DEPTHWISE
+
+
 def count_work(kind: str, tile: int, in_chs: int, out_chw: tuple[int, ...]) -> tuple[float, ...]:
     """What the rates are multiplied with: products, numbers taken, numbers given, weights, 1."""
     out_chs, height, width = out_chw
     outputs = float(-(-height // tile) * -(-width // tile) * tile**2)
-    read = in_chs * int(kind[0]) ** 2
+    read = (1 if kind.endswith(_DEPTHWISE) else in_chs) * int(kind[0]) ** 2
     return outputs * read * out_chs, outputs * read, outputs * out_chs, float(read * out_chs), 1.0
 
 

@@ -106,11 +106,14 @@ class Placement:
         return replace(self, layers=layers, groups={name: group for name, group in groups.items() if group.layers})
 
 
-def find_placement(graph_module: fx.GraphModule, float_layers: Sequence[str] = ()) -> Placement:
+def find_placement(
+    graph_module: fx.GraphModule, float_layers: Sequence[str] = (), *, depthwise: bool = False
+) -> Placement:
     """Find the scale groups and the precision of each layer of a deploy form.
 
     Args:
         float_layers: module paths to keep float; `*` matches any part.
+        depthwise: whether convolutions with one filter for each channel may be int8.
 
     Raises:
         UnknownNameError: a pattern of `float_layers` that matches no layer.
@@ -118,7 +121,7 @@ def find_placement(graph_module: fx.GraphModule, float_layers: Sequence[str] = (
     graph = _Graph(graph_module)
     calls = graph.layer_calls()
     chosen = _match_layers(float_layers, calls)
-    reasons = {path: graph.why_float(path, nodes) for path, nodes in calls.items()}
+    reasons = {path: graph.why_float(path, nodes, depthwise=depthwise) for path, nodes in calls.items()}
     sets = graph.scale_sets(calls)
 
     layers: dict[str, LayerPlan] = {}
@@ -230,7 +233,7 @@ class _Graph:
         """ "node (operator)" of each operator that is not known."""
         return tuple(f"{n.name} ({operator_name(n, self.modules)})" for n in self.nodes if self._is_unknown(n))
 
-    def why_float(self, path: str, calls: Sequence[fx.Node]) -> str:
+    def why_float(self, path: str, calls: Sequence[fx.Node], *, depthwise: bool) -> str:
         """Why a layer cannot run in int8; "" if it can."""
         if any(call in self._raw_maps for call in calls):
             return "head output"
@@ -240,7 +243,7 @@ class _Graph:
         unknown = [n for node in inputs for n in self._sources(node) if self._is_unknown(n)]
         if unknown:
             return f"reads the unsupported operator '{operator_name(unknown[0], self.modules)}'"
-        return _why_unsupported(self.modules[path])
+        return _why_unsupported(self.modules[path], depthwise=depthwise)
 
     def _is_unknown(self, node: fx.Node) -> bool:
         return self.effects[node] is Effect.UNKNOWN
@@ -284,13 +287,15 @@ class _Graph:
         return pooled
 
 
-def _why_unsupported(layer: nn.Module) -> str:
+def _why_unsupported(layer: nn.Module, *, depthwise: bool) -> str:
     if isinstance(layer, nn.Linear):
         return ""
     if not isinstance(layer, nn.Conv2d):
         return f"{type(layer).__name__} is not quantized"
-    if layer.groups != 1:
+    if layer.groups not in (1, layer.out_channels):
         return f"grouped convolution ({layer.groups} groups) is not quantized"
+    if layer.groups != 1 and not depthwise:
+        return "depthwise convolution: a processor computes it faster in float (the recipe's `depthwise`)"
     if layer.padding_mode != "zeros":
         return f"padding mode '{layer.padding_mode}' is not quantized"
     return ""

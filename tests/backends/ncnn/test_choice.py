@@ -20,7 +20,7 @@ from whole_way import WholeWay
 
 from edgeyolo import verbs
 from edgeyolo.backends.ncnn.choice import choose
-from edgeyolo.backends.ncnn.costs import CoreCosts, Rates, instructions, list_cores, load_costs
+from edgeyolo.backends.ncnn.costs import CoreCosts, Rates, Way, instructions, list_cores, load_costs
 from edgeyolo.backends.ncnn.files import Blob, Layer
 from edgeyolo.backends.ncnn.shapes import infer_shapes
 from edgeyolo.bundle import open_bundle
@@ -121,6 +121,23 @@ def test_layers_of_a_kind_without_costs_stay_int8() -> None:
     table = msgspec.structs.replace(make_table(random), convolutions={})
     plan = choose(layers, infer_shapes(layers, HW, where="test"), table, "fp32")
     assert (plan.float_layers, plan.costs, plan.instructions) == (frozenset(), {}, (0, 0, 0))
+
+
+@pytest.mark.parametrize("core", ["cortex-a72", "cortex-a76"])
+def test_depthwise_layers_are_cheaper_in_float(core: str) -> None:
+    """Counted: an int8 one takes several times the instructions, so it breaks the chain of its dense neighbours."""
+    filters = {0: 64, 1: 3, 4: 1, 5: 0, 6: 64 * 9, 7: 64, 8: 1}
+    blobs = (Blob(np.ones(64 * 9, np.int8), tagged=True), Blob(np.ones(64, np.float32)), Blob(np.float32([100])))
+    layers = [
+        Layer("Input", "in0", (), ("in0",), {}),
+        convolution("a", "in0", "a", 3, 64),
+        Layer("ConvolutionDepthWise", "b", ("a",), ("b",), filters, blobs),
+        convolution("c", "b", "c", 64, 256),
+    ]
+    float_way: Way = "fp16" if core == "cortex-a76" else "fp32"
+    plan = choose(layers, infer_shapes(layers, HW, where="test"), load_costs(core), float_way)
+    assert "b" in plan.float_layers and "c" not in plan.float_layers
+    assert plan.costs["b"].integer > 2 * plan.costs["b"].floating
 
 
 def test_tables() -> None:

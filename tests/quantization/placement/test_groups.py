@@ -263,7 +263,7 @@ def test_what_cannot_be_quantized_stays_float_with_a_reason() -> None:
     class Net(Blocks):
         def __init__(self) -> None:
             super().__init__()
-            self.a = nn.Conv2d(8, 8, 3, groups=8)
+            self.a = nn.Conv2d(8, 8, 3, groups=2)
             self.b = nn.ConvTranspose2d(8, 8, 2)
             self.c = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
 
@@ -273,13 +273,28 @@ def test_what_cannot_be_quantized_stays_float_with_a_reason() -> None:
             return self.out(F.silu(self.wide(torch.cat([x, summed], 1))) * F.silu(self.e(x)))
 
     placement = place(Net())
-    assert "8 groups" in placement.layers["a"].why
+    assert "2 groups" in placement.layers["a"].why
     assert "ConvTranspose2d" in placement.layers["b"].why
     assert "reflect" in placement.layers["c"].why
     assert placement.unsupported == ("cumsum (cumsum)",)
     assert placement.layers["wide"].precision == "float"
     assert "'cumsum'" in placement.layers["wide"].why
     assert placement.layers["e"].precision == "int8"
+
+
+def test_depthwise_layers_are_int8_where_they_are_asked_for() -> None:
+    class Net(Blocks):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(8, 8, 3, groups=8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(F.silu(self.b(F.silu(self.a(x)))))
+
+    traced = fx.symbolic_trace(Net().eval())
+    by_default, asked = find_placement(traced), find_placement(traced, depthwise=True)
+    assert by_default.layers["a"].precision == "float" and "depthwise" in by_default.layers["a"].why
+    assert asked.layers["a"].precision == by_default.layers["b"].precision == "int8"
 
 
 def test_patterns_keep_layers_float_and_must_match() -> None:
