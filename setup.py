@@ -21,6 +21,7 @@ REPORT = ["matplotlib>=3.8", "jinja2>=3.1"]
 SEARCH = ["optuna>=4.3"]
 TENSORBOARD = ["tensorboard>=2.12"]
 REMOTE = ["fsspec>=2024.2"]
+SUPERVISION = ["supervision>=0.30"]  # the first that does not bring another OpenCV along
 TRAIN = [
     "torch>=2.8",
     "nvidia-modelopt>=0.47",
@@ -76,7 +77,8 @@ setup(
         "search": SEARCH,
         "tensorboard": TENSORBOARD,
         "remote": REMOTE,
-        "dev": [*TRAIN, *OPENVINO, *TENSORRT, *SEARCH, *TENSORBOARD, *REMOTE, *CHECKS],
+        "supervision": SUPERVISION,
+        "dev": [*TRAIN, *OPENVINO, *TENSORRT, *SEARCH, *TENSORBOARD, *REMOTE, *SUPERVISION, *CHECKS],
     },
     entry_points={"console_scripts": ["edgeyolo=edgeyolo.cli.app:main"]},
 )

@@ -21,6 +21,7 @@ GROUND_FLOOR = (
     ("heads",),
     ("data", "bundle", "graph"),
     ("backends",),
+    ("handoffs",),
     ("runtime",),
     ("evaluation",),
 )

@@ -1,4 +1,4 @@
-"""Take away any one guest (an engine, a model family, a head, a data format): the rest works and names what it lacks.
+"""Take away any one guest (engine, model family, head, data format, program): the rest works and names what it lacks.
 
 The guests are what is found in their folders. Each is removed from a copy of the package, and `cases/demolition.py`
 runs on what is left, in a process of its own.
@@ -26,7 +26,7 @@ from every_format import WRITERS
 from onnx import TensorProto, helper, numpy_helper
 from shared import make_once
 
-from edgeyolo import backends, data, heads, models, verbs
+from edgeyolo import backends, data, handoffs, heads, models, verbs
 from edgeyolo.bundle import write_bundle
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.runtime import Detector
@@ -122,8 +122,8 @@ def knock_down(room: str, name: str, made: Path, folder: Path, *told: object) ->
         shutil.rmtree(guest)
     else:
         guest.with_suffix(".py").unlink()
-    kind = {"backends": "engine", "models": "family", "heads": "head", "data": "format"}[room]
-    command = [sys.executable, str(CASE), kind, name, str(folder / "made"), *map(json.dumps, told)]
+    kinds = {"backends": "engine", "models": "family", "heads": "head", "data": "format", "handoffs": "program"}
+    command = [sys.executable, str(CASE), kinds[room], name, str(folder / "made"), *map(json.dumps, told)]
     variables = os.environ | {"PYTHONPATH": str(folder), "EDGEYOLO_CACHE": str(folder / "cache")}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -154,6 +154,11 @@ def test_a_format(name: str, made: Path, tmp_path: Path) -> None:
     written = {str(path): reader_of(path) for path in (made / "data").iterdir()}
     assert len(set(written.values())) > 1
     knock_down("data", name, made, tmp_path, written)
+
+
+@pytest.mark.parametrize("name", handoffs.list_programs())
+def test_a_program(name: str, made: Path, tmp_path: Path) -> None:
+    knock_down("handoffs", name, made, tmp_path)
 
 
 def reader_of(path: Path) -> str:

@@ -31,6 +31,7 @@ __all__ = [
     "Runnable",
     "Session",
     "build",
+    "check_scales",
     "choose_target",
     "list_engines",
     "list_packages",
@@ -128,7 +129,7 @@ def build(
             f"precision {precision} is not one of this target's", hint=f"Choose from: {', '.join(target.precisions)}"
         )
     if needs_scales(precision):
-        _check_scales(onnx_path, qparams)
+        check_scales(onnx_path, qparams)
     out.mkdir(parents=True, exist_ok=True)
     scales = qparams if needs_scales(precision) else None
     return engine.build(onnx_path, spec, scales, target, out, precision=precision, progress=progress)
@@ -151,7 +152,8 @@ def open_artefact(
     return load_engine(artefact.engine).open(folder, artefact, spec, threads=threads, progress=progress)
 
 
-def _check_scales(onnx_path: Path, qparams: QParams | None) -> None:
+def check_scales(onnx_path: Path, qparams: QParams | None) -> None:
+    """Raise UsageError where there are no scales, and BackendError where they are of another model."""
     if qparams is None:
         raise UsageError("int8 needs scales", where=onnx_path, hint="Quantize the model first: edgeyolo quantize")
     check_qparams(qparams)

@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from edgeyolo.backends.engine import check_images
 from edgeyolo.graph.qdq import insert_qdq, int8_layers, load_onnx, weighted_nodes
+from edgeyolo.heads import head_of
 from edgeyolo.spec.errors import BackendError
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.qparams import QParams
-from edgeyolo.spec.tensor import INPUT_NAME, output_names
+from edgeyolo.spec.tensor import INPUT_NAME
 
 Float32 = npt.NDArray[np.float32]
 
@@ -44,7 +45,7 @@ def check_signature(
     Args:
         inputs: name -> shape; only whole numbers in it are fixed.
     """
-    wanted = output_names(spec.output_count)
+    wanted = head_of(spec.decode).output_names()
     if set(inputs) != {INPUT_NAME} or set(outputs) != set(wanted):
         raise BackendError(
             f"takes {sorted(inputs)} and gives {list(outputs)}, and ['{INPUT_NAME}'] and {wanted} were expected",

@@ -27,6 +27,7 @@ from edgeyolo.backends.engine import Engine
 from edgeyolo.graph.external_data import refuse_external_data
 from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.graph.rounded import round_outputs
+from edgeyolo.heads import head_of
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
 from edgeyolo.spec.machine import count_cores, processor_name, saturates_bytes
@@ -36,7 +37,7 @@ from edgeyolo.spec.packages import Package, import_package
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import QParams
 from edgeyolo.spec.target import Option, Precision, Target
-from edgeyolo.spec.tensor import INPUT_NAME, output_names
+from edgeyolo.spec.tensor import INPUT_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class OnnxRuntimeEngine(Engine):
             return session
 
         copies = ThreadCopies(load, threads or count_cores(), [path])
-        return OnnxRuntimeSession(copies, output_names(spec.output_count), spec.input.image_hw)
+        return OnnxRuntimeSession(copies, head_of(spec.decode).output_names(), spec.input.image_hw)
 
 
 class OnnxRuntimeSession(CopiesSession[Any]):

@@ -5,6 +5,14 @@ Verb: `write_bundle`, `open_bundle`, `rewrite_manifest`.
 
 from edgeyolo.bundle.reader import Bundle, open_bundle, read_manifest
 from edgeyolo.bundle.tuned import for_this_device
-from edgeyolo.bundle.writer import rewrite_manifest, write_bundle
+from edgeyolo.bundle.writer import rewrite_manifest, write_bundle, write_folder
 
-__all__ = ["Bundle", "for_this_device", "open_bundle", "read_manifest", "rewrite_manifest", "write_bundle"]
+__all__ = [
+    "Bundle",
+    "for_this_device",
+    "open_bundle",
+    "read_manifest",
+    "rewrite_manifest",
+    "write_bundle",
+    "write_folder",
+]

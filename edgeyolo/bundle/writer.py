@@ -1,4 +1,4 @@
-"""Write a `.eyb` archive: the same manifest and files always give the same bytes."""
+"""Write a `.eyb` archive, or a folder of the same files: the same manifest and files always give the same bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgeyolo.bundle.layout import (
     check_names,
 )
 from edgeyolo.bundle.reader import open_bundle
-from edgeyolo.spec.atomic import replacing_file, write_file
+from edgeyolo.spec.atomic import replacing_file, replacing_folder, write_file
 from edgeyolo.spec.errors import BundleError
 from edgeyolo.spec.manifest import Manifest
 from edgeyolo.spec.provenance import sha256_of
@@ -42,23 +42,29 @@ def write_bundle(path: Path, manifest: Manifest, folder: Path) -> Manifest:
         BundleError: a file is missing, has a name a bundle cannot hold, or all together are over 4 GiB.
         OutputError: `path` cannot be written.
     """
-    names = sorted(set(manifest.artefact.files.values()))
-    check_names([MANIFEST_NAME, *names], where=folder)
-    for name in names:
-        if not (folder / name).is_file():
-            raise BundleError(
-                f"file '{name}' of the artefact is missing", where=folder, hint="Build the artefact again"
-            )
-    if sum((folder / name).stat().st_size for name in names) > MAX_TOTAL_BYTES - MAX_MANIFEST_BYTES:
-        raise BundleError(f"the artefact is over {MAX_TOTAL_BYTES >> 30} GiB", where=folder, hint="Use a smaller model")
-    written = msgspec.structs.replace(manifest, sha256={name: sha256_of(folder / name) for name in names})
-    raw = _encode(written, where=path)
+    written = _with_digests(manifest, folder)
+    names, raw = written.sha256, _encode(written, where=path)
     with replacing_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(_entry(MANIFEST_NAME, len(raw)), raw)
         for name in names:
             entry = _entry(name, (folder / name).stat().st_size)
             with (folder / name).open("rb") as source, archive.open(entry, "w") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
+    return written
+
+
+def write_folder(path: Path, manifest: Manifest, folder: Path) -> Manifest:
+    """As `write_bundle`, as a folder, for programs that read the files themselves.
+
+    Files that the artefact does not name, such as settings that people edit, are copied too, and nobody vouches for
+    them. A folder that is there already is replaced, unless it holds something else.
+    """
+    written = _with_digests(manifest, folder)
+    raw, names = _encode(written, where=path), [found.name for found in folder.iterdir()]
+    with replacing_folder(path, names={MANIFEST_NAME, *names}) as temporary:
+        for name in names:
+            shutil.copy(folder / name, temporary / name)
+        (temporary / MANIFEST_NAME).write_bytes(raw)
     return written
 
 
@@ -81,6 +87,20 @@ def rewrite_manifest(path: Path, manifest: Manifest) -> Manifest:
         check_manifest(written, where=path)
         write_file(path / MANIFEST_NAME, _encode(written, where=path))
         return written
+
+
+def _with_digests(manifest: Manifest, folder: Path) -> Manifest:
+    """The manifest with the digests of the artefact's files; errors as in `write_bundle`."""
+    names = sorted(set(manifest.artefact.files.values()))
+    check_names([MANIFEST_NAME, *names], where=folder)
+    for name in names:
+        if not (folder / name).is_file():
+            raise BundleError(
+                f"file '{name}' of the artefact is missing", where=folder, hint="Build the artefact again"
+            )
+    if sum((folder / name).stat().st_size for name in names) > MAX_TOTAL_BYTES - MAX_MANIFEST_BYTES:
+        raise BundleError(f"the artefact is over {MAX_TOTAL_BYTES >> 30} GiB", where=folder, hint="Use a smaller model")
+    return msgspec.structs.replace(manifest, sha256={name: sha256_of(folder / name) for name in names})
 
 
 def _encode(manifest: Manifest, *, where: Path) -> bytes:

@@ -17,8 +17,8 @@ PANEL = "The way to a board"
 def deploy(
     console: Console,
     source: Annotated[Path, typer.Argument(help="Folder from `edgeyolo quantize`, or a float checkpoint.")],
-    target: Annotated[str, typer.Option(help="Name of a board, or a .toml; `edgeyolo targets` lists them.")],
-    out: Annotated[Path, typer.Option(help="Bundle to write, such as cells.eyb.")],
+    target: Annotated[str, typer.Option(help="Name of a board or program, or a .toml; `edgeyolo targets` lists them.")],
+    out: Annotated[Path, typer.Option(help="Bundle to write, such as cells.eyb; for another program, a folder.")],
     options: DeployOptions,
     gates: DeployGates,
 ) -> None:
@@ -43,9 +43,12 @@ def deploy(
     console.say(f"{artefact.engine} {artefact.engine_version}, {artefact.precision} ({layers or 'all layers alike'})")
     if result.manifest.scores:
         console.show_scores(result.manifest.scores)
-    size_mib = result.bundle.stat().st_size / 2**20
+    is_folder = result.bundle.is_dir()  # for another program, whose steps are among the notes
+    files = [*result.bundle.iterdir()] if is_folder else [result.bundle]
+    size_mib = sum(file.stat().st_size for file in files) / 2**20
     console.say(f"Wrote {result.bundle} ({size_mib:.2f} MiB) for {result.manifest.target}")
-    console.say(f"Next: copy it to the board and run: edgeyolo detect {result.bundle.name} PICTURES --save out")
+    if not is_folder:
+        console.say(f"Next: copy it to the board and run: edgeyolo detect {result.bundle.name} PICTURES --save out")
     for note in result.notes:
         console.say(note)
     console.show_json({"bundle": str(result.bundle), "manifest": msgspec.to_builtins(result.manifest)})

@@ -21,6 +21,12 @@ def cxcywh_from_xyxy(boxes_xyxy: Boxes) -> Boxes:
     return np.concatenate([(lower + upper) / 2, upper - lower], axis=1)
 
 
+def xyxy_from_cxcywh(boxes_cxcywh: Boxes) -> Float32:
+    """(M, 4) centre and size -> (M, 4) left, top, right, bottom."""
+    centre_xy, half_wh = boxes_cxcywh[:, :2], 0.5 * boxes_cxcywh[:, 2:]
+    return np.concatenate((centre_xy - half_wh, centre_xy + half_wh), axis=1, dtype=np.float32)
+
+
 def clip_boxes(boxes_xyxy: Boxes, image_hw: tuple[int, int]) -> Float32:
     """Boxes (M, 4) cut at the picture's borders; one that lies outside becomes empty. Returns a new float32 array."""
     height, width = image_hw

@@ -1,24 +1,26 @@
-"""Decode, best class and the best candidates as standard ONNX operators behind the raw head maps.
+"""Decode as standard ONNX operators behind the raw head maps: for our own runtime, and for other programs.
 
-What leaves the GPU are some kilobytes instead of megabytes; class-wise NMS of the candidates is the runtime's, as it
-is for raw maps. In float32, also behind a float16 network: float16 tells pixels above 1024 apart in whole ones only.
-The decode of each kind of head is in its file of `heads`.
+For our own, what leaves the GPU are the best candidates, some kilobytes instead of megabytes; class-wise NMS is the
+runtime's, as it is for raw maps. In float32, also behind a float16 network: float16 tells pixels above 1024 apart in
+whole ones only. The decode of each kind of head is in its file of `heads`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeyolo.heads import raw_head_of
 from edgeyolo.spec.errors import BackendError, UsageError
-from edgeyolo.spec.model import Decode
-from edgeyolo.spec.tensor import INPUT_NAME, ROW_NAMES
+from edgeyolo.spec.model import Decode, RowsDecode
+from edgeyolo.spec.tensor import INPUT_NAME, ROW_NAMES, ROWS_NAME
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
+
+    from edgeyolo.heads import RawHead
 
 MOST_CANDIDATES = 3840  # the largest k of TensorRT's TopK
 _MIN_OPSET = 18  # ReduceMax and ReduceSum with axes as an input
@@ -43,23 +45,56 @@ def append_postprocess(
     """
     if not 1 <= candidates <= MOST_CANDIDATES:
         raise UsageError(f"candidates is {candidates}", hint=f"Give a number from 1 to {MOST_CANDIDATES}")
+    result, tail, head = _open(model, decode)
+    image_hw = _image_hw(result.graph)
+    boxes_xyxy, scores = head.append_rows(tail, head.output_names(), num_classes=num_classes, image_hw=image_hw)
+    best, class_ids = _best_class(tail, scores)
+    kept = min(candidates, len(head.make_places(image_hw)))
+    _select_best(tail, boxes_xyxy, best, class_ids, kept)
+    _declare_outputs(result.graph, dict(zip(ROW_NAMES, ([kept, 4], [kept], [kept]), strict=True)), (1, 1, 6))
+    return result, kept
+
+
+def append_rows(
+    model: ModelProto, decode: Decode, layout: Literal["class-scores", "best-class"], *, num_classes: int
+) -> tuple[ModelProto, RowsDecode]:
+    """A copy of `model` with the output of `spec.model.RowsDecode` in the place of its raw maps, and what describes it.
+
+    Raises:
+        BackendError: as in `append_postprocess`.
+    """
+    result, tail, head = _open(model, decode)
+    image_hw = _image_hw(result.graph)
+    count = len(head.make_places(image_hw))
+    boxes_xyxy, scores = head.append_rows(tail, head.output_names(), num_classes=num_classes, image_hw=image_hw)
+    if layout == "class-scores":
+        corners = tail.split(boxes_xyxy, 2, 2, axis=2)
+        middle = tail.add("Mul", tail.add("Add", *corners), tail.constant(0.5))
+        cxcywh = tail.add("Concat", middle, tail.add("Sub", *reversed(corners)), axis=2)
+        turned = tail.add("Transpose", cxcywh, perm=[0, 2, 1])
+        tail.add_named("Concat", turned, scores, outputs=[ROWS_NAME], axis=1)
+        shape = [4 + num_classes, count]
+    else:
+        best, class_ids = _best_class(tail, scores)
+        columns = [tail.add("Unsqueeze", part, tail.shape(2)) for part in (best, tail.add("Cast", class_ids, to=1))]
+        tail.add_named("Concat", boxes_xyxy, *columns, outputs=[ROWS_NAME], axis=2)
+        shape = [count, 6]
+    _declare_outputs(result.graph, {ROWS_NAME: shape}, (1,))
+    return result, RowsDecode(strides=decode.strides, layout=layout, predictions=count)
+
+
+def _open(model: ModelProto, decode: Decode) -> tuple[ModelProto, _Nodes, RawHead]:
+    """A copy of the model to append to, and the head that reads its maps; errors as in `append_postprocess`."""
     head = raw_head_of(decode)
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < _MIN_OPSET:
         raise BackendError(f"opset {opset} is too old", hint=f"Export with opset {_MIN_OPSET} or later")
     result = type(model)()
     result.CopyFrom(model)
-    names = head.output_names()
     found = [entry.name for entry in result.graph.output]
-    if found != names:
-        raise BackendError(f"the model gives {found}, and the decode reads {names}")
-    image_hw = _image_hw(result.graph)
-    tail = _Nodes(result.graph)
-    boxes_xyxy, best, class_ids = head.append_rows(tail, names, num_classes=num_classes, image_hw=image_hw)
-    kept = min(candidates, len(head.make_places(image_hw)))
-    _select_best(tail, boxes_xyxy, best, class_ids, kept)
-    _declare_outputs(result.graph, kept)
-    return result, kept
+    if found != head.output_names():
+        raise BackendError(f"the model gives {found}, and the decode reads {head.output_names()}")
+    return result, _Nodes(result.graph), head
 
 
 class _Nodes:
@@ -116,6 +151,12 @@ def _image_hw(graph: GraphProto) -> tuple[int, int]:
     return sizes[2], sizes[3]
 
 
+def _best_class(tail: _Nodes, scores: str) -> tuple[str, str]:
+    """Scores (B, K, N) -> the best of each prediction (B, N), and its class (B, N) int64."""
+    best = tail.add("ReduceMax", scores, tail.shape(1), keepdims=0)
+    return best, tail.add("ArgMax", scores, axis=1, keepdims=0)
+
+
 def _select_best(tail: _Nodes, boxes_xyxy: str, best: str, class_ids: str, count: int) -> None:
     """The `count` rows of the highest scores, as the graph's outputs."""
     boxes_name, scores_name, ids_name = ROW_NAMES
@@ -128,15 +169,14 @@ def _select_best(tail: _Nodes, boxes_xyxy: str, best: str, class_ids: str, count
     tail.add_named("Cast", tail.add("GatherElements", class_ids, index, axis=1), outputs=[ids_name], to=6)  # int32
 
 
-def _declare_outputs(graph: GraphProto, count: int) -> None:
-    from onnx import TensorProto, helper
+def _declare_outputs(graph: GraphProto, shapes: dict[str, list[int]], kinds: tuple[int, ...]) -> None:
+    """Put these in the place of the graph's outputs: name -> shape without the batch, and ONNX's number of its type."""
+    from onnx import helper
 
     axis = graph.output[0].type.tensor_type.shape.dim[0]
     batch = axis.dim_value or axis.dim_param or "batch"
-    shapes = ([batch, count, 4], [batch, count], [batch, count])
-    kinds = (TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.INT32)
     del graph.output[:]
     graph.output.extend(
-        helper.make_tensor_value_info(name, kind, shape)
-        for name, kind, shape in zip(ROW_NAMES, kinds, shapes, strict=True)
+        helper.make_tensor_value_info(name, kind, [batch, *shape])
+        for (name, shape), kind in zip(shapes.items(), kinds, strict=True)
     )

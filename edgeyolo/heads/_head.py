@@ -129,5 +129,5 @@ class RawHead(Head):
     @abstractmethod
     def append_rows(
         self, tail: Tail, maps: Sequence[str], *, num_classes: int, image_hw: tuple[int, int]
-    ) -> tuple[str, str, str]:
-        """Append what decodes the named maps; the names of boxes (B, N, 4), best score (B, N) and its class (B, N)."""
+    ) -> tuple[str, str]:
+        """Append what decodes the named maps; the names of boxes (B, N, 4) and of all classes' scores (B, K, N)."""

@@ -89,7 +89,7 @@ class AnchorHead(RawHead):
 
     def append_rows(
         self, tail: Tail, maps: Sequence[str], *, num_classes: int, image_hw: tuple[int, int]
-    ) -> tuple[str, str, str]:
+    ) -> tuple[str, str]:
         """See `RawHead.append_rows`."""
         levels = []
         for name, anchors, (height, width) in zip(maps, self._levels, self.grids_hw(image_hw), strict=True):
@@ -104,9 +104,7 @@ class AnchorHead(RawHead):
         centre = tail.add("Mul", in_cells, tail.constant(strides))
         half_wh = tail.add("Mul", tail.add("Mul", wh, wh), tail.constant(2.0 * anchors_wh))
         boxes_xyxy = tail.add("Concat", tail.add("Sub", centre, half_wh), tail.add("Add", centre, half_wh), axis=2)
-        scores = tail.add("Mul", objectness, classes)
-        best = tail.add("ReduceMax", scores, tail.shape(2), keepdims=0)
-        return boxes_xyxy, best, tail.add("ArgMax", scores, axis=2, keepdims=0)
+        return boxes_xyxy, tail.add("Transpose", tail.add("Mul", objectness, classes), perm=[0, 2, 1])
 
 
 HEAD = AnchorHead

@@ -78,7 +78,7 @@ class DflHead(RawHead):
 
     def append_rows(
         self, tail: Tail, maps: Sequence[str], *, num_classes: int, image_hw: tuple[int, int]
-    ) -> tuple[str, str, str]:
+    ) -> tuple[str, str]:
         """See `RawHead.append_rows`."""
         logits, distances = [], []
         steps = tail.constant(self._steps.reshape(1, 1, -1, 1))
@@ -94,9 +94,7 @@ class DflHead(RawHead):
         point = tail.constant(cells_xy + self.offset)
         corners = tail.add("Concat", tail.add("Sub", point, left_top), tail.add("Add", point, right_bottom), axis=2)
         boxes_xyxy = tail.add("Mul", corners, tail.constant(strides))
-        by_class = tail.add("Concat", *logits, axis=2)  # (B, K, N)
-        best = tail.add("Sigmoid", tail.add("ReduceMax", by_class, tail.shape(1), keepdims=0))
-        return boxes_xyxy, best, tail.add("ArgMax", by_class, axis=1, keepdims=0)
+        return boxes_xyxy, tail.add("Sigmoid", tail.add("Concat", *logits, axis=2))
 
     def _decode_level(
         self, class_logits: Float32, box_logits: Float32, stride: int, score_threshold: float, multi_label: bool

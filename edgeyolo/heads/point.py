@@ -83,7 +83,7 @@ class PointHead(RawHead):
 
     def append_rows(
         self, tail: Tail, maps: Sequence[str], *, num_classes: int, image_hw: tuple[int, int]
-    ) -> tuple[str, str, str]:
+    ) -> tuple[str, str]:
         """See `RawHead.append_rows`."""
         by_kind: list[list[str]] = []
         for kind, channels in zip(zip(*self._levels(maps), strict=True), (num_classes, 1, 4), strict=True):
@@ -97,9 +97,8 @@ class PointHead(RawHead):
         scores = tail.add("Sigmoid", classes)  # (B, K, N)
         if objectness:
             scores = tail.add("Mul", scores, tail.add("Sigmoid", objectness))
-        best = tail.add("ReduceMax", scores, tail.shape(1), keepdims=0)
         values = tail.add("Transpose", boxes, perm=[0, 2, 1])  # (B, N, 4)
-        return self._append_boxes(tail, values, image_hw), best, tail.add("ArgMax", scores, axis=1, keepdims=0)
+        return self._append_boxes(tail, values, image_hw), scores
 
     def _append_boxes(self, tail: Tail, values: str, image_hw: tuple[int, int]) -> str:
         cells_xy, strides = np.split(self.make_places(image_hw)[None], (2,), axis=2)

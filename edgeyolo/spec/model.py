@@ -118,8 +118,30 @@ class GraphDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
         return 3
 
 
+class RowsDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="rows"):
+    """Decoded inside the graph into one output, "rows", that other programs read: all N predictions, before NMS.
+
+    Pixels are input pixels; a score has the objectness in it.
+
+    Attributes:
+        strides: of the raw maps inside.
+        layout: "class-scores": (B, 4 + K, N), centre x and y, width, height, then the score of every class.
+            "best-class": (B, N, 6), left, top, right, bottom, the best class's score, and its id.
+        predictions: N.
+    """
+
+    strides: tuple[int, ...]
+    layout: Literal["class-scores", "best-class"]
+    predictions: int
+
+    @property
+    def output_count(self) -> int:
+        """How many outputs the network gives."""
+        return 1
+
+
 RawDecode = AnchorDecode | DflDecode | PointDecode
-Decode = RawDecode | GraphDecode
+Decode = RawDecode | GraphDecode | RowsDecode
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

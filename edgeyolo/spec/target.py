@@ -19,6 +19,8 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         aliases: other names that `load_target` knows it by.
         title: for people, such as "Raspberry Pi 5 (4 x Cortex-A76)".
         engine: name of a module in `edgeyolo.backends`.
+        program: name of a module in `edgeyolo.handoffs`: another program than ours that reads the model, and runs it by
+            that engine; "" where our own runtime does.
         engine_versions: accepted versions, PEP 440 specifier such as ">=1.0.20261020".
         precisions: allowed, preferred first.
         machine: architecture as `platform.machine()` gives it there, "" for any.
@@ -37,6 +39,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     title: str
     engine: str
+    program: str = ""
     aliases: tuple[str, ...] = ()
     precisions: tuple[Precision, ...]
     engine_versions: str = ""

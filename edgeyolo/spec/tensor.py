@@ -4,6 +4,7 @@ from __future__ import annotations
 
 INPUT_NAME = "images"
 ROW_NAMES = ("boxes_xyxy", "scores", "class_ids")  # of a graph that decodes its maps itself
+ROWS_NAME = "rows"  # of a graph that does so for another program
 
 
 def output_names(count: int) -> list[str]:

@@ -55,6 +55,8 @@ def deploy(
 ) -> DeployResult:
     """Build one bundle for one board from a folder that `quantize` wrote, or a float one from a checkpoint.
 
+    For a target that is another program, `out` becomes a folder of what that program reads, with a manifest beside it.
+
     Args:
         target: name in `targets/`, or a path to a `.toml`.
         precision: one of the target's; None for its first that the source allows.
@@ -67,8 +69,10 @@ def deploy(
         UnknownNameError: no such target. UsageError: a precision that target or source does not have.
         MissingPackageError: the engine is not installed. BackendError, OutputError: as their names say.
     """
+    import msgspec
+
     from edgeyolo import backends
-    from edgeyolo.bundle import write_bundle
+    from edgeyolo.bundle import write_bundle, write_folder
     from edgeyolo.data.dataset import open_dataset
 
     check_settings(DeployOptions(nms=nms))
@@ -84,23 +88,36 @@ def deploy(
         if dataset is not None and backends.load_engine(board.engine).is_half(board, chosen):
             _check_half_range(folder / "model.onnx", record.model, dataset)
         progress.step("deploy", 1, 3, f"building for {board.title}")
-        artefact = backends.build(
-            folder / "model.onnx",
-            record.model,
-            qparams if needs_scales(chosen) else None,
-            board,
-            Path(work),
-            precision=chosen,
-            progress=progress,
-        )
-        notes = backends.load_engine(artefact.engine).build_notes(Path(work), artefact)
+        scales = qparams if needs_scales(chosen) else None
+        artefact, spec, notes = _build(folder, record.model, scales, board, Path(work), chosen, progress)
+        record = msgspec.structs.replace(record, model=spec)
         manifest = make_manifest(folder, record, qparams, board, target, artefact, nms)
         if dataset is not None:
             manifest = measured_here(Path(work), manifest, dataset, progress)
         progress.step("deploy", 2, 3, "writing the bundle")
-        manifest = write_bundle(out, manifest, Path(work))
+        manifest = (write_folder if board.program else write_bundle)(out, manifest, Path(work))
         progress.step("deploy", 3, 3, str(out))
     return DeployResult(out, manifest, (*_choice_note(wanted, target), *notes))
+
+
+def _build(
+    folder: Path,
+    spec: ModelSpec,
+    qparams: QParams | None,
+    board: Target,
+    work: Path,
+    precision: Precision,
+    progress: Progress,
+) -> tuple[Artefact, ModelSpec, tuple[str, ...]]:
+    """The artefact, what it takes and gives, and what is to be said of it."""
+    from edgeyolo import backends, handoffs
+
+    if board.program:
+        given = handoffs.hand_off(folder / "model.onnx", spec, qparams, board, work, precision=precision)
+        return given.artefact, given.spec, given.steps
+    artefact = backends.build(folder / "model.onnx", spec, qparams, board, work, precision=precision, progress=progress)
+    notes = backends.load_engine(artefact.engine).build_notes(work, artefact)
+    return artefact, deployed_spec(spec, artefact), tuple(notes)
 
 
 def check_licence(source: Path) -> None:
@@ -210,14 +227,14 @@ def make_manifest(
     artefact: Artefact,
     nms: Nms,
 ) -> Manifest:
-    """The manifest of a bundle, without the digests of its files."""
+    """The manifest of a bundle, without the digests of its files; the record's model is what the artefact computes."""
     from edgeyolo.backends import list_packages, load_engine
 
     source = {"model.onnx": record.onnx_sha256, "checkpoint": record.checkpoint_sha256}
     if qparams is not None:
         source |= {"qparams.json": sha256_of(folder / "qparams.json"), "recipe": qparams.calibration.recipe}
     return Manifest(
-        model=deployed_spec(record.model, artefact),
+        model=record.model,
         target=Path(target_name(target)).stem,
         machine=board.machine,
         cpu_features=load_engine(artefact.engine).needed_features(artefact, board),

@@ -26,7 +26,7 @@ import edgeyolo
 from edgeyolo.spec.errors import DataError, EdgeYoloError, UnknownNameError
 from edgeyolo.spec.model import Decode
 
-GROUND_FLOOR = ("spec", "geometry", "heads", "data", "bundle", "graph", "backends", "runtime", "evaluation")
+GROUND_FLOOR = ("spec", "geometry", "heads", "data", "bundle", "graph", "backends", "handoffs", "runtime", "evaluation")
 
 
 def main(kind: str, name: str, folder: Path) -> None:
@@ -35,9 +35,8 @@ def main(kind: str, name: str, folder: Path) -> None:
     assert {"engines", "packages"} <= run_command("doctor").keys()
     targets = run_command("targets")
     assert isinstance(targets, list) and targets
-    {"engine": check_engines, "family": check_families, "head": check_heads, "format": check_formats}[kind](
-        name, folder
-    )
+    checks = {"engine": check_engines, "family": check_families, "head": check_heads, "format": check_formats}
+    (checks | {"program": check_programs})[kind](name, folder)
 
 
 def check_engines(name: str, folder: Path) -> None:
@@ -124,6 +123,21 @@ def check_formats(name: str, _: Path) -> None:
             expect(DataError, "no data set of a known format", lambda p=path: open_dataset(p, "train"))
         else:
             assert [len(sample.class_ids) for sample in open_dataset(path, "train")] == [2, 1, 0]
+
+
+def check_programs(name: str, folder: Path) -> None:
+    """The others are written for; a target of the lost one says so."""
+    from edgeyolo import handoffs, verbs
+    from edgeyolo.spec.target import list_targets, load_target
+
+    programs = {target: load_target(target).program for target in list_targets()}
+    assert set(programs.values()) - {""} == {*handoffs.list_programs(), name}
+    for target, program in programs.items():
+        if program == name:
+            expect(UnknownNameError, name, lambda t=target: verbs.deploy(folder / "model", t, folder / "lost"))
+        elif program:
+            verbs.deploy(folder / "model", target, folder / program)
+            assert (folder / program / "model.onnx").is_file()
 
 
 def guests(room: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -11,10 +12,10 @@ import pytest
 import torch
 
 from edgeyolo import heads
-from edgeyolo.graph.postprocess import append_postprocess
+from edgeyolo.graph.postprocess import append_postprocess, append_rows
 from edgeyolo.heads import head_of, kind_of, raw_head_of
 from edgeyolo.spec.errors import BackendError, UnknownNameError
-from edgeyolo.spec.model import AnchorDecode, Decode, DflDecode, GraphDecode, PointDecode
+from edgeyolo.spec.model import AnchorDecode, Decode, DflDecode, GraphDecode, PointDecode, RowsDecode
 from edgeyolo.spec.tensor import INPUT_NAME, ROW_NAMES
 
 ANCHOR = AnchorDecode(strides=(8, 16), anchors_wh=(((10.0, 13.0), (16.0, 30.0)), ((30.0, 61.0),)))  # uneven on purpose
@@ -23,6 +24,8 @@ CORNER = DflDecode(strides=(8, 16, 32), bins=8, offset=0.0)
 POINT = PointDecode(strides=(8, 16, 32), box="centre", objectness=True)
 SIDES = PointDecode(strides=(8, 16, 32), box="sides", objectness=False)
 GRAPH = GraphDecode(strides=(8,), candidates=5)
+ROWS = RowsDecode(strides=(8,), layout="best-class", predictions=5)
+Layout = Literal["class-scores", "best-class"]
 ALL = [ANCHOR, DFL, CORNER, POINT, SIDES]
 RAW = pytest.mark.parametrize("spec", ALL, ids=["anchor", "dfl", "corner", "point", "sides"])
 IMAGE_HW = (64, 96)
@@ -71,6 +74,28 @@ def test_the_graph_decodes_as_the_board_does(spec: Decode) -> None:
 
 
 @RAW
+@pytest.mark.parametrize("layout", ["class-scores", "best-class"])
+def test_rows_for_other_programs_are_what_the_board_decodes(spec: Decode, layout: Layout) -> None:
+    model, decode = append_rows(pass_through(spec), spec, layout, num_classes=NUM_CLASSES)
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = {f"given_{i}": raw for i, raw in enumerate(random_maps(spec))}
+    found = session.run(None, {INPUT_NAME: np.zeros((1, 3, *IMAGE_HW), np.float32), **feeds})
+    head = head_of(decode)
+    assert [part.shape for part in found] == [(1, *shape) for shape in head.map_shapes(NUM_CLASSES, IMAGE_HW)]
+    for multi_label in (False, True) if layout == "class-scores" else (False,):
+        wanted = head_of(spec).decode(
+            [raw[0] for raw in random_maps(spec)], score_threshold=0.3, multi_label=multi_label
+        )
+        rows = head.decode([found[0][0]], score_threshold=0.3, multi_label=multi_label)
+        order, other = np.lexsort(wanted[2:0:-1]), np.lexsort(rows[2:0:-1])
+        assert len(order) == len(other) > 10
+        np.testing.assert_allclose(rows[1][other], wanted[1][order], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(rows[0][other], wanted[0][order], rtol=1e-5, atol=1e-3)
+        np.testing.assert_array_equal(rows[2][other], wanted[2][order])
+
+
+@RAW
 def test_training_reads_what_the_board_does(spec: Decode) -> None:
     boxes, scores, class_ids = every_prediction(spec)
     head, maps = raw_head_of(spec), random_maps(spec)
@@ -100,11 +125,12 @@ def test_predictions_are_sorted_alike_in_numpy_and_torch(spec: Decode) -> None:
 
 
 def test_what_the_graph_has_decoded_is_not_decoded_again() -> None:
-    with pytest.raises(BackendError, match="inside its graph already"):
-        raw_head_of(GRAPH)
+    for spec in (GRAPH, ROWS):
+        with pytest.raises(BackendError, match="inside its graph already"):
+            raw_head_of(spec)
 
 
-@pytest.mark.parametrize("spec", [ANCHOR, DFL, POINT, GRAPH], ids=lambda s: kind_of(type(s)))
+@pytest.mark.parametrize("spec", [ANCHOR, DFL, POINT, GRAPH, ROWS], ids=lambda s: kind_of(type(s)))
 def test_a_kind_without_its_file_is_named_and_the_others_work(spec: Decode, monkeypatch: pytest.MonkeyPatch) -> None:
     module = head_of(spec).__class__.__module__.rpartition(".")[2]
     listed = list(heads.pkgutil.iter_modules(heads.__path__))
