@@ -16,7 +16,9 @@ PANEL = "The way to a board"
 
 def deploy(
     console: Console,
-    source: Annotated[Path, typer.Argument(help="Folder from `edgeyolo quantize`, or a float checkpoint.")],
+    source: Annotated[
+        Path, typer.Argument(help="Folder from `quantize`, or from `import` of an .onnx, or a checkpoint.")
+    ],
     target: Annotated[str, typer.Option(help="Name of a board or program, or a .toml; `edgeyolo targets` lists them.")],
     out: Annotated[Path, typer.Option(help="Bundle to write, such as cells.eyb; for another program, a folder.")],
     options: DeployOptions,

@@ -17,7 +17,7 @@ PANEL = "The way to a board"
 
 def evaluate(
     console: Console,
-    source: Annotated[Path, typer.Argument(help="Bundle (or its folder), or checkpoint.")],
+    source: Annotated[Path, typer.Argument(help="Bundle (or its folder), checkpoint, or folder with a model.onnx.")],
     data: Annotated[Path, typer.Option(help="Data set.")],
     options: EvaluateOptions,
 ) -> None:

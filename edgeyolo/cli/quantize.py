@@ -17,7 +17,9 @@ PANEL = "The way to a board"
 
 def quantize(
     console: Console,
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint that `edgeyolo train` wrote.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Checkpoint, or a folder that `edgeyolo import` made of an ONNX file.")
+    ],
     data: Annotated[Path, typer.Option(help="Data set: calibrated on its train split, evaluated on val.")],
     out: Annotated[Path, typer.Option(help="Folder for model.onnx, qparams.json, model.json and the report.")],
     options: QuantizeOptions,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgeyolo.heads import raw_head_of
+from edgeyolo.heads import maps_head_of
 from edgeyolo.spec.errors import BackendError, UsageError
 from edgeyolo.spec.model import Decode, RowsDecode
 from edgeyolo.spec.tensor import INPUT_NAME, ROW_NAMES, ROWS_NAME
@@ -20,7 +20,7 @@ from edgeyolo.spec.tensor import INPUT_NAME, ROW_NAMES, ROWS_NAME
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
-    from edgeyolo.heads import RawHead
+    from edgeyolo.heads import MapsHead
 
 MOST_CANDIDATES = 3840  # the largest k of TensorRT's TopK
 _MIN_OPSET = 18  # ReduceMax and ReduceSum with axes as an input
@@ -49,7 +49,7 @@ def append_postprocess(
     image_hw = _image_hw(result.graph)
     boxes_xyxy, scores = head.append_rows(tail, head.output_names(), num_classes=num_classes, image_hw=image_hw)
     best, class_ids = _best_class(tail, scores)
-    kept = min(candidates, len(head.make_places(image_hw)))
+    kept = min(candidates, head.count_rows(image_hw))
     _select_best(tail, boxes_xyxy, best, class_ids, kept)
     _declare_outputs(result.graph, dict(zip(ROW_NAMES, ([kept, 4], [kept], [kept]), strict=True)), (1, 1, 6))
     return result, kept
@@ -65,7 +65,7 @@ def append_rows(
     """
     result, tail, head = _open(model, decode)
     image_hw = _image_hw(result.graph)
-    count = len(head.make_places(image_hw))
+    count = head.count_rows(image_hw)
     boxes_xyxy, scores = head.append_rows(tail, head.output_names(), num_classes=num_classes, image_hw=image_hw)
     if layout == "class-scores":
         corners = tail.split(boxes_xyxy, 2, 2, axis=2)
@@ -83,9 +83,9 @@ def append_rows(
     return result, RowsDecode(strides=decode.strides, layout=layout, predictions=count)
 
 
-def _open(model: ModelProto, decode: Decode) -> tuple[ModelProto, _Nodes, RawHead]:
+def _open(model: ModelProto, decode: Decode) -> tuple[ModelProto, _Nodes, MapsHead]:
     """A copy of the model to append to, and the head that reads its maps; errors as in `append_postprocess`."""
-    head = raw_head_of(decode)
+    head = maps_head_of(decode)
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < _MIN_OPSET:
         raise BackendError(f"opset {opset} is too old", hint=f"Export with opset {_MIN_OPSET} or later")

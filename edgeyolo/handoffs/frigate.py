@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgeyolo.graph.qdq import insert_qdq
 from edgeyolo.handoffs.program import MODEL, Program, describe_origin
-from edgeyolo.heads import raw_head_of
+from edgeyolo.heads import maps_head_of
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.qparams import QParams
@@ -41,7 +41,7 @@ class Frigate(Program):
                 f"the input is {height} x {width}, and Frigate gives square pictures",
                 hint="Train and quantize it for a square, such as --image-size 320",
             )
-        count = len(raw_head_of(spec.decode).make_places(spec.input.image_hw))
+        count = maps_head_of(spec.decode).count_rows(spec.input.image_hw)
         if 4 + len(spec.class_names) >= count:
             raise UsageError(
                 f"{len(spec.class_names)} classes and {count} predictions: Frigate would take one for the other",

@@ -10,11 +10,22 @@ import functools
 import importlib
 import pkgutil
 
-from edgeyolo.heads._head import Anchors, Candidates, Head, Predictions, RawHead, Tail
+from edgeyolo.heads._head import Anchors, Candidates, Head, MapsHead, Predictions, RawHead, Tail
 from edgeyolo.spec.errors import BackendError, UnknownNameError
 from edgeyolo.spec.model import Decode
 
-__all__ = ["Anchors", "Candidates", "Head", "Predictions", "RawHead", "Tail", "head_of", "raw_head_of"]
+__all__ = [
+    "Anchors",
+    "Candidates",
+    "Head",
+    "MapsHead",
+    "Predictions",
+    "RawHead",
+    "Tail",
+    "head_of",
+    "maps_head_of",
+    "raw_head_of",
+]
 
 
 def head_of(decode: Decode) -> Head:
@@ -28,6 +39,18 @@ def head_of(decode: Decode) -> Head:
     if kind not in heads:
         raise UnknownNameError("kind of head", kind, heads)
     return heads[kind](decode)
+
+
+def maps_head_of(decode: Decode) -> MapsHead:
+    """`head_of` for outputs that nodes behind them can decode.
+
+    Raises:
+        UnknownNameError: no module reads this kind. BackendError: boxes have been chosen inside the graph.
+    """
+    head = head_of(decode)
+    if not isinstance(head, MapsHead):
+        raise BackendError("the model is decoded inside its graph already", hint="Start from its raw maps")
+    return head
 
 
 def raw_head_of(decode: Decode) -> RawHead:

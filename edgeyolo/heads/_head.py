@@ -101,7 +101,21 @@ class Head(ABC):
         return [(image_hw[0] // stride, image_hw[1] // stride) for stride in self.strides]
 
 
-class RawHead(Head):
+class MapsHead(Head):
+    """A head whose outputs may be followed by nodes that decode them inside the graph."""
+
+    @abstractmethod
+    def count_rows(self, image_hw: tuple[int, int]) -> int:
+        """N, the predictions of a picture."""
+
+    @abstractmethod
+    def append_rows(
+        self, tail: Tail, maps: Sequence[str], *, num_classes: int, image_hw: tuple[int, int]
+    ) -> tuple[str, str]:
+        """Append what decodes the named maps; the names of boxes (B, N, 4) and of all classes' scores (B, K, N)."""
+
+
+class RawHead(MapsHead):
     """A head whose maps leave the network as they are; decoded by numpy here, or by nodes behind the network.
 
     Attributes:
@@ -109,6 +123,10 @@ class RawHead(Head):
     """
 
     bins: int = 0
+
+    def count_rows(self, image_hw: tuple[int, int]) -> int:
+        """See `MapsHead.count_rows`."""
+        return len(self.make_places(image_hw))
 
     @abstractmethod
     def predictions(self, maps: Sequence[Array]) -> list[Predictions]:
@@ -125,9 +143,3 @@ class RawHead(Head):
         Args:
             maths: the module torch, which the ground floor does not import.
         """
-
-    @abstractmethod
-    def append_rows(
-        self, tail: Tail, maps: Sequence[str], *, num_classes: int, image_hw: tuple[int, int]
-    ) -> tuple[str, str]:
-        """Append what decodes the named maps; the names of boxes (B, N, 4) and of all classes' scores (B, K, N)."""

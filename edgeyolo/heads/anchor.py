@@ -90,7 +90,7 @@ class AnchorHead(RawHead):
     def append_rows(
         self, tail: Tail, maps: Sequence[str], *, num_classes: int, image_hw: tuple[int, int]
     ) -> tuple[str, str]:
-        """See `RawHead.append_rows`."""
+        """See `MapsHead.append_rows`."""
         levels = []
         for name, anchors, (height, width) in zip(maps, self._levels, self.grids_hw(image_hw), strict=True):
             count, cells = len(anchors), height * width

@@ -79,7 +79,7 @@ class DflHead(RawHead):
     def append_rows(
         self, tail: Tail, maps: Sequence[str], *, num_classes: int, image_hw: tuple[int, int]
     ) -> tuple[str, str]:
-        """See `RawHead.append_rows`."""
+        """See `MapsHead.append_rows`."""
         logits, distances = [], []
         steps = tail.constant(self._steps.reshape(1, 1, -1, 1))
         for classes, boxes, (height, width) in zip(maps[0::2], maps[1::2], self.grids_hw(image_hw), strict=True):

@@ -84,7 +84,7 @@ class PointHead(RawHead):
     def append_rows(
         self, tail: Tail, maps: Sequence[str], *, num_classes: int, image_hw: tuple[int, int]
     ) -> tuple[str, str]:
-        """See `RawHead.append_rows`."""
+        """See `MapsHead.append_rows`."""
         by_kind: list[list[str]] = []
         for kind, channels in zip(zip(*self._levels(maps), strict=True), (num_classes, 1, 4), strict=True):
             flat = [

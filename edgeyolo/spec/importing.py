@@ -6,16 +6,26 @@ from pathlib import Path
 
 import msgspec
 
+from edgeyolo.spec.foreign import HeadKind
+
+# All that `import` writes to the folder of an ONNX file.
+IMPORTED_FILES = frozenset({"model.onnx", "model.json"})
+
 
 class ImportOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `import` is told of a file of weights.
+    """What `import` is told of a file of weights, or of an ONNX detector.
 
     Attributes:
         model: model of the zoo; guessed from the tensors if not given.
-        names: text file with the name of a class on each line; COCO's if not given and the file has 80 classes.
+        names: text file with the name of a class on each line; the file's own, or COCO's where it has 80, if not given.
         image_size: side in pixels of the square input; the model's own if not given.
+        head: how the outputs of an ONNX file are read: raw maps as dfl, anchor or point, or decoded boxes; found by
+            running it if not given.
+        describe: what else is known of an ONNX file, a .toml; what it leaves out is guessed and shown.
     """
 
     model: str | None = None
     names: Path | None = None
     image_size: int | None = None
+    head: HeadKind | None = None
+    describe: Path | None = None

@@ -98,6 +98,33 @@ class PointDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
         return (3 if self.objectness else 2) * len(self.strides)
 
 
+class BoxesDecode(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag="boxes"
+):
+    """A network that gives decoded boxes and scores itself: one output (B, 4 + 1 + K, N), without the 1 where there is
+    no objectness.
+
+    Of each prediction: box in input pixels, objectness, scores of the classes. Both are shares, no logits; score of
+    class k = class k, times objectness if there is one.
+
+    Attributes:
+        strides: of the cells that predictions stand for, finest first; (1,) where that is not known.
+        rows: N.
+        box: what the four values are; the centre comes first in "cxcywh".
+        objectness: whether there is one.
+    """
+
+    strides: tuple[int, ...]
+    rows: int
+    box: Literal["cxcywh", "xyxy"] = "cxcywh"
+    objectness: bool = False
+
+    @property
+    def output_count(self) -> int:
+        """How many outputs the network gives."""
+        return 1
+
+
 class GraphDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="graph"):
     """Decoded inside the graph: what leaves it are the best candidates of each picture, best first, before NMS.
 
@@ -141,7 +168,7 @@ class RowsDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
 
 
 RawDecode = AnchorDecode | DflDecode | PointDecode
-Decode = RawDecode | GraphDecode | RowsDecode
+Decode = RawDecode | BoxesDecode | GraphDecode | RowsDecode
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

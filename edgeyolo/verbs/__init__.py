@@ -8,20 +8,24 @@ from edgeyolo.verbs._artefacts import measure_built
 from edgeyolo.verbs._deploy import DeployResult, check_licence, deploy
 from edgeyolo.verbs._evaluate import artefact_name, evaluate
 from edgeyolo.verbs._import import ImportResult, import_weights
+from edgeyolo.verbs._import_onnx import ONNX_SUFFIX, ImportedGraph, import_graph
 from edgeyolo.verbs._quantize import QuantizeResult, quantize
 from edgeyolo.verbs._search import search
 from edgeyolo.verbs._splits import validation_split
 from edgeyolo.verbs._train import train
 
 __all__ = [
+    "ONNX_SUFFIX",
     "DeployResult",
     "ImportResult",
+    "ImportedGraph",
     "QuantizeOptions",
     "QuantizeResult",
     "artefact_name",
     "check_licence",
     "deploy",
     "evaluate",
+    "import_graph",
     "import_weights",
     "measure_built",
     "quantize",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.figure import SIMULATED_MARK
 from edgeyolo.spec.machine import is_first_process
 from edgeyolo.spec.manifest import Artefact, Manifest
-from edgeyolo.spec.model import ModelSpec, Score
+from edgeyolo.spec.model import ModelRecord, ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
+from edgeyolo.spec.target import Precision
 from edgeyolo.verbs._splits import validation_split
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def evaluate(
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> Score:
-    """COCO mAP of a bundle, or of a checkpoint, on one split of a data set.
+    """COCO mAP of a bundle, of a checkpoint, or of a folder with a model.onnx, on one split of a data set.
 
     The processes that `torchrun` starts share the pictures of a checkpoint; all of them get the score.
 
@@ -52,6 +54,8 @@ def evaluate(
 
     dataset = open_dataset(data, split or validation_split(data))
     if source.suffix != ".eyb" and not (source / "manifest.json").is_file():
+        if (source / "model.onnx").is_file():
+            return _evaluate_graph(source, dataset, nms, progress)
         return _evaluate_checkpoint(source, dataset, device, nms, progress)
 
     from edgeyolo.bundle import for_this_device, open_bundle, rewrite_manifest
@@ -72,6 +76,25 @@ def evaluate(
     if record and is_first_process():
         rewrite_manifest(source, with_score(bundle.manifest, score, is_tuned=manifest is bundle.manifest))
     return score
+
+
+def _evaluate_graph(folder: Path, dataset: Dataset, nms: Nms | None, progress: Progress) -> Score:
+    """Of a folder that `import` or `quantize` wrote: as ONNX Runtime computes it."""
+    from edgeyolo import backends
+    from edgeyolo.spec.qparams import load_qparams
+    from edgeyolo.spec.strict import load_json
+    from edgeyolo.spec.target import load_target
+
+    spec = load_json(folder / "model.json", ModelRecord).model
+    path = folder / "qparams.json"
+    qparams = load_qparams(path) if path.is_file() else None
+    precision: Precision = "fp32" if qparams is None else "int8"
+    with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work, contextlib.ExitStack() as closing:
+        board = load_target("host-onnx")
+        artefact = backends.build(folder / "model.onnx", spec, qparams, board, Path(work), precision=precision)
+        session = backends.open_artefact(Path(work), artefact, spec)
+        closing.callback(session.close)
+        return measure_artefact(session, artefact, spec, dataset, nms=nms, progress=progress)
 
 
 def _evaluate_checkpoint(

@@ -84,10 +84,19 @@ def _class_names(names: Path | None, count: int, file: Path) -> tuple[str, ...]:
         if count != len(COCO_CLASSES):
             raise UsageError(f"has {count} classes, and no names", where=file, hint="Give --names FILE, one on a line")
         return COCO_CLASSES
-    try:
-        found = tuple(line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read ({error})", where=names, hint="A text file, one name on a line") from None
+    found = read_names(names)
     if len(found) != count or len(set(found)) != count:
         raise UsageError(f"has {len(set(found))} different names for {count} classes", where=names, hint="One for each")
     return found
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read ({error})", where=path, hint="A text file, one name on a line") from None

@@ -114,6 +114,7 @@ def quantize(
     scores of torch models; the rest is done by the first one, and the others give back an empty result.
 
     Args:
+        checkpoint: or a folder that `import` made of an ONNX file: ONNX Runtime then computes what torch cannot.
         out: absent, empty, or written by `quantize` before; a folder that holds anything else is left as it is.
         recipe: name in `calib/`, or a path to a `.toml`.
 
@@ -124,9 +125,14 @@ def quantize(
     """
     from edgeyolo.export import export_model
     from edgeyolo.training.distributed import World, joined, noticing_loss
+    from edgeyolo.verbs._quantize_onnx import is_graph, quantize_imported
 
     options = options or QuantizeOptions()
     check_options(options)
+    if is_graph(checkpoint):
+        return QuantizeResult(
+            out, *quantize_imported(checkpoint, data, out, recipe=recipe, options=options, progress=progress)
+        )
     world, device = find_place(options)
     with joined(world, device), noticing_loss(world):
         job = world.each(lambda: open_job(checkpoint, data, out, recipe, options, progress))

@@ -10,7 +10,7 @@ import pytest
 
 from edgeyolo.heads import head_of
 from edgeyolo.spec.errors import BackendError
-from edgeyolo.spec.model import AnchorDecode, Decode, DflDecode, GraphDecode, PointDecode
+from edgeyolo.spec.model import AnchorDecode, BoxesDecode, Decode, DflDecode, GraphDecode, PointDecode
 
 Row = tuple[float, float, float, float, float, int]
 
@@ -86,7 +86,17 @@ def point_rows(maps: list[np.ndarray], spec: PointDecode, num_classes: int) -> l
     return predictions
 
 
-ROWS = {AnchorDecode: anchor_rows, DflDecode: dfl_rows, PointDecode: point_rows}
+def boxes_rows(maps: list[np.ndarray], spec: BoxesDecode, num_classes: int) -> list[list[Row]]:
+    predictions = []
+    for column in maps[0].T.tolist():
+        a, b, c, d = column[:4]
+        box = (a, b, c, d) if spec.box == "xyxy" else (a - c / 2, b - d / 2, a + c / 2, b + d / 2)
+        sure = column[4] if spec.objectness else 1.0
+        predictions.append([(*box, sure * score, k) for k, score in enumerate(column[-num_classes:])])
+    return predictions
+
+
+ROWS = {AnchorDecode: anchor_rows, BoxesDecode: boxes_rows, DflDecode: dfl_rows, PointDecode: point_rows}
 
 
 def reference(maps: list[np.ndarray], spec: Decode, num_classes: int, threshold: float, multi_label: bool) -> list[Row]:
@@ -121,6 +131,23 @@ def test_decode_is_what_the_spec_says(spec: Decode, multi_label: bool, threshold
     assert len(found) == len(expected)
     # float32 against float64: 1e-4 of a pixel at coordinates of about 100 px
     np.testing.assert_allclose(in_one_order(found), in_one_order(expected), rtol=2e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("box", ["cxcywh", "xyxy"])
+@pytest.mark.parametrize("objectness", [False, True])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_rows_of_boxes_are_read_as_the_spec_says(box: str, objectness: bool, multi_label: bool) -> None:
+    spec = BoxesDecode(strides=(8,), rows=96, box=box, objectness=objectness)  # type: ignore[arg-type]
+    maps = [np.random.default_rng(1).random((4 + objectness + 3, 96)).astype(np.float32)]
+    for threshold in (0.0, 0.3):
+        expected = reference(maps, spec, 3, threshold, multi_label)
+        found = head_of(spec).decode(maps, score_threshold=threshold, multi_label=multi_label)
+        rows = sorted((*map(float, b), float(s), int(k)) for b, s, k in zip(*found, strict=True))
+        assert len(rows) == len(expected) > 0
+        np.testing.assert_allclose(in_one_order(rows), in_one_order(expected), rtol=2e-5, atol=1e-3)
+    maps[0][5, 7] = np.nan
+    with pytest.raises(BackendError, match="NaN"):
+        head_of(spec).decode(maps, score_threshold=0.3)
 
 
 @EVERY

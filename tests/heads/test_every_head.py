@@ -13,9 +13,9 @@ import torch
 
 from edgeyolo import heads
 from edgeyolo.graph.postprocess import append_postprocess, append_rows
-from edgeyolo.heads import head_of, kind_of, raw_head_of
+from edgeyolo.heads import head_of, kind_of, maps_head_of, raw_head_of
 from edgeyolo.spec.errors import BackendError, UnknownNameError
-from edgeyolo.spec.model import AnchorDecode, Decode, DflDecode, GraphDecode, PointDecode, RowsDecode
+from edgeyolo.spec.model import AnchorDecode, BoxesDecode, Decode, DflDecode, GraphDecode, PointDecode, RowsDecode
 from edgeyolo.spec.tensor import INPUT_NAME, ROW_NAMES
 
 ANCHOR = AnchorDecode(strides=(8, 16), anchors_wh=(((10.0, 13.0), (16.0, 30.0)), ((30.0, 61.0),)))  # uneven on purpose
@@ -23,11 +23,16 @@ DFL = DflDecode(strides=(8, 16, 32), bins=7)
 CORNER = DflDecode(strides=(8, 16, 32), bins=8, offset=0.0)
 POINT = PointDecode(strides=(8, 16, 32), box="centre", objectness=True)
 SIDES = PointDecode(strides=(8, 16, 32), box="sides", objectness=False)
+CENTRES = BoxesDecode(strides=(1,), rows=50, objectness=True)
+CORNERS = BoxesDecode(strides=(1,), rows=50, box="xyxy")
 GRAPH = GraphDecode(strides=(8,), candidates=5)
 ROWS = RowsDecode(strides=(8,), layout="best-class", predictions=5)
 Layout = Literal["class-scores", "best-class"]
-ALL = [ANCHOR, DFL, CORNER, POINT, SIDES]
-RAW = pytest.mark.parametrize("spec", ALL, ids=["anchor", "dfl", "corner", "point", "sides"])
+RAW_KINDS = {"anchor": ANCHOR, "dfl": DFL, "corner": CORNER, "point": POINT, "sides": SIDES}
+MAPS_KINDS = RAW_KINDS | {"centres": CENTRES, "corners": CORNERS}
+ALL = list(MAPS_KINDS.values())
+RAW = pytest.mark.parametrize("spec", RAW_KINDS.values(), ids=RAW_KINDS)
+MAPS = pytest.mark.parametrize("spec", MAPS_KINDS.values(), ids=MAPS_KINDS)
 IMAGE_HW = (64, 96)
 NUM_CLASSES = 3
 
@@ -35,6 +40,8 @@ NUM_CLASSES = 3
 def random_maps(spec: Decode) -> list[np.ndarray]:
     """(1, C, h, w) each."""
     rng = np.random.default_rng(0)
+    if isinstance(spec, BoxesDecode):  # whose scores are shares
+        return [rng.random((1, *s), np.float32) for s in head_of(spec).map_shapes(NUM_CLASSES, IMAGE_HW)]
     return [rng.normal(-0.5, 2, (1, *s)).astype(np.float32) for s in head_of(spec).map_shapes(NUM_CLASSES, IMAGE_HW)]
 
 
@@ -58,7 +65,7 @@ def pass_through(spec: Decode) -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
 
 
-@RAW
+@MAPS
 def test_the_graph_decodes_as_the_board_does(spec: Decode) -> None:
     boxes, scores, class_ids = every_prediction(spec)
     model, kept = append_postprocess(pass_through(spec), spec, num_classes=NUM_CLASSES, candidates=3840)
@@ -73,7 +80,7 @@ def test_the_graph_decodes_as_the_board_does(spec: Decode) -> None:
     np.testing.assert_array_equal(rows[2], class_ids)
 
 
-@RAW
+@MAPS
 @pytest.mark.parametrize("layout", ["class-scores", "best-class"])
 def test_rows_for_other_programs_are_what_the_board_decodes(spec: Decode, layout: Layout) -> None:
     model, decode = append_rows(pass_through(spec), spec, layout, num_classes=NUM_CLASSES)
@@ -125,12 +132,13 @@ def test_predictions_are_sorted_alike_in_numpy_and_torch(spec: Decode) -> None:
 
 
 def test_what_the_graph_has_decoded_is_not_decoded_again() -> None:
-    for spec in (GRAPH, ROWS):
+    cases = ((raw_head_of, GRAPH), (raw_head_of, ROWS), (raw_head_of, CENTRES), (maps_head_of, GRAPH))
+    for head_for, spec in cases:
         with pytest.raises(BackendError, match="inside its graph already"):
-            raw_head_of(spec)
+            head_for(spec)
 
 
-@pytest.mark.parametrize("spec", [ANCHOR, DFL, POINT, GRAPH, ROWS], ids=lambda s: kind_of(type(s)))
+@pytest.mark.parametrize("spec", [ANCHOR, DFL, POINT, CENTRES, GRAPH, ROWS], ids=lambda s: kind_of(type(s)))
 def test_a_kind_without_its_file_is_named_and_the_others_work(spec: Decode, monkeypatch: pytest.MonkeyPatch) -> None:
     module = head_of(spec).__class__.__module__.rpartition(".")[2]
     listed = list(heads.pkgutil.iter_modules(heads.__path__))

@@ -56,7 +56,7 @@ def convert(onnx_path: Path, image_hw: tuple[int, int]) -> list[Layer]:
             raise BackendError(f"pnnx wrote no ncnn model. It said:\n{said}", where=onnx_path)
         text = param.read_text(encoding="utf-8", errors="replace")
         _check_operators(text, where=onnx_path)
-        layers = parse_param(text, where=param.name)
+        layers = parse_param(_with_own_names(text), where=param.name)
         return read_bin(layers, weights.read_bytes(), where=weights.name)
 
 
@@ -103,6 +103,18 @@ def _check_operators(param_text: str, *, where: Path) -> None:
             where=where,
             hint="Change the model so that it does without, or deploy for another engine, such as --target host-onnx",
         )
+
+
+def _with_own_names(param_text: str) -> str:
+    """The same with a name of its own for each layer: pnnx calls the first copy of a constant "splitncnn_0" again."""
+    head, lines, taken = param_text.splitlines()[:2], [], set()
+    for line in param_text.splitlines()[2:]:
+        words = line.split()
+        while len(words) > 1 and words[1] in taken:
+            words[1] += "_"
+        taken.update(words[1:2])
+        lines.append(" ".join(words))
+    return "\n".join([*head, *lines, ""])
 
 
 def _run(command: list[str], folder: Path) -> str:

@@ -21,10 +21,14 @@ _MAX_ELEMENTS = 2**26
 _ALWAYS = 2**20  # elements that a blob may have however small the picture: 4 MiB
 _MAX_PER_INPUT = 64  # elements of a blob for each of the picture; YOLOv7-X, the widest of those there are, has 13
 _AUTOMATIC = -233
+_ORDERS = {  # of Permute: by the number of dimensions, the axes of the input in the order of the output's
+    2: ((0, 1), (1, 0)),
+    3: ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)),
+}
 
 
 def check_network(layers: Sequence[Layer], image_hw: tuple[int, int], output_count: int, *, where: object) -> None:
-    """Raise BackendError unless the network maps in0 (3, H, W) to out0, out1 ... (C, h, w) safely.
+    """Raise BackendError unless the network maps in0 (3, H, W) to out0, out1 ..., (C, h, w) or (C, N), safely.
 
     Args:
         layers: with their weights, as `read_bin` gives them.
@@ -34,8 +38,10 @@ def check_network(layers: Sequence[Layer], image_hw: tuple[int, int], output_cou
     _check_chains(layers, where=where)
     wanted = [f"out{i}" for i in range(output_count)]
     found = sorted(name for name in shapes if name.startswith("out") and name not in consumed)
-    if "in0" not in shapes or found != sorted(wanted) or any(len(shapes[name]) != 3 for name in wanted):
-        raise BackendError(f"gives {found} from in0, and {wanted} of three dimensions were expected", where=where)
+    if "in0" not in shapes or found != sorted(wanted) or any(len(shapes[name]) not in (2, 3) for name in wanted):
+        raise BackendError(
+            f"gives {found} from in0, and {wanted} of two or three dimensions were expected", where=where
+        )
 
 
 def infer_shapes(layers: Sequence[Layer], image_hw: tuple[int, int], *, where: object) -> dict[str, Shape]:
@@ -260,6 +266,13 @@ def _binary(layer: Layer, inputs: list[Shape]) -> Shape:
     return large
 
 
+def _eltwise(layer: Layer, inputs: list[Shape]) -> Shape:
+    _require(0 <= layer.integer(0) <= 2, f"operator {layer.integer(0)}")
+    _require(len(inputs) > 1 and len(set(inputs)) == 1, f"cannot combine {inputs}")
+    _require(len(layer.numbers(1)) in (0, len(inputs)), f"{len(layer.numbers(1))} factors")
+    return inputs[0]
+
+
 def _reduction(layer: Layer, inputs: list[Shape]) -> Shape:
     axes = [axis % len(inputs[0]) if isinstance(axis, int) else -1 for axis in layer.numbers(3)]
     valid = all(0 <= axis < len(inputs[0]) for axis in axes) and len(set(axes)) == len(axes) > 0
@@ -276,11 +289,9 @@ def _reshape(layer: Layer, inputs: list[Shape]) -> Shape:
 
 
 def _permute(layer: Layer, inputs: list[Shape]) -> Shape:
-    _require(
-        len(inputs[0]) == 3 and layer.integer(0) in (0, 1), "only rows and columns of three dimensions change places"
-    )
-    channels, height, width = inputs[0]
-    return (channels, width, height) if layer.integer(0) else inputs[0]
+    orders = _ORDERS.get(len(inputs[0]), ())
+    _require(0 <= layer.integer(0) < len(orders), f"order {layer.integer(0)} of {len(inputs[0])} dimensions")
+    return tuple(inputs[0][axis] for axis in orders[layer.integer(0)])
 
 
 def _matmul(layer: Layer, inputs: list[Shape]) -> Shape:
@@ -318,6 +329,7 @@ _RULES: dict[str, tuple[Rule, Sequence[int], int]] = {  # rule, parameters it kn
     "Split": (_split, (), 1),
     "Slice": (_slice, (0, 1), 1),
     "BinaryOp": (_binary, (0, 1, 2), -1),
+    "Eltwise": (_eltwise, (0, 1), -1),
     "Reduction": (_reduction, (0, 1, 2, 3, 4, 5), 1),
     "Reshape": (_reshape, (0, 1, 2), 1),
     "Permute": (_permute, (0,), 1),
