@@ -24,6 +24,7 @@ GROUND_FLOOR = (
     ("handoffs",),
     ("runtime",),
     ("evaluation",),
+    ("boards",),
 )
 UPSTAIRS = (
     ("nn",),

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
+from edgeyolo.cli._csv import write_csv
 from edgeyolo.cli.console import Console
+from edgeyolo.spec.boards import FleetOptions, HostOptions
 from edgeyolo.spec.detecting import BenchOptions
-from edgeyolo.spec.errors import GateError
+from edgeyolo.spec.errors import GateError, UsageError
 
 if TYPE_CHECKING:
     from edgeyolo.backends import Session
-    from edgeyolo.runtime.clock import Spread
+    from edgeyolo.spec.benchmark import BenchRecord, Spread
     from edgeyolo.spec.detections import Image
     from edgeyolo.spec.manifest import Manifest
+    from edgeyolo.spec.tuning import Tuning
 
 PANEL = "On the board"
 
@@ -26,55 +29,75 @@ _TUNED_ON = 4  # pictures of --data whose raw maps are compared
 
 def bench(
     console: Console,
-    bundle: Annotated[Path, typer.Argument(help="Bundle that `edgeyolo deploy` wrote.")],
+    bundles: Annotated[
+        list[Path],
+        typer.Argument(help="Bundle that `edgeyolo deploy` wrote; with --fleet several, or what deploy takes."),
+    ],
     options: BenchOptions,
+    hosts: HostOptions,
+    fleet: FleetOptions,
 ) -> None:
-    """Time a bundle on this computer: before, in and after the network."""
-    from edgeyolo.runtime import Detector
-    from edgeyolo.runtime.clock import Clock
-    from edgeyolo.spec.errors import UsageError
-    from edgeyolo.spec.machine import processor_name
+    """Time a bundle here, or on boards: whole calls, and what is before, in and after the network."""
+    from edgeyolo.cli import _boards
 
     if options.data is not None and not options.tune:
         raise UsageError("--data is for --tune", hint="Accuracy alone: edgeyolo evaluate")
+    if fleet.fleet is not None:
+        _boards.bench_on_fleet(console, bundles, options, hosts, fleet)
+    elif len(bundles) > 1:
+        raise UsageError("several bundles are for --fleet", hint="Two in turns: --compare OTHER.eyb")
+    elif hosts.host:
+        _boards.bench_on_hosts(console, bundles[0], options, hosts)
+    else:
+        _bench_here(console, bundles[0], options)
+
+
+def _bench_here(console: Console, bundle: Path, options: BenchOptions) -> None:
+    from edgeyolo.runtime.bench import time_bundle
+
     _refuse_simulator(bundle)
-    tuned = _tune(bundle, options, console) if options.tune else None
-    runs, warmup, threads = options.runs, options.warmup, options.threads
-    with console.show_progress() as progress, Detector.load(bundle, threads=threads, progress=progress) as detector:
-        picture = _read_picture(options.image, detector.spec.input.image_hw)
-        clock = Clock()
-        for run in range(warmup + runs):
-            detector.detect(picture)
-            if run >= warmup:
-                clock.add(detector.timing)
-            progress.step("bench", run + 1, warmup + runs)
-    spread = clock.spread()
-    rows = [(part, times.median_ms, times.p90_ms) for part, times in spread.items()]
-    console.show_table(["part", "median ms", "p90 ms"], rows)
-    threads_text = f"{threads} threads" if threads else "the bundle's own threads"
-    console.say(f"{runs} runs after {warmup} of warm-up, {threads_text}, on {processor_name()}")
-    console.show_json(
-        {
-            "bundle": str(bundle),
-            "device": processor_name(),
-            "threads": threads,
-            "runs": runs,
-            "warmup": warmup,
-            "picture_hw": [picture.shape[0], picture.shape[1]],
-            "spread": {part: asdict(times) for part, times in spread.items()},
-            "tuning": tuned,
-            "max_ms": options.max_ms,
-        }
-    )
+    tuning = _tune(bundle, options, console) if options.tune else None
+    with console.show_progress() as progress:
+        record = time_bundle(bundle, options, tuning=tuning, progress=progress)
+    show_record(console, record)
+    if options.csv is not None:
+        write_csv(options.csv, [msgspec.to_builtins(record)], console)
+    console.show_json(msgspec.to_builtins(record))
     if options.max_ms is not None:
-        _check_gate(spread["total"], options.max_ms, bundle, console)
+        _check_gate(record.spread["total"], options.max_ms, bundle, console)
+
+
+def show_record(console: Console, record: BenchRecord) -> None:
+    """The figures for people: what a whole call takes, and under which conditions."""
+    rows = [(part, times.median_ms, times.p90_ms, times.p99_ms) for part, times in record.spread.items()]
+    console.show_table(["part", "median ms", "p90 ms", "p99 ms"], rows)
+    threads = f"{record.threads} threads" if record.threads else "the bundle's own threads"
+    console.say(f"{record.runs} runs after {record.warmup} of warm-up, {threads}, on {record.device}")
+    memory = f", {record.peak_memory_mib:.0f} MiB of memory at most" if record.peak_memory_mib else ""
+    console.say(
+        f"{record.per_second:.1f} calls per second; first boxes {record.first_ms:.0f} ms after the start{memory}"
+    )
+    for minute, part in enumerate(record.minutes, start=1):
+        console.say(f"minute {minute}: median {part.total.median_ms:.2f} ms, p90 {part.total.p90_ms:.2f} ms")
+    for moment, state in (("before", record.before), ("after", record.after)):
+        known = [f"{state.temperature_c:.0f} °C"] if state.temperature_c is not None else []
+        known += [f"{state.clock_mhz:.0f} MHz"] if state.clock_mhz is not None else []
+        known += [f"governor {state.governor}"] if state.governor else []
+        if known:
+            console.say(f"{moment}: {', '.join(known)}")
+    for reason in record.throttled:
+        console.warn(f"The processor was slowed down: {reason}")
+    if record.comparison is not None:
+        ratio, low, high = record.comparison.total
+        console.say(
+            f"{record.comparison.other} takes {ratio:.3f} of a whole call's time (95 %: {low:.3f} to {high:.3f})"
+        )
 
 
 def _refuse_simulator(bundle: Path) -> None:
     """Raise UsageError for a bundle that a vendor's simulator would run here: its times say nothing of the board."""
     from edgeyolo.backends import load_engine
     from edgeyolo.bundle.reader import read_manifest
-    from edgeyolo.spec.errors import UsageError
 
     manifest = read_manifest(bundle)
     if load_engine(manifest.artefact.engine).is_simulated():
@@ -95,14 +118,11 @@ def _check_gate(total: Spread, max_ms: float, bundle: Path, console: Console) ->
     console.fail(GateError(f"a call takes too long: {figures}", where=bundle, hint=hint))
 
 
-def _tune(bundle: Path, options: BenchOptions, console: Console) -> dict[str, object]:
-    """Tune, show the table, and give it for `--json`."""
-    import msgspec
-
+def _tune(bundle: Path, options: BenchOptions, console: Console) -> Tuning | None:
+    """Tune, and show the table."""
     from edgeyolo.bundle.reader import read_manifest
     from edgeyolo.data.image_file import read_image
     from edgeyolo.runtime.tuner import tune
-    from edgeyolo.spec.errors import UsageError
 
     manifest = read_manifest(bundle)
     score = None
@@ -119,7 +139,7 @@ def _tune(bundle: Path, options: BenchOptions, console: Console) -> dict[str, ob
         tuned = tune(bundle, pictures, score=score, max_drop=options.max_drop, progress=progress)
     tuning = tuned.tuning
     if tuning is None:
-        return {}
+        return None
     rows = [(r.change, r.ratio, f"{r.ratio_low:.3f}-{r.ratio_high:.3f}", r.kept, r.why) for r in tuning.rows]
     console.show_table(["change", "time", "95 % for all rows", "kept", "why"], rows)
     accuracy = "" if tuning.tuned_ap is None else f", AP {tuning.default_ap:.2f} -> {tuning.tuned_ap:.2f}"
@@ -128,7 +148,7 @@ def _tune(bundle: Path, options: BenchOptions, console: Console) -> dict[str, ob
         f"{tuning.ratio:.3f} of it ({tuning.ratio_low:.3f} to {tuning.ratio_high:.3f}){accuracy}"
     )
     console.say(f"Wrote the choice into {bundle}; the runtime uses it on this computer from now on")
-    return dict(msgspec.to_builtins(tuning))
+    return tuning
 
 
 def _labelled(manifest: Manifest, data: Path, split: str | None) -> tuple[list[Image], Callable[[Session], float]]:
@@ -143,14 +163,3 @@ def _labelled(manifest: Manifest, data: Path, split: str | None) -> tuple[list[I
         pictures,
         lambda session: measure_session(session, manifest.model, dataset, artefact="tuned", nms=manifest.nms).ap,
     )
-
-
-def _read_picture(path: Path | None, input_hw: tuple[int, int]) -> Image:
-    """The picture at `path`, or noise of the input's size."""
-    import numpy as np
-
-    from edgeyolo.data.image_file import read_image
-
-    if path is not None:
-        return read_image(path)
-    return np.random.default_rng(0).integers(0, 256, (*input_hw, 3)).astype(np.uint8)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from edgeyolo.spec.benchmark import Spread
 from edgeyolo.spec.model import Latency
 
 
@@ -24,14 +25,6 @@ class Timing:
         return self.pre_ms + self.network_ms + self.post_ms
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Median and 90th percentile of one part, milliseconds."""
-
-    median_ms: float
-    p90_ms: float
-
-
 @dataclass
 class Clock:
     """Collects timings, one per call: `clock.add(detector.timing)`.
@@ -47,12 +40,12 @@ class Clock:
         self.timings.append(timing)
 
     def spread(self) -> dict[str, Spread]:
-        """Median and p90 of "pre", "network", "post" and "total"; at least one timing must have been added."""
+        """Of "pre", "network", "post" and "total"; at least one timing must have been added."""
         return {
-            "pre": _spread([t.pre_ms for t in self.timings]),
-            "network": _spread([t.network_ms for t in self.timings]),
-            "post": _spread([t.post_ms for t in self.timings]),
-            "total": _spread([t.total_ms for t in self.timings]),
+            "pre": spread_of([t.pre_ms for t in self.timings]),
+            "network": spread_of([t.network_ms for t in self.timings]),
+            "post": spread_of([t.post_ms for t in self.timings]),
+            "total": spread_of([t.total_ms for t in self.timings]),
         }
 
     def latency(self, *, device: str, threads: int) -> Latency:
@@ -68,6 +61,7 @@ class Clock:
         )
 
 
-def _spread(values_ms: Sequence[float]) -> Spread:
-    median, p90 = np.percentile(np.asarray(values_ms, np.float64), (50, 90))
-    return Spread(float(median), float(p90))
+def spread_of(values_ms: Sequence[float]) -> Spread:
+    """Median, p90 and p99 of at least one time."""
+    median, p90, p99 = np.percentile(np.asarray(values_ms, np.float64), (50, 90, 99))
+    return Spread(float(median), float(p90), float(p99))

@@ -15,11 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Generic, TypeVar
 
-import numpy as np
-
 from edgeyolo.runtime.capture import FrameReader, Source, make_source
-from edgeyolo.runtime.clock import Clock, Spread, Timing
+from edgeyolo.runtime.clock import Clock, Timing, spread_of
 from edgeyolo.runtime.detector import Detector
+from edgeyolo.spec.benchmark import Spread
 from edgeyolo.spec.detections import Detections, Image
 from edgeyolo.spec.errors import DataError
 
@@ -168,9 +167,8 @@ class StreamRun:
         times = list(self._times)
         latency: dict[str, Spread] = {}
         if times:
-            delay_ms = np.percentile([delay for _, delay in times], (50, 90))
             latency = Clock([timing for timing, _ in times]).spread()
-            latency["delay"] = Spread(float(delay_ms[0]), float(delay_ms[1]))
+            latency["delay"] = spread_of([delay for _, delay in times])
         return StreamSummary(
             captured=self._captured,
             detected=self._detected,

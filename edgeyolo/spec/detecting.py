@@ -65,6 +65,9 @@ class BenchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         max_drop: with data, AP points that tuning may cost.
         max_ms: most milliseconds of a whole call, in the median and in the 90th percentile; exit code 4 where it is
             more.
+        minutes: keep it busy for so long, in place of runs, and show each minute by itself, 0 for not.
+        compare: another bundle, called in turns with the first; gives the ratio of their times and its interval.
+        csv: file for the figures, a row per bundle and board.
     """
 
     image: Path | None = None
@@ -76,3 +79,6 @@ class BenchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     split: str | None = None
     max_drop: NotNegative = 0.3
     max_ms: Positive | None = None
+    minutes: NotNegative = 0.0
+    compare: Path | None = None
+    csv: Path | None = None

@@ -109,6 +109,20 @@ class OutputError(EdgeYoloError):
     """An output that cannot be written (path, permission, space)."""
 
 
+class BoardError(EdgeYoloError):
+    """A board at the end of a wire that cannot be reached, or lacks what it needs."""
+
+
+class AwayError(BoardError):
+    """A board that does not answer, or no longer does; it may come back."""
+
+
+class UnfinishedError(BoardError):
+    """Some boards of several did not do it; the same command goes on with them."""
+
+    exit_code = 5
+
+
 class MissingPackageError(EdgeYoloError):
     """A package or tool that this step needs and that is not installed."""
 

@@ -190,7 +190,10 @@ def _bound(exclusive: float | None, inclusive: float | None) -> float | None:
 
 
 def _docstring_lines(kind: type) -> dict[str, str]:
-    """Field -> its line under `Attributes:`."""
-    _, _, block = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
-    found = re.findall(r"^    (\w+): (.*(?:\n      +.*)*)", block, flags=re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
+    """Field -> its line under `Attributes:`, of the struct itself or of one that it extends."""
+    lines: dict[str, str] = {}
+    for part in reversed(kind.__mro__):
+        _, _, block = inspect.cleandoc(part.__doc__ or "").partition("Attributes:\n")
+        found = re.findall(r"^    (\w+): (.*(?:\n      +.*)*)", block, flags=re.MULTILINE)
+        lines |= {name: " ".join(text.split()) for name, text in found}
+    return lines

@@ -7,6 +7,7 @@ from edgeyolo.spec.quantizing import QuantizeOptions
 from edgeyolo.verbs._artefacts import measure_built
 from edgeyolo.verbs._deploy import DeployResult, check_licence, deploy
 from edgeyolo.verbs._evaluate import artefact_name, evaluate
+from edgeyolo.verbs._fleet import bundle_for
 from edgeyolo.verbs._import import ImportResult, import_weights
 from edgeyolo.verbs._import_onnx import ONNX_SUFFIX, ImportedGraph, import_graph
 from edgeyolo.verbs._quantize import QuantizeResult, quantize
@@ -22,6 +23,7 @@ __all__ = [
     "QuantizeOptions",
     "QuantizeResult",
     "artefact_name",
+    "bundle_for",
     "check_licence",
     "deploy",
     "evaluate",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
 import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +24,9 @@ from edgeyolo.cli.bench import _check_gate
 from edgeyolo.cli.console import Console
 from edgeyolo.data.drawn import draw_dataset, draw_picture
 from edgeyolo.runtime import Detector
-from edgeyolo.runtime.clock import Spread
+from edgeyolo.spec.benchmark import Spread
 from edgeyolo.spec.errors import UsageError
+from edgeyolo.spec.provenance import sha256_of
 from edgeyolo.spec.recipe import list_recipes
 from edgeyolo.spec.target import list_targets
 
@@ -180,9 +183,28 @@ def test_bench(run: Run, bundle: Path, pictures: Path) -> None:
     assert told["picture_hw"] == [60, 80]
     assert set(told["spread"]) == {"pre", "network", "post", "total"}
     for times in told["spread"].values():
-        assert 0 < times["median_ms"] <= times["p90_ms"]
+        assert 0 < times["median_ms"] <= times["p90_ms"] <= times["p99_ms"]
     assert told["spread"]["network"]["median_ms"] < told["spread"]["total"]["median_ms"]
+    assert told["first_ms"] > told["load_ms"] > 0 and 20 < told["peak_memory_mib"] < 20_000
+    assert told["per_second"] > 0
+    assert (told["target"], told["bundle_sha256"]) == ("host-onnx", sha256_of(bundle))
+    assert {"before", "after", "throttled", "machine"} <= told.keys()
     assert "network" in run("bench", bundle, "--runs", "2").stdout
+
+
+def test_bench_for_a_while_and_against_another(run: Run, bundle: Path, tmp_path: Path) -> None:
+    table = tmp_path / "times.csv"
+    copy = shutil.copy(bundle, tmp_path / "copy.eyb")
+    arguments = ["--minutes", "0.005", "--runs", "8", "--warmup", "1", "--compare", copy, "--csv", table, "--json"]
+    told = json.loads(run("bench", bundle, *arguments).stdout)
+    (minute,) = told["minutes"]
+    assert minute["calls"] == told["runs"] > 1
+    assert minute["total"] == told["spread"]["total"]
+    ratio, low, high = told["comparison"]["total"]
+    assert told["comparison"]["rounds"] == 8 and 0 < low <= ratio <= high
+    (row,) = csv.DictReader(table.read_text().splitlines())
+    assert float(row["total_median_ms"]) == told["spread"]["total"]["median_ms"]
+    assert (row["target"], row["host"]) == ("host-onnx", "")
 
 
 def test_bench_is_a_gate(run: Run, bundle: Path) -> None:
@@ -199,8 +221,8 @@ def test_bench_is_a_gate(run: Run, bundle: Path) -> None:
 
 def test_a_slow_tenth_fails_the_gate_too() -> None:
     console = Console(json=False)
-    _check_gate(Spread(median_ms=5.0, p90_ms=30.5), 30.0, Path("a.eyb"), console)
+    _check_gate(Spread(5.0, 30.5, 40.0), 30.0, Path("a.eyb"), console)
     assert console.exit_code == 4
     console = Console(json=False)
-    _check_gate(Spread(median_ms=5.0, p90_ms=30.0), 30.0, Path("a.eyb"), console)
+    _check_gate(Spread(5.0, 30.0, 40.0), 30.0, Path("a.eyb"), console)
     assert console.exit_code == 0

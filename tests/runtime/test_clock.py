@@ -1,4 +1,4 @@
-"""Medians and p90 of known timings."""
+"""Medians, p90 and p99 of known timings."""
 
 from __future__ import annotations
 
