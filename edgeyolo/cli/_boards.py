@@ -68,6 +68,9 @@ def install_on_hosts(console: Console, bundle: Path, hosts: HostOptions) -> None
     """Put a bundle in its place on every host."""
     from edgeyolo.boards.work import Workplace
 
+    if not bundle.is_file():
+        raise UsageError("is no bundle file, which is what --host installs", where=bundle)
+
     def job(wire: Wire, progress: Progress) -> dict[str, Any]:
         done = Workplace(wire, bundle, wheelhouse=hosts.wheelhouse, progress=progress).install(bundle)
         return {"host": wire.address.host, **done}
