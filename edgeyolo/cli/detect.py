@@ -30,7 +30,10 @@ def detect(
     console: Console,
     bundle: Annotated[Path, typer.Argument(help="Bundle that `edgeyolo deploy` wrote.")],
     sources: Annotated[
-        list[str], typer.Argument(help="Pictures, folders, patterns, videos, addresses (rtsp://...), camera numbers.")
+        list[str],
+        typer.Argument(
+            help="Pictures, folders, patterns, videos, addresses (rtsp://...), camera numbers, pipelines (csi://0)."
+        ),
     ],
     thresholds: Thresholds,
     options: DetectOptions,

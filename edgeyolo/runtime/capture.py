@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from edgeyolo.runtime.gstreamer import connect_pipeline, parse_pipeline
 from edgeyolo.spec.detections import Image
 from edgeyolo.spec.errors import DataError
 
@@ -60,7 +61,16 @@ class Source:
 
 
 def make_source(text: str) -> Source | None:
-    """The source that a camera's number, an address or a video's path names; None for anything else."""
+    """The source that a camera's number, an address, a pipeline or a video's path names; None for anything else.
+
+    Raises:
+        UsageError: a pipeline that is not written as one.
+    """
+    pipeline = parse_pipeline(text)
+    if pipeline is not None:
+        hint = "What GStreamer says is above; try the pipeline with gst-launch-1.0"
+        stem = re.sub(r"[^a-z0-9]+", "-", pipeline.shown.partition("!")[0].lower()).strip("-")
+        return Source(stem, pipeline.shown, lambda: connect_pipeline(pipeline), pipeline.is_live, hint)
     if text.isdecimal():
         hint = "Is it plugged in and free?"
         return Source(f"camera{int(text)}", f"camera {int(text)}", lambda: cv2.VideoCapture(int(text)), True, hint)
@@ -104,7 +114,7 @@ class FrameReader:
         first = _read_frame(self._capture)
         if first is None:
             self._capture.release()
-            problem = "does not open or gives no frame" if source.live else "is no video that OpenCV can read"
+            problem = "does not open or gives no frame" if source.live else "is no video that can be read"
             raise DataError(problem, where=source.where, hint=source.hint)
         self._next: Image | None = first
         count, fps = self._capture.get(cv2.CAP_PROP_FRAME_COUNT), self._capture.get(cv2.CAP_PROP_FPS)
@@ -176,6 +186,9 @@ def show_address(text: str) -> str:
     An @ after the host may mean that the password has a slash in it, and that what looks like the host is a part of it;
     no host is shown then. What is no address is shown as it is.
     """
+    pipeline = parse_pipeline(text)
+    if pipeline is not None:
+        return pipeline.shown
     if not _URL.match(text):
         return text
     scheme, _, rest = text.partition("://")

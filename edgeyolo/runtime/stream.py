@@ -21,7 +21,8 @@ def open_stream(source: str | Path | int) -> Iterator[tuple[str, Image]]:
 
     Args:
         source: a picture; a folder, whose pictures come sorted by name; a pattern such as "shots/*.jpg"; a video;
-            or a camera, by its number (also as text, "0"); or an address, such as "rtsp://...".
+            or a camera, by its number (also as text, "0"); or an address, such as "rtsp://..."; or a pipeline, such as
+            "csi://0" (see `gstreamer.parse_pipeline`).
 
     Returns:
         (name, (H, W, 3) uint8 BGR) pairs. A picture's name is its file name; frames of a video or camera are
