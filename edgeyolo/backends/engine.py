@@ -178,6 +178,10 @@ class Engine(ABC):
         """What there is on this machine beside the packages, the first thing to mend first."""
         return []
 
+    def list_built(self) -> list[Path]:
+        """Files of what the engine built on this machine when it opened bundles, and keeps for the next time."""
+        return []
+
     def own_environment(self) -> OwnEnvironment | None:
         """What the engine needs on this computer beside packages for pip, None where that is nothing.
 

@@ -5,6 +5,7 @@ Each verb puts rooms together and loads them only when it is called.
 
 from edgeyolo.spec.quantizing import QuantizeOptions
 from edgeyolo.verbs._artefacts import measure_built
+from edgeyolo.verbs._build import BuildResult, build
 from edgeyolo.verbs._deploy import DeployResult, check_licence, deploy
 from edgeyolo.verbs._evaluate import artefact_name, evaluate
 from edgeyolo.verbs._fleet import bundle_for
@@ -17,12 +18,14 @@ from edgeyolo.verbs._train import train
 
 __all__ = [
     "ONNX_SUFFIX",
+    "BuildResult",
     "DeployResult",
     "ImportResult",
     "ImportedGraph",
     "QuantizeOptions",
     "QuantizeResult",
     "artefact_name",
+    "build",
     "bundle_for",
     "check_licence",
     "deploy",

@@ -144,6 +144,10 @@ class OpenVinoEngine(Engine):
             *bf16,
         ]
 
+    def list_built(self) -> list[Path]:
+        """Compiled networks."""
+        return sorted(compiled_folder().glob("*.blob"))
+
     def examine(self) -> list[Finding]:
         """The devices that OpenVINO finds, and what is in its cache."""
         try:

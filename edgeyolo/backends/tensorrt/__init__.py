@@ -21,6 +21,7 @@ from edgeyolo.backends.tensorrt.cache import (
     PlanKey,
     cached_plan,
     forget_plan,
+    plan_folder,
     read_timing_cache,
     write_timing_cache,
 )
@@ -167,10 +168,14 @@ class TensorRtEngine(Engine):
         """Jetson release, packages, driver, GPU, and where plans are kept."""
         return examine_gpu()
 
+    def list_built(self) -> list[Path]:
+        """Plans."""
+        return sorted(plan_folder().glob("*.plan"))
+
     def build_notes(self, folder: Path, artefact: Artefact) -> list[str]:
         """That the board builds the plan, and how to do it by hand."""
         command = artefact_file(folder, artefact, "trtexec").read_text(encoding="utf-8").strip()
-        return [f"The board builds its plan when it first loads the bundle; by hand it is: {command}"]
+        return [f"The board builds its plan with `edgeyolo build`, or when it first loads it; by hand it is: {command}"]
 
 
 def compile_for(
