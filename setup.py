@@ -52,6 +52,7 @@ setup(
         "edgeyolo": ["py.typed"],
         "edgeyolo.report": ["*.j2"],
         "edgeyolo.backends.ncnn": ["costs/*.toml"],
+        "edgeyolo.latency": ["boards/*.toml", "networks.json"],
         "edgeyolo._targets": ["*.toml"],
         "edgeyolo._calib": ["*.toml"],
     },

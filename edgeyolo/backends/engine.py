@@ -7,7 +7,7 @@ the tool asks these objects; it knows no engine by name.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
@@ -15,7 +15,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from edgeyolo.spec.errors import BackendError
+from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.packages import Package
@@ -23,6 +23,7 @@ from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import QParams
 from edgeyolo.spec.target import Precision, Target
 from edgeyolo.spec.tuning import Choice
+from edgeyolo.spec.work import Convolution
 
 
 class Session(Protocol):
@@ -85,6 +86,19 @@ class Runnable:
     is_host: bool
     is_simulated: bool
     problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """A small network of layers of one kind, to compare this computer with another by.
+
+    Attributes:
+        run: runs it once, in one thread.
+        convolutions: what that computes.
+    """
+
+    run: Callable[[], object]
+    convolutions: tuple[Convolution, ...]
 
 
 @dataclass(frozen=True)
@@ -173,6 +187,37 @@ class Engine(ABC):
             BackendError: files that are missing or broken.
         """
         return []
+
+    def list_convolutions(self, folder: Path, artefact: Artefact, spec: ModelSpec) -> list[Convolution]:
+        """What an artefact computes for one picture, for an estimate of how long it takes.
+
+        Raises:
+            UsageError: artefacts of this engine do not say it. BackendError: files that are missing or broken.
+        """
+        raise UsageError(
+            f"an artefact of {self.name} does not say what it computes",
+            where=folder,
+            hint="Give the folder of `edgeyolo quantize`, or the checkpoint",
+        )
+
+    def count_instructions(self, convolutions: Sequence[Convolution], core: str, floats: Precision) -> float:
+        """Instructions of one picture, estimated from what was counted on an emulated core.
+
+        Args:
+            floats: in which the core computes what is not int8.
+
+        Raises:
+            UnknownNameError: no costs of that core are known.
+        """
+        raise UnknownNameError(f"core with counted costs of {self.name}", core, [])
+
+    def open_rulers(self) -> dict[str, Ruler]:
+        """Networks to compare this computer with another by, by name.
+
+        Raises:
+            MissingPackageError, BackendError: the engine does not run here.
+        """
+        return {}
 
     def examine(self) -> list[Finding]:
         """What there is on this machine beside the packages, the first thing to mend first."""

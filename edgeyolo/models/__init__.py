@@ -25,6 +25,7 @@ from edgeyolo.nn.fold import fold_in_place
 from edgeyolo.spec.errors import CheckpointError, UnknownNameError, UsageError
 from edgeyolo.spec.model import ModelSpec, Origin
 from edgeyolo.spec.provenance import sha256_of
+from edgeyolo.spec.work import Convolution, count_gflops
 from edgeyolo.weights.pretrained import OfficialWeights, Published, compare_weights, place_weights, read_weights
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "ModelInfo",
     "anchors_in",
     "anchors_of",
+    "convolutions_of",
     "create",
     "guess_models",
     "is_published",
@@ -198,7 +200,7 @@ def model_names() -> list[str]:
 
 def list_models() -> list[ModelInfo]:
     """Every model with its size and cost; the networks are built without memory for weights."""
-    return [_measure(name) for name in model_names()]
+    return [_measure(name)[0] for name in model_names()]
 
 
 def _family_of(name: str) -> ModuleType:
@@ -255,36 +257,56 @@ def _variants(module_name: str) -> list[str]:
     return list(module.VARIANTS)
 
 
+def convolutions_of(name: str) -> tuple[Convolution, ...]:
+    """What the folded network computes for a picture of its own size, with 80 classes, in float.
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+    return _measure(name)[1]
+
+
 @functools.cache
-def _measure(name: str) -> ModelInfo:
+def _measure(name: str) -> tuple[ModelInfo, tuple[Convolution, ...]]:
     with torch.device("meta"):
         model = create(name, num_classes=80)
     image_size = int(_family_of(name).VARIANTS[name].image_size)
     parameters_training = sum(p.numel() for p in model.parameters() if p.requires_grad)
     deploy = fold_in_place(model)
-    return ModelInfo(
+    convolutions = _list_convolutions(deploy, image_size)
+    info = ModelInfo(
         name=name,
         family=_families()[name],
         image_size=image_size,
         parameters_training=parameters_training,
         parameters_deploy=sum(p.numel() for p in deploy.parameters()),
-        gflops=_convolution_flops(deploy, image_size) / 1e9,
+        gflops=count_gflops(convolutions),
         licence=_licence_of(name),
     )
+    return info, tuple(convolutions)
 
 
-def _convolution_flops(model: nn.Module, image_size: int) -> int:
-    flops = 0
+def _list_convolutions(model: nn.Module, image_size: int) -> list[Convolution]:
+    found: list[Convolution] = []
 
-    def count(conv: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        nonlocal flops
+    def note(conv: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
-        cells = inputs[0] if isinstance(conv, nn.ConvTranspose2d) else output
-        flops += 2 * cells.shape[2] * cells.shape[3] * conv.weight.numel()
+        is_transposed = isinstance(conv, nn.ConvTranspose2d)
+        height, width = conv.kernel_size
+        found.append(
+            Convolution(
+                kernel_hw=(height, width),
+                stride=1 if is_transposed else max(conv.stride),
+                groups=conv.groups,
+                in_chs=conv.in_channels,
+                out_chs=conv.out_channels,
+                positions=(inputs[0] if is_transposed else output)[0, 0].numel(),
+            )
+        )
 
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.register_forward_hook(count)
+            module.register_forward_hook(note)
     with torch.no_grad():
         model(torch.empty(1, 3, image_size, image_size, device="meta"))
-    return flops
+    return found

@@ -52,7 +52,7 @@ def race(holder: Callable[[], object], challenger: Callable[[], object], *, race
         races: how many the search makes.
     """
     error = ERROR / (races * len(_LOOKS))
-    turns = _Turns(holder, challenger)
+    turns = Turns(holder, challenger)
     for rounds in looks(races):
         verdict = judge(turns.play(rounds), error=error)
         if verdict.is_faster or verdict.ratio > 1 - MARGIN:
@@ -69,10 +69,10 @@ def looks(races: int) -> tuple[int, ...]:
 
 def measure(holder: Callable[[], object], challenger: Callable[[], object], *, rounds: int = FIXED_ROUNDS) -> Verdict:
     """Time both in turns, `rounds` times whatever comes out, so that the figures are of no lucky moment."""
-    return judge(_Turns(holder, challenger).play(rounds))
+    return judge(Turns(holder, challenger).play(rounds))
 
 
-def judge(times_ms: Sequence[tuple[float, float]], *, error: float = ERROR) -> Verdict:
+def judge(times_ms: Sequence[Sequence[float]], *, error: float = ERROR) -> Verdict:
     """The verdict on rounds of (holder, challenger) milliseconds.
 
     The interval is that of the sign test, from order statistics: exact for noise of any distribution, and wider than
@@ -108,20 +108,26 @@ def _most_outside(rounds: int, error: float) -> int:
     return outside
 
 
-class _Turns:
-    """Rounds of two contestants; who goes first changes, so that neither always follows the other."""
+class Turns:
+    """Rounds of contestants who run one after the other; who goes first changes, so that none always follows another.
 
-    def __init__(self, holder: Callable[[], object], challenger: Callable[[], object]) -> None:
-        self._runs = (holder, challenger)
-        self._repeats = [_repeats_per_turn(run) for run in self._runs]
-        self._times_ms: list[tuple[float, float]] = []
+    Args:
+        runs: the contestants.
+    """
 
-    def play(self, rounds: int) -> list[tuple[float, float]]:
-        """(holder, challenger) milliseconds of every round so far, once there are so many."""
+    def __init__(self, *runs: Callable[[], object]) -> None:
+        self._runs = runs
+        self._repeats = [_repeats_per_turn(run) for run in runs]
+        self._times_ms: list[tuple[float, ...]] = []
+
+    def play(self, rounds: int) -> list[tuple[float, ...]]:
+        """Milliseconds of each contestant in every round so far, once there are so many."""
+        count = len(self._runs)
         while len(self._times_ms) < rounds:
-            order = (1, 0) if len(self._times_ms) % 2 else (0, 1)
+            first = len(self._times_ms) % count
+            order = [*range(first, count), *range(first)]
             measured = {side: _turn_ms(self._runs[side], self._repeats[side]) for side in order}
-            self._times_ms.append((measured[0], measured[1]))
+            self._times_ms.append(tuple(measured[side] for side in range(count)))
         return self._times_ms
 
 

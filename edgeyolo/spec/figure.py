@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from edgeyolo.spec.manifest import Manifest
     from edgeyolo.spec.model import Score
 
-# On the thing itself; in the vendor's simulator of it; instructions in an emulator; by others, on their own.
-Kind = Literal["measured", "simulated", "counted", "published"]
+# On the thing itself; in the vendor's simulator of it; instructions in an emulator; from other numbers, as a range; by
+# others, on their own.
+Kind = Literal["measured", "simulated", "counted", "estimated", "published"]
 FLOAT_ARTEFACT = "float torch"
 SIMULATED_MARK = " (simulated)"  # at the end of what a score calls an artefact
 

@@ -7,6 +7,7 @@ from edgeyolo.spec.quantizing import QuantizeOptions
 from edgeyolo.verbs._artefacts import measure_built
 from edgeyolo.verbs._build import BuildResult, build
 from edgeyolo.verbs._deploy import DeployResult, check_licence, deploy
+from edgeyolo.verbs._estimate import EstimateResult, estimate
 from edgeyolo.verbs._evaluate import artefact_name, evaluate
 from edgeyolo.verbs._fleet import bundle_for
 from edgeyolo.verbs._import import ImportResult, import_weights
@@ -20,6 +21,7 @@ __all__ = [
     "ONNX_SUFFIX",
     "BuildResult",
     "DeployResult",
+    "EstimateResult",
     "ImportResult",
     "ImportedGraph",
     "QuantizeOptions",
@@ -29,6 +31,7 @@ __all__ = [
     "bundle_for",
     "check_licence",
     "deploy",
+    "estimate",
     "evaluate",
     "import_graph",
     "import_weights",

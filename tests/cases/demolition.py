@@ -26,7 +26,8 @@ import edgeyolo
 from edgeyolo.spec.errors import DataError, EdgeYoloError, UnknownNameError
 from edgeyolo.spec.model import Decode
 
-GROUND_FLOOR = ("spec", "geometry", "heads", "data", "bundle", "graph", "backends", "handoffs", "runtime", "evaluation")
+GROUND_FLOOR = ("spec", "geometry", "heads", "data", "bundle", "graph", "backends", "handoffs", "runtime")
+GROUND_FLOOR += ("evaluation", "latency")
 
 
 def main(kind: str, name: str, folder: Path) -> None:

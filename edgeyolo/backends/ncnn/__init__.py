@@ -11,7 +11,7 @@ import contextlib
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,15 +22,18 @@ import numpy.typing as npt
 from edgeyolo.backends._artefact import artefact_file, check_option_names
 from edgeyolo.backends._copies import CopiesSession, ThreadCopies
 from edgeyolo.backends._versions import check_version, list_version_problems
-from edgeyolo.backends.engine import Engine, check_images
+from edgeyolo.backends.engine import Engine, Ruler, check_images
 from edgeyolo.backends.ncnn.by_cost import mix
+from edgeyolo.backends.ncnn.costs import Way, load_costs
 from edgeyolo.backends.ncnn.files import CONVOLUTIONAL, Layer, format_param, parse_param, read_bin, write_bin
 from edgeyolo.backends.ncnn.int8 import quantize_network, store_half
 from edgeyolo.backends.ncnn.mixed import float_layers as turn_float
 from edgeyolo.backends.ncnn.pnnx import convert, find_pnnx
 from edgeyolo.backends.ncnn.requantize import requantize
-from edgeyolo.backends.ncnn.shapes import check_network
+from edgeyolo.backends.ncnn.rulers import open_rulers
+from edgeyolo.backends.ncnn.shapes import check_network, infer_shapes
 from edgeyolo.backends.ncnn.tuning import list_choices
+from edgeyolo.backends.ncnn.work import count_instructions, list_convolutions
 from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
@@ -42,11 +45,14 @@ from edgeyolo.spec.qparams import QParams
 from edgeyolo.spec.target import Option, Precision, Target, needs_scales
 from edgeyolo.spec.tensor import INPUT_NAME, output_names
 from edgeyolo.spec.tuning import Choice
+from edgeyolo.spec.work import Convolution
 
 _PARAM_FILE, _BIN_FILE = "model.ncnn.param", "model.ncnn.bin"
 _POWERSAVE = "cpu_powersave"  # of ncnn's cpu.h, not of its Option: 0 all cores, 1 the little ones, 2 the big ones
 _PINNED = threading.local()  # `powersave` of the thread, once it was bound
 _PINNED_ANYWHERE: set[int] = set()  # threads inherit their cores from the one that starts them
+# How a core computes the floats of each.
+_FLOATS: dict[Precision, Way] = {"mixed": "fp16", "int8": "fp16", "fp16": "fp16", "bf16": "bf16", "fp32": "fp32"}
 _INPUT_BLOB = "in0"  # pnnx numbers inputs and outputs in the order of the ONNX graph
 
 
@@ -144,6 +150,20 @@ class NcnnEngine(Engine):
         """Threads, engine options, and parts of the int8 layers in float."""
         param = artefact_file(folder, artefact, "param")
         return list_choices(_import_engine(), artefact, _read_param(param))
+
+    def list_convolutions(self, folder: Path, artefact: Artefact, spec: ModelSpec) -> list[Convolution]:
+        """From the .param."""
+        param = artefact_file(folder, artefact, "param")
+        layers = _read_param(param)
+        return list_convolutions(layers, infer_shapes(layers, spec.input.image_hw, where=param))
+
+    def count_instructions(self, convolutions: Sequence[Convolution], core: str, floats: Precision) -> float:
+        """By the core's table of costs."""
+        return count_instructions(convolutions, load_costs(core), _FLOATS[floats])
+
+    def open_rulers(self) -> dict[str, Ruler]:
+        """Layers of one kind each, in float and in int8."""
+        return open_rulers()
 
     def is_half(self, target: Target, precision: Precision) -> bool:
         """fp16, and what int8 leaves on aarch64."""

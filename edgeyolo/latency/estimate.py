@@ -1,0 +1,175 @@
+"""From a network to a range of milliseconds on a board.
+
+On a processor, two ways: its time here is carried over by what known networks took here and there; or, where it cannot
+run here, its instructions are. Both are corrected by what kinds of layers it has. On a GPU or NPU, a line goes through
+the networks that others published.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeyolo.backends import load_engine
+from edgeyolo.latency.boards import Board, load_board
+from edgeyolo.latency.features import features_of
+from edgeyolo.latency.networks import load_known, twins
+from edgeyolo.latency.regression import Floats, Line, fit, radius, residuals_left_out
+from edgeyolo.spec.errors import UsageError
+from edgeyolo.spec.latency import Estimate
+from edgeyolo.spec.target import Precision, needs_scales
+from edgeyolo.spec.work import Convolution, count_gflops
+
+COVERAGE = 0.9
+_LEAST_POINTS = 3  # that a line goes through
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is to be estimated.
+
+    Attributes:
+        convolutions: as it is deployed, in int8 or not.
+        precision: as it is deployed.
+        known_ms: on the known computer, in one thread; None where it was not timed.
+        doubt: of that (see `HereTime`).
+    """
+
+    convolutions: Sequence[Convolution]
+    precision: Precision
+    known_ms: float | None = None
+    doubt: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A line through the known networks of a board, and what it takes to use it."""
+
+    line: Line
+    mean: Floats
+    deviation: Floats
+    residuals: Floats
+
+    def predict(self, features: Floats) -> tuple[float, float]:
+        """(F,) -> the value there, and how much less sure it is than amid many points."""
+        scaled = ((features - self.mean) / self.deviation)[None]
+        return float(self.line.at(scaled)[0]), float(self.line.stretch(scaled)[0])
+
+
+def estimate(network: Network, board: str, *, threads: int = 0, without: str = "") -> Estimate:
+    """How long a network will take on a board.
+
+    Args:
+        board: as `list_boards` names them.
+        threads: of the engine there; the nearest number that the board was measured with is taken, 0 for the most.
+        without: a known network that is left out, and its twin, to see how good an estimate of it is.
+
+    Raises:
+        UnknownNameError: no such board. UsageError: too little is published of the board in this precision.
+    """
+    known = load_board(board)
+    if known.runs:
+        return _on_processor(network, board, known.nearest_threads(threads), without)
+    return _between_points(network, board, without)
+
+
+def _on_processor(network: Network, name: str, threads: int, without: str) -> Estimate:
+    board, is_timed = load_board(name), network.known_ms is not None
+    fitted = _fit_board(name, threads, is_timed, without)
+    usual = _instructions(network.convolutions, board, board.floats)
+    size = usual if network.known_ms is None else network.known_ms
+    value, stretch = fitted.predict(features_of(network.convolutions, usual, size))
+    middle = math.log(size) + value + _shift(network, board, usual)
+    error, coverage = radius(fitted.residuals, COVERAGE)
+    reach = math.hypot(error * stretch, network.doubt)
+    return Estimate(
+        board=name,
+        title=board.title,
+        engine=board.engine,
+        precision=network.precision,
+        threads=threads,
+        low_ms=math.exp(middle - reach),
+        middle_ms=math.exp(middle),
+        high_ms=math.exp(middle + reach),
+        coverage=coverage,
+        method="carried over" if is_timed else "by layers",
+        rests_on=("measured", "published") if is_timed else ("counted", "published"),
+        sources=(board.source,),
+    )
+
+
+def _shift(network: Network, board: Board, usual: float) -> float:
+    """Logarithm of what floats cost that are not those of the published times, by instructions; 0 where they are."""
+    is_usual = needs_scales(network.precision) or network.precision in (board.floats, "fp16")
+    if is_usual:
+        return 0.0  # without half-precision arithmetic fp16 is how weights are stored
+    return math.log(_instructions(network.convolutions, board, network.precision) / usual)
+
+
+@functools.cache
+def _fit_board(name: str, threads: int, is_timed: bool, without: str) -> _Fitted:
+    board = load_board(name)
+    every = _known_features(board.engine, board.core, board.floats, is_timed)
+    table = {key: row for key, row in every.items() if twins(key) != twins(without)}
+    stacked = np.stack([features for _, features in table.values()])
+    mean, deviation = stacked.mean(axis=0), stacked.std(axis=0)
+    deviation = np.where(deviation > 0, deviation, 1.0)
+    times = [(key, ms) for run in board.runs if run.threads == threads for key, ms in run.ms.items() if key in table]
+    rows = np.stack([(table[key][1] - mean) / deviation for key, _ in times])
+    values = np.array([math.log(ms / table[key][0]) for key, ms in times])
+    residuals = residuals_left_out(rows, values, [twins(key) for key, _ in times])
+    return _Fitted(fit(rows, values), mean, deviation, residuals)
+
+
+@functools.cache
+def _known_features(engine: str, core: str, floats: Precision, is_timed: bool) -> dict[str, tuple[float, Floats]]:
+    """Known network -> its size, in milliseconds on the known computer or in instructions, and its features."""
+    found = {}
+    for key, network in load_known().networks.items():
+        convolutions = network.list_convolutions()
+        instructions = load_engine(engine).count_instructions(convolutions, core, floats)
+        size = network.ms if is_timed else instructions
+        found[key] = (size, features_of(convolutions, instructions, size))
+    return found
+
+
+def _instructions(convolutions: Sequence[Convolution], board: Board, floats: Precision) -> float:
+    return load_engine(board.engine).count_instructions(convolutions, board.core, floats)
+
+
+def _between_points(network: Network, name: str, without: str) -> Estimate:
+    board = load_board(name)
+    precision = "int8" if needs_scales(network.precision) else network.precision
+    points = [point for point in board.points if point.precision == precision and point.model != without]
+    if len(points) < _LEAST_POINTS:
+        found = sorted({point.precision for point in board.points})
+        raise UsageError(
+            f"too little is published of {board.title} in {precision}", hint=f"There is something in {', '.join(found)}"
+        )
+    sizes, values = (np.log([getattr(point, field) for point in points]) for field in ("gflops", "ms"))
+    off = [_line_at(np.delete(sizes, i), np.delete(values, i), sizes[i]) - values[i] for i in range(len(points))]
+    reach, coverage = radius(np.array(off), COVERAGE)
+    middle = _line_at(sizes, values, math.log(count_gflops(network.convolutions)))
+    return Estimate(
+        board=name,
+        title=board.title,
+        engine=board.engine,
+        precision=network.precision,
+        threads=0,
+        low_ms=math.exp(middle - reach),
+        middle_ms=math.exp(middle),
+        high_ms=math.exp(middle + reach),
+        coverage=coverage,
+        method="interpolated",
+        rests_on=("published",),
+        sources=tuple(sorted({point.source for point in points})),
+    )
+
+
+def _line_at(sizes: Floats, values: Floats, size: float) -> float:
+    slope, constant = np.polyfit(sizes, values, 1)
+    return float(slope * size + constant)
