@@ -17,7 +17,19 @@ from edgeyolo.spec.errors import EXIT_CODES
 _SUMMARY = "From a labelled data set to an INT8 detector on a board, measured on what ships."
 _NO_VERBS = ("app", "console", "flags")
 # As one meets them; a verb that is not named comes after those of its panel, by its name.
-_ORDER = ["import_", "train", "search", "quantize", "deploy", "estimate", "evaluate", "demo", "build", "detect", "bench"]
+_ORDER = [
+    "import_",
+    "train",
+    "search",
+    "quantize",
+    "deploy",
+    "estimate",
+    "evaluate",
+    "demo",
+    "build",
+    "detect",
+    "bench",
+]
 _ORDER += ["models", "targets", "recipes", "inspect", "doctor"]
 
 

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from edgeyolo.spec.errors import EdgeYoloError
 from edgeyolo.spec.model import Score
+from edgeyolo.spec.transfer import Comparison, ScoreTransfer
 
 _WIDE = 200  # columns of a table that goes to a file or a pipe
 
@@ -62,6 +63,17 @@ class Console:
             for s in scores
         ]
         self.show_table(columns, rows)
+
+    def show_transfer(self, transfer: ScoreTransfer) -> None:
+        """Print what stands for the user's threshold of the float model in each class, and what both find there."""
+        title = (
+            f"Thresholds of {transfer.artefact} with the {transfer.match} of the float model at "
+            f"{transfer.score_threshold:g}, on {transfer.images} pictures of {transfer.data}, {transfer.split}"
+        )
+        columns = ["class", "threshold", "precision: float", "same number", "transferred"]
+        columns += ["recall: float", "same number", "transferred"]
+        rows = [_transfer_cells(name, row, transfer) for name, row in transfer.per_class.items()]
+        self.show_table(columns, [*rows, _transfer_cells("all", transfer.overall, transfer)], title=title)
 
     def show_json(self, value: object) -> None:
         """Print the one machine-readable result, if it was asked for."""
@@ -171,6 +183,15 @@ def _raise_if_tracing() -> None:
 def _open_console(*, stderr: bool) -> RichConsole:
     console = RichConsole(stderr=stderr)
     return console if console.is_terminal else RichConsole(stderr=stderr, width=_WIDE)
+
+
+def _transfer_cells(name: str, row: Comparison, transfer: ScoreTransfer) -> list[object]:
+    points = (row.float_model, row.untransferred, row.transferred)
+    found = transfer.maps.get(name)
+    threshold = "" if row.transferred.threshold < 0 else f"{row.transferred.threshold:.3f}"
+    if found and found.is_pooled:
+        threshold += " (of all classes: too few objects)"
+    return [name, threshold, *(point.precision for point in points), *(point.recall for point in points)]
 
 
 def _cell(value: object) -> str:

@@ -67,6 +67,9 @@ def _build(
             nms=options.nms,
             data=options.data,
             split=options.split,
+            score_threshold=options.score_threshold,
+            match=options.match,
+            reference=options.reference,
             progress=progress,
         )
     artefact = result.manifest.artefact
@@ -74,6 +77,8 @@ def _build(
     console.say(f"{artefact.engine} {artefact.engine_version}, {artefact.precision} ({layers or 'all layers alike'})")
     if result.manifest.scores:
         console.show_scores(result.manifest.scores)
+    if result.manifest.transfer is not None:
+        console.show_transfer(result.manifest.transfer)
     is_folder = result.bundle.is_dir()  # for another program, whose steps are among the notes
     files = [*result.bundle.iterdir()] if is_folder else [result.bundle]
     size_mib = sum(file.stat().st_size for file in files) / 2**20

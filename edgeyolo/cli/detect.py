@@ -50,6 +50,7 @@ def detect(
             bundle,
             threads=options.threads,
             score_threshold=thresholds.score_threshold,
+            transfer=thresholds.transfer,
             iou_threshold=thresholds.iou_threshold,
             max_detections=thresholds.max_detections,
             nms=thresholds.nms,

@@ -32,6 +32,9 @@ def evaluate(
             threads=options.threads,
             nms=options.nms,
             record=options.record,
+            reference=options.reference,
+            score_threshold=options.score_threshold,
+            match=options.match,
             device=options.device,
             progress=progress,
         )
@@ -39,6 +42,9 @@ def evaluate(
         return  # the first process of several speaks for all
     console.show_scores([score])
     console.show_table(["class", "AP"], sorted(score.per_class.items()))
+    transfer = verbs.transfer_of(source)
+    if transfer is not None:
+        console.show_transfer(transfer)
     if options.record:
         console.say(f"Wrote the score into {source}")
-    console.show_json(msgspec.to_builtins(score))
+    console.show_json(msgspec.to_builtins(score) | {"transfer": msgspec.to_builtins(transfer)})

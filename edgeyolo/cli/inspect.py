@@ -43,6 +43,8 @@ def inspect(
     )
     if manifest.scores:
         console.show_scores(manifest.scores)
+    if manifest.transfer is not None:
+        console.show_transfer(manifest.transfer)
     if fields:
         console.show_table(["stride", "sees, px", "anchors, px"], _field_cells(fields, manifest.model.decode))
     rows = scoreboard_rows(manifest, sum(sizes.values()))
@@ -118,6 +120,12 @@ def _say(figure: Figure) -> str:
     return f"{figure.value:.2f}{'' if figure.unit == 'AP' else f' {figure.unit}'}{how}"
 
 
+def _threshold_text(manifest: Manifest) -> str:
+    if manifest.transfer is not None:
+        return f"{manifest.score_threshold:g} of the float model, transferred class by class"
+    return f"{manifest.score_threshold:g}"
+
+
 def _origin_rows(origin: Origin | None) -> list[tuple[str, str]]:
     if origin is None:
         return []
@@ -138,6 +146,7 @@ def _describe(manifest: Manifest) -> list[tuple[str, str]]:
         ),
         ("decode", f"{type(model.decode).__struct_config__.tag}, strides {list(model.decode.strides)}"),
         ("nms", manifest.nms),
+        ("threshold", _threshold_text(manifest)),
         *_origin_rows(model.origin),
         ("target", manifest.target),
         ("engine", f"{artefact.engine} {artefact.engine_version}, threads {manifest.threads or 'default'}"),

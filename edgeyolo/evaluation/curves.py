@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from edgeyolo.evaluation.coco_map import run_cocoeval
+from edgeyolo.evaluation.judged import Float64, Judged, judge
 from edgeyolo.spec.detections import Detections
 
 if TYPE_CHECKING:
     from edgeyolo.data.dataset import Dataset
-
-Float64: TypeAlias = npt.NDArray[np.float64]
 
 STEPS = np.linspace(0.0, 1.0, 101)  # recalls, as COCO takes them, and scores
 
@@ -53,22 +51,14 @@ def measure_curves(detections: Mapping[int, Detections], dataset: Dataset) -> Cu
     run = run_cocoeval(detections, dataset)
     precision = run.eval["precision"][0, :, :, 0, -1].T.astype(np.float64)
     precision[(precision < 0).all(1)] = np.nan
-    classes, pictures = len(dataset.class_names), len(detections)
-    per_class = [run.evalImgs[k * pictures * len(run.params.areaRng) :][:pictures] for k in range(classes)]
-    return Curves(precision, np.stack([_f1(images) for images in per_class]))
+    return Curves(precision, np.stack([_f1(judged) for judged in judge(run, len(dataset.class_names))]))
 
 
-def _f1(images: list[dict[str, Any] | None]) -> Float64:
-    """(101,) F1 of one class from pycocotools' matches in each picture, all areas."""
-    known = [image for image in images if image is not None]
-    objects = sum(int((np.asarray(image["gtIgnore"]) == 0).sum()) for image in known)
-    if not objects:
+def _f1(judged: Judged) -> Float64:
+    """(101,) F1 of one class."""
+    if not judged.objects:
         return np.full(len(STEPS), np.nan)
-    counted = [~np.asarray(image["dtIgnore"][0], bool) for image in known]
-    scores = np.concatenate([np.asarray(image["dtScores"])[c] for image, c in zip(known, counted, strict=True)])
-    right = np.concatenate([np.asarray(image["dtMatches"][0])[c] > 0 for image, c in zip(known, counted, strict=True)])
-    order = np.argsort(-scores, kind="stable")
-    first = len(scores) - np.searchsorted(scores[order][::-1], STEPS, side="left")  # with at least that score
-    hits = np.concatenate([[0], np.cumsum(right[order])])[first]
-    f1: Float64 = 2 * hits / (first + objects)
+    first = len(judged.scores) - np.searchsorted(judged.scores[::-1], STEPS, side="left")  # with at least that score
+    hits = np.concatenate([[0], np.cumsum(judged.right)])[first]
+    f1: Float64 = 2 * hits / (first + judged.objects)
     return f1

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 
 from edgeyolo.backends import Session
 from edgeyolo.data.dataset import Dataset
-from edgeyolo.evaluation.coco_map import evaluate
+from edgeyolo.evaluation.coco_map import detect_pictures, evaluate
 from edgeyolo.runtime.detector import Detector
 from edgeyolo.spec.detecting import Nms, Thresholds
+from edgeyolo.spec.detections import Detections, Float32, Image
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
 
 # Usual for mAP: every class of every box counts.
 MAP_THRESHOLDS = Thresholds(score_threshold=0.001, iou_threshold=0.65, max_detections=300, multi_label=True)
+
+# Of everyday use, but with all scores that a threshold could stand at.
+EVERY_SCORE = Thresholds(score_threshold=0.01)
 
 
 def measure_session(
@@ -33,6 +38,56 @@ def measure_session(
     """
     detector = make_detector(session, spec, dataset, nms=nms)
     return evaluate(detector.detect, dataset, artefact=artefact, progress=progress)
+
+
+def detect_everyday(
+    session: Session, spec: ModelSpec, dataset: Dataset, *, nms: Nms | None = None, progress: Progress = SILENT
+) -> dict[int, Detections]:
+    """What is found in each picture of a split, by its index, as a user would see it with the lowest threshold.
+
+    Raises:
+        UsageError: the data set's classes are not the model's.
+    """
+    return detect_twice(session, spec, dataset, nms=nms, progress=progress)[1]
+
+
+def detect_twice(
+    session: Session, spec: ModelSpec, dataset: Dataset, *, nms: Nms | None = None, progress: Progress = SILENT
+) -> tuple[dict[int, Detections], dict[int, Detections]]:
+    """What counts for mAP in each picture of a split, and what a user would see; the network runs once.
+
+    Raises:
+        UsageError: the data set's classes are not the model's.
+    """
+    once = _OnceForAPicture(session)
+    everything = make_detector(once, spec, dataset, nms=nms)
+    everyday = Detector(once, spec, msgspec.structs.replace(EVERY_SCORE, nms=nms))
+    seen: list[Detections] = []
+
+    def detect_batch(images: list[Image]) -> list[Detections]:
+        seen.extend(everyday.detect(image) for image in images)
+        return [everything.detect(image) for image in images]
+
+    found = detect_pictures(detect_batch, dataset, range(len(dataset)), progress=progress)
+    return found, dict(zip(found, seen, strict=True))
+
+
+class _OnceForAPicture:
+    """A session that remembers what it said of the latest input."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._images: Float32 | None = None
+        self._maps: list[Float32] = []
+
+    def run(self, images: Float32) -> list[Float32]:
+        """See `Session.run`."""
+        if self._images is None or not np.array_equal(self._images, images):
+            self._images, self._maps = images.copy(), self._session.run(images)
+        return self._maps
+
+    def close(self) -> None:
+        """Whoever opened the session closes it."""
 
 
 def make_detector(session: Session, spec: ModelSpec, dataset: Dataset, *, nms: Nms | None = None) -> Detector:

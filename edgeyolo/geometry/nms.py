@@ -22,7 +22,7 @@ def suppress(boxes_xyxy: Float32, scores: Float32, class_ids: Int64, thresholds:
             boxes_xyxy,
             scores,
             class_ids,
-            score_threshold=thresholds.score_threshold,
+            score_threshold=thresholds.least_score,
             max_detections=thresholds.max_detections,
         )
     kept = class_wise_nms(

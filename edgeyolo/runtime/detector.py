@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from edgeyolo.geometry.network_input import InputWriter, make_batch
@@ -24,6 +25,7 @@ from edgeyolo.spec.manifest import Manifest
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.settings import check_settings
+from edgeyolo.spec.transfer import ThresholdMap
 
 if TYPE_CHECKING:
     from edgeyolo.backends import Session
@@ -63,7 +65,8 @@ class Detector:
         self.spec = spec
         self.manifest = manifest
         self.timing = Timing(0.0, 0.0, 0.0)
-        self._thresholds = thresholds
+        self._least_scores = least_scores(thresholds, spec.class_names, manifest)
+        self._thresholds = msgspec.structs.replace(thresholds, score_threshold=float(self._least_scores.min()))
         self._session = session
         self._head = head_of(spec.decode)
         self._map_shapes = self._head.map_shapes(len(spec.class_names), spec.input.image_hw)
@@ -80,7 +83,8 @@ class Detector:
         path: Path | str,
         *,
         threads: int = 0,
-        score_threshold: float = DEFAULT_THRESHOLDS.score_threshold,
+        score_threshold: float | None = DEFAULT_THRESHOLDS.score_threshold,
+        transfer: bool = DEFAULT_THRESHOLDS.transfer,
         iou_threshold: float = DEFAULT_THRESHOLDS.iou_threshold,
         max_detections: int = DEFAULT_THRESHOLDS.max_detections,
         nms: Nms | None = DEFAULT_THRESHOLDS.nms,
@@ -91,7 +95,7 @@ class Detector:
 
         Args:
             threads: engine threads; 0 for at most the number in the manifest, and fewer while other work takes cores.
-            score_threshold, iou_threshold, max_detections, nms, multi_label: see `Thresholds`.
+            score_threshold, transfer, iou_threshold, max_detections, nms, multi_label: see `Thresholds`.
             progress: hears of an engine that builds on this machine when a bundle is first loaded.
 
         Raises:
@@ -113,6 +117,7 @@ class Detector:
             opening.callback(session.close)
             thresholds = Thresholds(
                 score_threshold=score_threshold,
+                transfer=transfer,
                 iou_threshold=iou_threshold,
                 max_detections=max_detections,
                 nms=nms or manifest.nms,
@@ -183,17 +188,21 @@ class Detector:
         """The objects of picture `i` of a batch."""
         boxes_xyxy, scores, class_ids = self._head.decode(
             [level[i] for level in maps],
-            score_threshold=self._thresholds.score_threshold,
+            score_threshold=self._thresholds.least_score,
             multi_label=self._thresholds.multi_label,
         )
+        high = scores >= self._least_scores[class_ids]
+        boxes_xyxy, scores, class_ids = boxes_xyxy[high], scores[high], class_ids[high]
         limit = max(MIN_CANDIDATES, CANDIDATES_PER_DETECTION * self._thresholds.max_detections)
         if len(scores) > limit:
             best = np.argpartition(scores, -limit)[-limit:]
             boxes_xyxy, scores, class_ids = boxes_xyxy[best], scores[best], class_ids[best]
         kept, scores = suppress(boxes_xyxy, scores, class_ids, self._thresholds)
         boxes_xyxy = letterbox.invert(boxes_xyxy[kept])
+        class_ids = class_ids[kept]
         inside = (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1)  # a box in the padding has no area left
-        return Detections(np.asarray(boxes_xyxy[inside], np.float32), scores[inside], class_ids[kept[inside]])
+        inside &= scores >= self._least_scores[class_ids]  # of which matrix NMS has let some fall
+        return Detections(np.asarray(boxes_xyxy[inside], np.float32), scores[inside], class_ids[inside])
 
     def _check_maps(self, maps: Sequence[Float32], count: int) -> None:
         found = [level.shape for level in maps]
@@ -203,3 +212,14 @@ class Detector:
                 f"the network gave maps of shapes {found}; {self.spec.name} should give {expected}",
                 hint="The artefact and the manifest do not belong together: build the bundle again",
             )
+
+
+def least_scores(thresholds: Thresholds, class_names: Sequence[str], manifest: Manifest | None) -> Float32:
+    """(K,) float32: the score from which on an object of each class is reported."""
+    wanted = thresholds.least_score
+    if manifest is None:
+        return np.full(len(class_names), wanted, np.float32)
+    if thresholds.score_threshold is None:
+        wanted = manifest.score_threshold
+    known = manifest.transfer.maps if manifest.transfer and thresholds.transfer else {}
+    return np.array([known.get(name, ThresholdMap()).of(wanted) for name in class_names], np.float32)

@@ -7,9 +7,10 @@ from typing import Literal
 
 import msgspec
 
-from edgeyolo.spec.detecting import DEFAULT_NMS, Nms
-from edgeyolo.spec.settings import WholeNumber
+from edgeyolo.spec.detecting import DEFAULT_NMS, DEFAULT_SCORE_THRESHOLD, Nms
+from edgeyolo.spec.settings import Share, WholeNumber
 from edgeyolo.spec.target import Precision
+from edgeyolo.spec.transfer import DEFAULT_MATCH, Match
 
 
 class DeployOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -19,14 +20,23 @@ class DeployOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         precision: numbers of the network; the board's best that the source allows if not given.
         nms: how the bundle makes one box of several of one object: greedy removes by overlap, diou by overlap and
             distance of the centres, matrix lowers scores instead.
-        data: data set to evaluate the bundle on, here.
+        data: data set to evaluate the bundle on, here; of an int8 one, also what stands for score thresholds of the
+            float model.
         split: split of data; its validation split if not given.
+        score_threshold: of the float model, from which on the bundle reports what it finds unless it is told another
+            one.
+        match: what an int8 bundle has at the threshold that stands for it as the float model has it.
+        reference: the float model, a checkpoint, a folder that quantize wrote or a float bundle; the source's own
+            model.onnx if not given, which QAT has trained on.
     """
 
     precision: Precision | None = None
     nms: Nms = DEFAULT_NMS
     data: Path | None = None
     split: str | None = None
+    score_threshold: Share = DEFAULT_SCORE_THRESHOLD
+    match: Match = DEFAULT_MATCH
+    reference: Path | None = None
 
 
 class DeployGates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -47,6 +57,11 @@ class EvaluateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         threads: threads of the engine, 0 for the bundle's own number.
         nms: how several boxes of one object become one; as the bundle does it if not given, greedy for a checkpoint.
         record: write the score into the bundle's manifest.
+        reference: with record, the float model of an int8 bundle, as deploy takes it: also find, and write, what stands
+            for its score thresholds.
+        score_threshold: with reference, the one of it that is shown, and used where no other is asked for; the bundle's
+            own if not given, or 0.25.
+        match: with reference, what is to stay as the float model has it; the bundle's own if not given, or precision.
         device: processor that computes a checkpoint: cpu, cuda or cuda:N; auto is CUDA where there is one.
     """
 
@@ -54,6 +69,9 @@ class EvaluateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     threads: WholeNumber = 0
     nms: Nms | None = None
     record: bool = False
+    reference: Path | None = None
+    score_threshold: Share | None = None
+    match: Match | None = None
     device: str = "auto"
 
 

@@ -11,13 +11,17 @@ from edgeyolo.spec.settings import Count, NotNegative, Positive, Share, WholeNum
 
 Nms = Literal["greedy", "diou", "matrix"]
 DEFAULT_NMS: Nms = "greedy"
+DEFAULT_SCORE_THRESHOLD = 0.25
 
 
 class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which predictions a detector reports.
 
     Attributes:
-        score_threshold: objects with a lower score are not reported.
+        score_threshold: objects with a lower score are not reported; the one that the bundle was deployed for if not
+            given, or 0.25.
+        transfer: where the bundle is int8 and knows what stands for a threshold of its float model, take
+            score_threshold for the latter; off, it is of the bundle's own scores.
         iou_threshold: of two boxes of a class that overlap more, only the better one is kept.
         max_detections: objects per picture, the best ones, out of 30 times as many candidates, or 4096
             if that is more.
@@ -26,11 +30,17 @@ class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         multi_label: let one prediction stand for several classes, as mAP is measured.
     """
 
-    score_threshold: Share = 0.25
+    score_threshold: Share | None = None
+    transfer: bool = True
     iou_threshold: Share = 0.45
     max_detections: Count = 300
     nms: Nms | None = None
     multi_label: bool = False
+
+    @property
+    def least_score(self) -> float:
+        """`score_threshold`, or the default."""
+        return DEFAULT_SCORE_THRESHOLD if self.score_threshold is None else self.score_threshold
 
 
 class DetectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from edgeyolo.spec.detecting import DEFAULT_NMS, Nms
+from edgeyolo.spec.detecting import DEFAULT_NMS, DEFAULT_SCORE_THRESHOLD, Nms
 from edgeyolo.spec.model import Latency, ModelSpec, Score
 from edgeyolo.spec.receptive_field import ReceptiveField
 from edgeyolo.spec.target import Option, Precision
+from edgeyolo.spec.transfer import ScoreTransfer
 from edgeyolo.spec.tuning import Tuning
 
 FORMAT_VERSION = 1
@@ -83,6 +84,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         nms: how several boxes of one object become one, unless who loads it says something else.
         sha256: file name -> digest, for every file in the bundle but the manifest.
         scores: measured accuracy, float first, each deployed artefact after.
+        score_threshold: of the float model, from which on objects are reported unless who loads it says something else.
+        transfer: what stands for score thresholds of the float model, None where that was not measured.
         tuning: what the options, threads and float layers were chosen from, None where they are the target's.
         source: provenance: checkpoint, onnx and qparams digests, recipe name.
         tools: package name -> version.
@@ -100,6 +103,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     sha256: dict[str, str]
     scores: tuple[Score, ...] = ()
     latency: tuple[Latency, ...] = ()
+    score_threshold: float = DEFAULT_SCORE_THRESHOLD
+    transfer: ScoreTransfer | None = None
     tuning: Tuning | None = None
     source: dict[str, str] = {}
     tools: dict[str, str] = {}

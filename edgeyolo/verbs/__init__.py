@@ -8,7 +8,7 @@ from edgeyolo.verbs._artefacts import measure_built
 from edgeyolo.verbs._build import BuildResult, build
 from edgeyolo.verbs._deploy import DeployResult, check_licence, deploy
 from edgeyolo.verbs._estimate import EstimateResult, estimate
-from edgeyolo.verbs._evaluate import artefact_name, evaluate
+from edgeyolo.verbs._evaluate import artefact_name, evaluate, transfer_of
 from edgeyolo.verbs._fleet import bundle_for
 from edgeyolo.verbs._import import ImportResult, import_weights
 from edgeyolo.verbs._import_onnx import ONNX_SUFFIX, ImportedGraph, import_graph
@@ -39,5 +39,6 @@ __all__ = [
     "quantize",
     "search",
     "train",
+    "transfer_of",
     "validation_split",
 ]

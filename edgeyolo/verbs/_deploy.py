@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+import msgspec
+
 from edgeyolo.spec.deploying import DeployOptions
-from edgeyolo.spec.detecting import DEFAULT_NMS, Nms
+from edgeyolo.spec.detecting import DEFAULT_NMS, DEFAULT_SCORE_THRESHOLD, Nms
 from edgeyolo.spec.errors import BackendError, DataError, GateError, MissingPackageError, UnknownNameError, UsageError
 from edgeyolo.spec.manifest import Artefact, Manifest
 from edgeyolo.spec.model import GraphDecode, ModelRecord, ModelSpec
@@ -22,8 +24,10 @@ from edgeyolo.spec.qparams import QParams, load_qparams
 from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.strict import load_json
 from edgeyolo.spec.target import Precision, Target, load_target, needs_scales, target_name
-from edgeyolo.verbs._evaluate import measure_artefact, with_score
+from edgeyolo.spec.transfer import DEFAULT_MATCH, Match
+from edgeyolo.verbs._evaluate import measure_and_see, measure_artefact, with_score
 from edgeyolo.verbs._splits import validation_split
+from edgeyolo.verbs._thresholds import Wanted, find_thresholds
 
 if TYPE_CHECKING:
     from edgeyolo.data.dataset import Dataset
@@ -51,6 +55,9 @@ def deploy(
     nms: Nms = DEFAULT_NMS,
     data: Path | None = None,
     split: str | None = None,
+    score_threshold: float = DEFAULT_SCORE_THRESHOLD,
+    match: Match = DEFAULT_MATCH,
+    reference: Path | None = None,
     progress: Progress = SILENT,
 ) -> DeployResult:
     """Build one bundle for one board from a folder that `quantize` wrote, or a float one from a checkpoint.
@@ -63,19 +70,19 @@ def deploy(
         nms: how the bundle makes one box of several of one object.
         data: also measure the bundle on `split` of this data set, and record the score in its manifest, and, for a
             board that computes in half precision, check on its pictures that this holds all values; where this
-            computer cannot run what the board will, the bundle is written all the same, and a warning says so.
+            computer cannot run what the board will, the bundle is written all the same, and a warning says so. Of an
+            int8 bundle, also find what stands for score thresholds of the float model.
+        score_threshold, match, reference: see `DeployOptions`.
 
     Raises:
         UnknownNameError: no such target. UsageError: a precision that target or source does not have.
         MissingPackageError: the engine is not installed. BackendError, OutputError: as their names say.
     """
-    import msgspec
-
     from edgeyolo import backends
     from edgeyolo.bundle import write_bundle, write_folder
     from edgeyolo.data.dataset import open_dataset
 
-    check_settings(DeployOptions(nms=nms))
+    check_settings(DeployOptions(nms=nms, score_threshold=score_threshold, match=match))
     wanted, target = target, backends.choose_target(target)
     board = load_target(target)
     dataset = open_dataset(data, split or validation_split(data)) if data is not None else None
@@ -92,8 +99,8 @@ def deploy(
         artefact, spec, notes = _build(folder, record.model, scales, board, Path(work), chosen, progress)
         record = msgspec.structs.replace(record, model=spec)
         manifest = make_manifest(folder, record, qparams, board, target, artefact, nms)
-        if dataset is not None:
-            manifest = measured_here(Path(work), manifest, dataset, progress)
+        scores = Wanted(reference or folder, score_threshold, match)
+        manifest = measured_here(Path(work), manifest, dataset, scores, progress)
         progress.step("deploy", 2, 3, "writing the bundle")
         manifest = (write_folder if board.program else write_bundle)(out, manifest, Path(work))
         progress.step("deploy", 3, 3, str(out))
@@ -210,8 +217,6 @@ def choose_precision(target: Target, wanted: str | None, qparams: QParams | None
 
 def deployed_spec(spec: ModelSpec, artefact: Artefact) -> ModelSpec:
     """What the runtime reads from the artefact: the model's own spec, or boxes where its graph decodes them."""
-    import msgspec
-
     if not artefact.graph_candidates:
         return spec
     decode = GraphDecode(strides=spec.decode.strides, candidates=artefact.graph_candidates)
@@ -250,19 +255,32 @@ def make_manifest(
     )
 
 
-def measured_here(folder: Path, manifest: Manifest, dataset: Dataset, progress: Progress) -> Manifest:
-    """The manifest with a score of the artefact in `folder`; as it is, with a warning, where it cannot run here."""
+def measured_here(
+    folder: Path, manifest: Manifest, dataset: Dataset | None, wanted: Wanted, progress: Progress
+) -> Manifest:
+    """The manifest with a score of the artefact in `folder`, and what stands for thresholds of its float model.
+
+    Without both where there is no `dataset` or, with a warning, where the artefact cannot run here.
+    """
     from edgeyolo.runtime.processor import open_session
 
+    manifest = msgspec.structs.replace(manifest, score_threshold=wanted.score_threshold)
+    if dataset is None:
+        return manifest
     try:
         session = open_session(folder, manifest, progress=progress)
     except (MissingPackageError, BackendError) as error:
         logger.warning("the bundle is written and was not measured here: %s", error)
         return manifest
+    measured = (session, manifest.artefact, manifest.model, dataset)
+    with contextlib.closing(session):
+        if not needs_scales(manifest.artefact.precision):
+            return with_score(manifest, measure_artefact(*measured, nms=manifest.nms, progress=progress))
+        score, seen = measure_and_see(*measured, nms=manifest.nms, progress=progress)
+    manifest = with_score(manifest, score)
     try:
-        score = measure_artefact(
-            session, manifest.artefact, manifest.model, dataset, nms=manifest.nms, progress=progress
-        )
-    finally:
-        session.close()
-    return with_score(manifest, score)
+        transfer = find_thresholds(wanted, manifest, score.artefact, seen, dataset, progress)
+    except (MissingPackageError, DataError) as error:
+        logger.warning("score thresholds stay those of the float model: %s", error)
+        return manifest
+    return msgspec.structs.replace(manifest, transfer=transfer)

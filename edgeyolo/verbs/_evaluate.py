@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from edgeyolo.spec.detecting import Nms
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.figure import SIMULATED_MARK
@@ -14,12 +16,15 @@ from edgeyolo.spec.machine import is_first_process
 from edgeyolo.spec.manifest import Artefact, Manifest
 from edgeyolo.spec.model import ModelRecord, ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
-from edgeyolo.spec.target import Precision
+from edgeyolo.spec.target import Precision, needs_scales
+from edgeyolo.spec.transfer import DEFAULT_MATCH, Match, ScoreTransfer
 from edgeyolo.verbs._splits import validation_split
+from edgeyolo.verbs._thresholds import Wanted, find_thresholds
 
 if TYPE_CHECKING:
     from edgeyolo.backends import Session
     from edgeyolo.data.dataset import Dataset
+    from edgeyolo.spec.detections import Detections
 
 
 def evaluate(
@@ -30,6 +35,9 @@ def evaluate(
     threads: int = 0,
     nms: Nms | None = None,
     record: bool = False,
+    reference: Path | None = None,
+    score_threshold: float | None = None,
+    match: Match | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> Score:
@@ -42,40 +50,49 @@ def evaluate(
         threads: engine threads, 0 for the bundle's own number.
         nms: how several boxes of one object become one; None for the bundle's own way.
         record: write the score into the bundle's manifest.
+        reference, score_threshold, match: see `EvaluateOptions`.
         device: processor that computes a checkpoint: cpu, cuda or cuda:N; auto is CUDA where there is one.
 
     Raises:
         DataError, CheckpointError, BundleError: what is given cannot be read. MissingPackageError, EngineCrashError,
-        BackendError: the bundle cannot be run on this computer. UsageError: the device does not exist here, or a score
-        of another suppression than the bundle's is to be recorded.
+        BackendError: the bundle cannot be run on this computer. UsageError: options that do not go together.
         TrainingError, StoppedError: another process has failed, or is lost.
     """
     from edgeyolo.data.dataset import open_dataset
 
     dataset = open_dataset(data, split or validation_split(data))
-    if source.suffix != ".eyb" and not (source / "manifest.json").is_file():
-        if (source / "model.onnx").is_file():
-            return _evaluate_graph(source, dataset, nms, progress)
-        return _evaluate_checkpoint(source, dataset, device, nms, progress)
+    if not _is_bundle(source):
+        return _evaluate_model(source, dataset, device, nms, progress)
 
     from edgeyolo.bundle import for_this_device, open_bundle, rewrite_manifest
     from edgeyolo.runtime.processor import open_session
 
     with open_bundle(source) as bundle, contextlib.ExitStack() as closing:
         manifest = for_this_device(bundle.manifest)
-        if record and nms not in (None, manifest.nms):
-            hint = f"Leave out --record, or deploy it with --nms {nms}"
-            raise UsageError(
-                f"it detects with nms {manifest.nms}, and the score would be of {nms}", where=source, hint=hint
-            )
+        if record:
+            _check_nms(nms, manifest.nms, where=source)
+        wanted = _wanted(manifest, reference, score_threshold, match, record=record, where=source)
         session = open_session(bundle.folder, manifest, threads=threads, progress=progress)
         closing.callback(session.close)
-        score = measure_artefact(
-            session, manifest.artefact, manifest.model, dataset, nms=nms or manifest.nms, progress=progress
-        )
+        measured = (session, manifest.artefact, manifest.model, dataset)
+        if wanted is None:
+            score = measure_artefact(*measured, nms=nms or manifest.nms, progress=progress)
+        else:
+            score, seen = measure_and_see(*measured, nms=manifest.nms, progress=progress)
     if record and is_first_process():
-        rewrite_manifest(source, with_score(bundle.manifest, score, is_tuned=manifest is bundle.manifest))
+        told = with_score(bundle.manifest, score, is_tuned=manifest is bundle.manifest)
+        if wanted is not None:
+            transfer = find_thresholds(wanted, manifest, score.artefact, seen, dataset, progress)
+            told = msgspec.structs.replace(told, transfer=transfer, score_threshold=wanted.score_threshold)
+        rewrite_manifest(source, told)
     return score
+
+
+def _evaluate_model(source: Path, dataset: Dataset, device: str, nms: Nms | None, progress: Progress) -> Score:
+    """Of what is not a bundle yet."""
+    if (source / "model.onnx").is_file():
+        return _evaluate_graph(source, dataset, nms, progress)
+    return _evaluate_checkpoint(source, dataset, device, nms, progress)
 
 
 def _evaluate_graph(folder: Path, dataset: Dataset, nms: Nms | None, progress: Progress) -> Score:
@@ -95,6 +112,56 @@ def _evaluate_graph(folder: Path, dataset: Dataset, nms: Nms | None, progress: P
         session = backends.open_artefact(Path(work), artefact, spec)
         closing.callback(session.close)
         return measure_artefact(session, artefact, spec, dataset, nms=nms, progress=progress)
+
+
+def transfer_of(source: Path) -> ScoreTransfer | None:
+    """What a bundle says of thresholds of its float model; None for a bundle that does not, and for a checkpoint."""
+    from edgeyolo.bundle import open_bundle
+
+    if not _is_bundle(source):
+        return None
+    with open_bundle(source) as bundle:
+        return bundle.manifest.transfer
+
+
+def _is_bundle(source: Path) -> bool:
+    return source.suffix == ".eyb" or (source / "manifest.json").is_file()
+
+
+def _check_nms(nms: Nms | None, own: Nms, *, where: Path) -> None:
+    """Raise UsageError for a way that is not the bundle's own, of which scores are not recorded."""
+    if nms not in (None, own):
+        hint = f"Leave out --record, or deploy it with --nms {nms}"
+        raise UsageError(f"it detects with nms {own}, and the score would be of {nms}", where=where, hint=hint)
+
+
+def _wanted(
+    manifest: Manifest,
+    reference: Path | None,
+    score_threshold: float | None,
+    match: Match | None,
+    *,
+    record: bool,
+    where: Path,
+) -> Wanted | None:
+    """Which thresholds are transferred, None for none.
+
+    Raises:
+        UsageError: they are not to be recorded, or belong to no float model.
+    """
+    if reference is None:
+        if score_threshold is not None or match is not None:
+            raise UsageError("score_threshold and match need the float model", hint="Give its --reference")
+        return None
+    if not record or not needs_scales(manifest.artefact.precision):
+        what = "is not int8" if record else "is only measured, and thresholds have nowhere to go"
+        raise UsageError(what, where=where, hint="Leave out --reference" if record else "Give --record too")
+    before = manifest.transfer
+    return Wanted(
+        reference,
+        manifest.score_threshold if score_threshold is None else score_threshold,
+        match or (before.match if before else DEFAULT_MATCH),
+    )
 
 
 def _evaluate_checkpoint(
@@ -140,12 +207,33 @@ def measure_artefact(
     progress: Progress = SILENT,
 ) -> Score:
     """COCO mAP of an open artefact, which says whether it was simulated; errors as `measure_session`."""
-    import msgspec
-
-    from edgeyolo.backends import load_engine
     from edgeyolo.evaluation.measure import measure_session
 
     score = measure_session(session, spec, dataset, artefact=artefact_name(artefact), nms=nms, progress=progress)
+    return _marked(score, artefact)
+
+
+def measure_and_see(
+    session: Session,
+    artefact: Artefact,
+    spec: ModelSpec,
+    dataset: Dataset,
+    *,
+    nms: Nms | None = None,
+    progress: Progress = SILENT,
+) -> tuple[Score, dict[int, Detections]]:
+    """`measure_artefact`, and what a user would see in each picture, by its index; the network runs once."""
+    from edgeyolo.evaluation.coco_map import score_detections
+    from edgeyolo.evaluation.measure import detect_twice
+
+    found, seen = detect_twice(session, spec, dataset, nms=nms, progress=progress)
+    return _marked(score_detections(found, dataset, artefact=artefact_name(artefact)), artefact), seen
+
+
+def _marked(score: Score, artefact: Artefact) -> Score:
+    """The score, called simulated where a simulator runs the artefact here."""
+    from edgeyolo.backends import load_engine
+
     is_simulated = load_engine(artefact.engine).is_simulated()
     return msgspec.structs.replace(score, kind="simulated") if is_simulated else score
 
@@ -156,8 +244,6 @@ def with_score(manifest: Manifest, score: Score, *, is_tuned: bool = True) -> Ma
     Args:
         is_tuned: False for a score of the artefact as it was before the tuning that the manifest has.
     """
-    import msgspec
-
     key = (score.artefact, score.data, score.split)
 
     def added(scores: tuple[Score, ...]) -> tuple[Score, ...]:

@@ -6,6 +6,7 @@ Each cell of stride 8 becomes an object of class 1, as large as the anchor, wher
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,11 +15,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeyolo.backends import open_artefact
-from edgeyolo.bundle import write_bundle
+from edgeyolo.bundle import open_bundle, write_bundle
 from edgeyolo.runtime import Detector, detector
+from edgeyolo.spec.detecting import Nms
 from edgeyolo.spec.errors import BackendError, BundleError, ImageError, UsageError
 from edgeyolo.spec.manifest import Artefact, Manifest
 from edgeyolo.spec.model import AnchorDecode, InputSpec, ModelSpec
+from edgeyolo.spec.transfer import Comparison, OperatingPoint, ScoreTransfer, ThresholdMap
 
 SPEC = ModelSpec(
     name="red-finder",
@@ -171,3 +174,47 @@ def test_maps_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
     other = ModelSpec(name="m", activation="relu", class_names=("a", "b", "c"), input=SPEC.input, decode=SPEC.decode)
     with Detector(session, other) as wrong, pytest.raises(BackendError, match=r"\(1, 8, 8, 8\)"):
         wrong.detect(picture((8, 8)))
+
+
+def with_transfer(bundle: Path, folder: Path) -> Path:
+    """A bundle that says that 0.2 and 0.6 of the float model are 0.1 and 0.5 of it for red, and was deployed at 0.4."""
+    point = OperatingPoint(threshold=0.4, detections=0, right=0, precision=-1, recall=-1, f1=-1)
+    same = Comparison(objects=0, float_model=point, untransferred=point, transferred=point)
+    maps = {"red": ThresholdMap(float_scores=(0.2, 0.6), artefact_scores=(0.1, 0.5))}
+    known = ScoreTransfer(
+        artefact="onnxruntime int8",
+        data="d",
+        split="val",
+        images=1,
+        match="precision",
+        score_threshold=0.4,
+        maps=maps,
+        overall=same,
+    )
+    with open_bundle(bundle) as opened:
+        manifest = msgspec.structs.replace(opened.manifest, score_threshold=0.4, transfer=known)
+        write_bundle(folder / "transfer.eyb", manifest, opened.folder)
+    return folder / "transfer.eyb"
+
+
+@pytest.mark.parametrize("nms", ["greedy", "matrix"])
+@pytest.mark.parametrize(
+    ("asked", "red"), [({}, 0.3), ({"score_threshold": 0.6}, 0.5), ({"score_threshold": 0.6, "transfer": False}, 0.6)]
+)
+def test_a_threshold_is_that_of_the_float_model(
+    bundle: Path, tmp_path: Path, nms: Nms, asked: dict[str, Any], red: float
+) -> None:
+    """Redder and redder cells; the class that the bundle says nothing of keeps the number that was asked for."""
+    image = picture((64, 64))
+    for i in range(8):
+        image[16:24, 8 * i : 8 * i + 8] = (0, 118 - 4 * i, 245)
+    with Detector.load(bundle, score_threshold=0.0, iou_threshold=1, multi_label=True) as loaded:
+        everything = loaded.detect(image)
+    scores = np.sort(everything.scores[everything.class_ids == 1])[::-1]
+    assert np.count_nonzero(scores >= red) not in (0, 8 * 8)
+    with Detector.load(with_transfer(bundle, tmp_path), iou_threshold=1, nms=nms, **asked) as loaded:
+        found = loaded.detect(image)
+        assert loaded._least_scores.tolist() == pytest.approx([asked.get("score_threshold", 0.4), red])
+    if nms == "greedy":
+        assert len(found) == np.count_nonzero(scores >= np.float32(red))
+    assert len(found) and found.scores.min() >= np.float32(red)
