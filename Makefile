@@ -5,6 +5,7 @@
 # check  lint and types only
 # test-oldest  the core of the tests on the oldest packages that setup.py admits (torch brings 5 GB of CUDA on x86-64)
 # test-arm  the runtime on emulated ARM cores; sets them up first (Debian, 150 MB once, a few minutes)
+# test-remote  boards over a real ssh, one of them with an emulated ARM core; fetches both first (Debian)
 # bench  time a bundle on this computer: make bench BUNDLE=cells.eyb
 # tables  the tables of README.md and docs/, from benchmarks/results
 # clean  remove what the others made, but not .venv
@@ -21,7 +22,7 @@ OLDEST := .venv-oldest/bin
 # Not with them: what computes TensorRT's half-precision graph in ONNX Runtime, whose early versions round otherwise.
 CORE := --ignore tests/backends/tensorrt/test_numbers.py $(addprefix tests/,spec geometry heads graph backends bundle contract runtime evaluation export quantization training zoo)
 
-.PHONY: demo test test-all test-oldest test-arm check bench tables clean
+.PHONY: demo test test-all test-oldest test-arm test-remote check bench tables clean
 
 demo: $(READY)
 	$(BIN)/edgeyolo demo
@@ -41,6 +42,11 @@ test-oldest:
 test-arm: $(READY)
 	$(BIN)/python tests/arm/setup_arm.py
 	EDGEYOLO_REQUIRE_ARM=1 $(PYTEST) tests/arm
+
+test-remote: $(READY)
+	$(BIN)/python tests/arm/setup_arm.py
+	$(BIN)/python tests/boards/setup_sshd.py
+	EDGEYOLO_REQUIRE_ARM=1 EDGEYOLO_REQUIRE_SSHD=1 $(PYTEST) tests/boards
 
 check: $(READY)
 	$(BIN)/ruff check .

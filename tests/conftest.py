@@ -16,7 +16,7 @@ import pytest
 from bccd import BCCD
 from hypothesis import settings
 
-pytest_plugins = ("one_layer", "whole_way")  # fixtures that several folders share; see tests/cases
+pytest_plugins = ("one_layer", "random_model", "whole_way")  # fixtures that several folders share; see tests/cases
 
 settings.register_profile("the same in each run", derandomize=True)
 if "EDGEYOLO_EXPLORE" not in os.environ:

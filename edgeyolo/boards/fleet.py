@@ -150,7 +150,7 @@ def bench_fleet(
                 if table.find(name, sha256_of(bundle), wanted) is not None:
                     continue
                 place = Workplace(wire, bundle, wheelhouse=board.wheelhouse, progress=progress)
-                record = msgspec.convert(place.bench(bundle, wanted).value, BenchRecord)
+                record = msgspec.convert(place.bench(bundle, wanted), BenchRecord)
                 host, target = board.host, board.target
                 table.add(
                     FleetRow(board=name, host=host, target=target, model=model, options=tuple(wanted), record=record)

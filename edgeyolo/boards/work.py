@@ -6,7 +6,6 @@ import json
 import posixpath
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,6 @@ _VERSIONS = ".versions"
 _GATE = 4  # the exit code of a gate that was not met, with figures all the same
 _MIB = 1 << 20
 _NOT_ON_BOARDS = ("", "train")  # extras of engines' packages that are of no use there
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a verb said on a board.
-
-    Attributes:
-        value: its JSON.
-        code: 0, or that of a gate that was not met.
-    """
-
-    value: dict[str, Any]
-    code: int
 
 
 class Workplace:
@@ -87,8 +73,8 @@ class Workplace:
             "EDGEYOLO_CACHE": posixpath.join(wire.facts["place"], "cache"),
         }
 
-    def bench(self, bundle: Path, options: Sequence[str], *, files: Mapping[str, Path] | None = None) -> Answer:
-        """Time a bundle there.
+    def bench(self, bundle: Path, options: Sequence[str], *, files: Mapping[str, Path] | None = None) -> dict[str, Any]:
+        """Time a bundle there, and give what its `bench --json` says.
 
         Args:
             options: of `edgeyolo bench`, as written on a command line.
@@ -100,11 +86,11 @@ class Workplace:
         carried = [word for option, path in (files or {}).items() for word in (option, self._carry(path))]
         return self._edgeyolo("bench", self._carry(bundle), *options, *carried)
 
-    def _edgeyolo(self, *words: str) -> Answer:
+    def _edgeyolo(self, *words: str) -> dict[str, Any]:
         command = [self._wire.address.python, "-m", "edgeyolo", *words, "--json"]
         answer = self._wire.ask("run", words=command, environment=self._environment)
         try:
-            value = json.loads(answer["out"])
+            value: dict[str, Any] = json.loads(answer["out"])
         except ValueError:
             raise BoardError(f"edgeyolo {words[0]} ended with {answer['code']} there", where=self._host) from None
         if "error" in value:
@@ -113,7 +99,7 @@ class Workplace:
             raise BoardError(error["what"], where=where, hint=error["hint"])
         if answer["code"] not in (0, _GATE):
             raise BoardError(f"edgeyolo {words[0]} ended with {answer['code']} there", where=self._host)
-        return Answer(value, answer["code"])
+        return value
 
     def _carry(self, path: Path) -> str:
         """Copy a file to the board, unless it is there."""
@@ -130,22 +116,30 @@ class Workplace:
         Raises:
             BoardError: it does not run there. OutputError, AwayError. Whatever is in the place stays there.
         """
-        link = installed_path(self._wire, bundle.name)
-        version = sha256_of(bundle)[:16]
-        place = posixpath.join(posixpath.dirname(link), _VERSIONS, bundle.name, version, bundle.name)
-        self._wire.send(bundle, place)
+        place = send_version(self._wire, bundle)
         self._edgeyolo("bench", place, "--runs", "1", "--warmup", "0")
-        return {"path": link, "version": version, **self._wire.ask("switch", link=link, path=place)}
+        return switch_to(self._wire, place)
 
 
-def installed_path(wire: Wire, name: str) -> str:
-    """Where a bundle of this file name is put on a board."""
-    return posixpath.join(wire.facts["home"], _INSTALLED, name)
+def send_version(wire: Wire, bundle: Path) -> str:
+    """Put a bundle beside what is in its place on the board, and say where; errors as `Workplace.install`."""
+    folder = posixpath.join(wire.facts["home"], _INSTALLED, _VERSIONS, bundle.name, sha256_of(bundle)[:16])
+    place = posixpath.join(folder, bundle.name)
+    wire.send(bundle, place)
+    return place
+
+
+def switch_to(wire: Wire, place: str) -> dict[str, Any]:
+    """Make the place of a bundle lead to a version that was sent; gives what `Workplace.install` does."""
+    name = posixpath.basename(place)
+    link = posixpath.join(wire.facts["home"], _INSTALLED, name)
+    version = posixpath.basename(posixpath.dirname(place))
+    return {"path": link, "version": version, **wire.ask("switch", link=link, path=place)}
 
 
 def roll_back(wire: Wire, name: str) -> dict[str, Any]:
     """Lead back to the version before; errors as `Workplace.install`."""
-    link = installed_path(wire, name)
+    link = posixpath.join(wire.facts["home"], _INSTALLED, name)
     return {"path": link, **wire.ask("back", link=link)}
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgeyolo.cli._csv import write_csv
+from edgeyolo.cli._bench import check_gate, write_csv
 from edgeyolo.cli.console import Console
+from edgeyolo.spec.benchmark import Spread
 from edgeyolo.spec.boards import FleetBoard, FleetOptions, HostOptions
 from edgeyolo.spec.detecting import BenchOptions
-from edgeyolo.spec.errors import EdgeYoloError, GateError, UnfinishedError, UsageError
+from edgeyolo.spec.errors import EdgeYoloError, UnfinishedError, UsageError
 from edgeyolo.spec.progress import Progress
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ def bench_on_hosts(console: Console, bundle: Path, options: BenchOptions, hosts:
 
     def job(wire: Wire, progress: Progress) -> dict[str, Any]:
         place = Workplace(wire, bundle, wheelhouse=hosts.wheelhouse, progress=progress)
-        answer = place.bench(bundle, words, files=files)
+        record = place.bench(bundle, words, files=files)
         if hosts.clean:
             wire.ask("clean")
-        return {"host": wire.address.host, "code": answer.code, **answer.value}
+        return {"host": wire.address.host, **record}
 
     records = _at_hosts(console, hosts, job)
     rows = [
@@ -57,9 +58,7 @@ def bench_on_hosts(console: Console, bundle: Path, options: BenchOptions, hosts:
     for record in records:
         for reason in record["throttled"]:
             console.warn(f"{record['host']} was slowed down: {reason}")
-        if record.pop("code"):
-            error = GateError(f"a call takes longer than {options.max_ms:g} ms", where=record["host"])
-            console.fail(error)
+        check_gate(Spread(**record["spread"]["total"]), options.max_ms, record["host"], console)
     if options.csv is not None:
         write_csv(options.csv, records, console)
 

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from edgeyolo.cli._csv import write_csv
+from edgeyolo.cli._bench import check_gate, show_record, write_csv
 from edgeyolo.cli.console import Console
 from edgeyolo.spec.boards import FleetOptions, HostOptions
 from edgeyolo.spec.detecting import BenchOptions
-from edgeyolo.spec.errors import GateError, UsageError
+from edgeyolo.spec.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeyolo.backends import Session
-    from edgeyolo.spec.benchmark import BenchRecord, Spread
     from edgeyolo.spec.detections import Image
     from edgeyolo.spec.manifest import Manifest
     from edgeyolo.spec.tuning import Tuning
@@ -63,35 +62,7 @@ def _bench_here(console: Console, bundle: Path, options: BenchOptions) -> None:
     if options.csv is not None:
         write_csv(options.csv, [msgspec.to_builtins(record)], console)
     console.show_json(msgspec.to_builtins(record))
-    if options.max_ms is not None:
-        _check_gate(record.spread["total"], options.max_ms, bundle, console)
-
-
-def show_record(console: Console, record: BenchRecord) -> None:
-    """The figures for people: what a whole call takes, and under which conditions."""
-    rows = [(part, times.median_ms, times.p90_ms, times.p99_ms) for part, times in record.spread.items()]
-    console.show_table(["part", "median ms", "p90 ms", "p99 ms"], rows)
-    threads = f"{record.threads} threads" if record.threads else "the bundle's own threads"
-    console.say(f"{record.runs} runs after {record.warmup} of warm-up, {threads}, on {record.device}")
-    memory = f", {record.peak_memory_mib:.0f} MiB of memory at most" if record.peak_memory_mib else ""
-    console.say(
-        f"{record.per_second:.1f} calls per second; first boxes {record.first_ms:.0f} ms after the start{memory}"
-    )
-    for minute, part in enumerate(record.minutes, start=1):
-        console.say(f"minute {minute}: median {part.total.median_ms:.2f} ms, p90 {part.total.p90_ms:.2f} ms")
-    for moment, state in (("before", record.before), ("after", record.after)):
-        known = [f"{state.temperature_c:.0f} °C"] if state.temperature_c is not None else []
-        known += [f"{state.clock_mhz:.0f} MHz"] if state.clock_mhz is not None else []
-        known += [f"governor {state.governor}"] if state.governor else []
-        if known:
-            console.say(f"{moment}: {', '.join(known)}")
-    for reason in record.throttled:
-        console.warn(f"The processor was slowed down: {reason}")
-    if record.comparison is not None:
-        ratio, low, high = record.comparison.total
-        console.say(
-            f"{record.comparison.other} takes {ratio:.3f} of a whole call's time (95 %: {low:.3f} to {high:.3f})"
-        )
+    check_gate(record.spread["total"], options.max_ms, bundle, console)
 
 
 def _refuse_simulator(bundle: Path) -> None:
@@ -106,16 +77,6 @@ def _refuse_simulator(bundle: Path) -> None:
             where=bundle,
             hint="Run bench on the board; accuracy can be had here: edgeyolo evaluate",
         )
-
-
-def _check_gate(total: Spread, max_ms: float, bundle: Path, console: Console) -> None:
-    """Exit with the code of a gate where a whole call takes too long; the figures are out already."""
-    figures = f"median {total.median_ms:.2f} ms, p90 {total.p90_ms:.2f} ms, at most {max_ms:g} ms"
-    if max(total.median_ms, total.p90_ms) <= max_ms:
-        console.say(f"Within the limit: {figures}")
-        return
-    hint = "Tune it here (--tune), deploy a smaller model or fewer bits, or leave the processor to it alone"
-    console.fail(GateError(f"a call takes too long: {figures}", where=bundle, hint=hint))
 
 
 def _tune(bundle: Path, options: BenchOptions, console: Console) -> Tuning | None:

@@ -19,8 +19,8 @@ import pytest
 import edgeyolo
 from edgeyolo import __version__
 from edgeyolo.bundle import open_bundle, write_bundle
+from edgeyolo.cli._bench import check_gate
 from edgeyolo.cli.app import command_of, list_verbs
-from edgeyolo.cli.bench import _check_gate
 from edgeyolo.cli.console import Console
 from edgeyolo.data.drawn import draw_dataset, draw_picture
 from edgeyolo.runtime import Detector
@@ -221,8 +221,8 @@ def test_bench_is_a_gate(run: Run, bundle: Path) -> None:
 
 def test_a_slow_tenth_fails_the_gate_too() -> None:
     console = Console(json=False)
-    _check_gate(Spread(5.0, 30.5, 40.0), 30.0, Path("a.eyb"), console)
+    check_gate(Spread(5.0, 30.5, 40.0), 30.0, Path("a.eyb"), console)
     assert console.exit_code == 4
     console = Console(json=False)
-    _check_gate(Spread(5.0, 30.0, 40.0), 30.0, Path("a.eyb"), console)
+    check_gate(Spread(5.0, 30.0, 40.0), 30.0, Path("a.eyb"), console)
     assert console.exit_code == 0

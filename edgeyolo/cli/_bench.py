@@ -1,0 +1,79 @@
+"""How `bench` tells what it measured, here or on boards: to people, as a gate, and as rows for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeyolo.cli.console import Console
+from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.benchmark import BenchRecord, Spread
+from edgeyolo.spec.errors import GateError
+
+_FIELDS = ("host", "bundle", "target", "engine", "precision", "device", "date", "threads", "runs")
+_PARTS = ("total", "network", "pre", "post")
+_LEVELS = ("median_ms", "p90_ms", "p99_ms")
+_FIGURES = ("per_second", "load_ms", "first_ms", "peak_memory_mib")
+_CONDITIONS = ("temperature_c", "clock_mhz", "governor")
+
+
+def show_record(console: Console, record: BenchRecord) -> None:
+    """The figures for people: what a whole call takes, and under which conditions."""
+    rows = [(part, times.median_ms, times.p90_ms, times.p99_ms) for part, times in record.spread.items()]
+    console.show_table(["part", "median ms", "p90 ms", "p99 ms"], rows)
+    threads = f"{record.threads} threads" if record.threads else "the bundle's own threads"
+    console.say(f"{record.runs} runs after {record.warmup} of warm-up, {threads}, on {record.device}")
+    memory = f", {record.peak_memory_mib:.0f} MiB of memory at most" if record.peak_memory_mib else ""
+    console.say(
+        f"{record.per_second:.1f} calls per second; first boxes {record.first_ms:.0f} ms after the start{memory}"
+    )
+    for minute, part in enumerate(record.minutes, start=1):
+        console.say(f"minute {minute}: median {part.total.median_ms:.2f} ms, p90 {part.total.p90_ms:.2f} ms")
+    for moment, state in (("before", record.before), ("after", record.after)):
+        known = [f"{state.temperature_c:.0f} °C"] if state.temperature_c is not None else []
+        known += [f"{state.clock_mhz:.0f} MHz"] if state.clock_mhz is not None else []
+        known += [f"governor {state.governor}"] if state.governor else []
+        if known:
+            console.say(f"{moment}: {', '.join(known)}")
+    for reason in record.throttled:
+        console.warn(f"The processor was slowed down: {reason}")
+    if record.comparison is not None:
+        ratio, low, high = record.comparison.total
+        console.say(
+            f"{record.comparison.other} takes {ratio:.3f} of a whole call's time (95 %: {low:.3f} to {high:.3f})"
+        )
+
+
+def check_gate(total: Spread, max_ms: float | None, where: object, console: Console) -> None:
+    """Exit with the code of a gate where a whole call takes too long; the figures are out already."""
+    if max_ms is None:
+        return
+    figures = f"median {total.median_ms:.2f} ms, p90 {total.p90_ms:.2f} ms, at most {max_ms:g} ms"
+    if max(total.median_ms, total.p90_ms) <= max_ms:
+        console.say(f"Within the limit: {figures}")
+        return
+    hint = "Tune it here (--tune), deploy a smaller model or fewer bits, or leave the processor to it alone"
+    console.fail(GateError(f"a call takes too long: {figures}", where=where, hint=hint))
+
+
+def write_csv(path: Path, records: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Write records as `bench --json` gives them; "host" is empty for this computer.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    text = io.StringIO()
+    names = [f"{part}_{level}" for part in _PARTS for level in _LEVELS]
+    names += [f"{name}_{moment}" for name in _CONDITIONS for moment in ("before", "after")]
+    writer = csv.DictWriter(text, [*_FIELDS, *names, *_FIGURES, "throttled"], extrasaction="ignore")
+    writer.writeheader()
+    for record in records:
+        row = {name: record.get(name, "") for name in (*_FIELDS, *_FIGURES)}
+        row |= {f"{part}_{level}": record["spread"][part][level] for part in _PARTS for level in _LEVELS}
+        row |= {f"{name}_{m}": record[m][name] for name in _CONDITIONS for m in ("before", "after")}
+        writer.writerow({**row, "throttled": "; ".join(record["throttled"])})
+    write_file(path, text.getvalue().encode())
+    console.say(f"Wrote {path}")
