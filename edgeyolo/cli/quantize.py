@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import msgspec
 import typer
 
 from edgeyolo.cli.console import Console
+from edgeyolo.spec.calibration_finding import CalibrationFinding
+from edgeyolo.spec.errors import CalibrationError, UsageError
 from edgeyolo.spec.quantizing import QuantizeOptions
 from edgeyolo.spec.recipe import DEFAULT_RECIPE
 
@@ -21,14 +24,21 @@ def quantize(
         Path, typer.Argument(help="Checkpoint, or a folder that `edgeyolo import` made of an ONNX file.")
     ],
     data: Annotated[Path, typer.Option(help="Data set: calibrated on its train split, evaluated on val.")],
-    out: Annotated[Path, typer.Option(help="Folder for model.onnx, qparams.json, model.json and the report.")],
     options: QuantizeOptions,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for model.onnx, qparams.json, model.json and the report.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="Name of a recipe, or a .toml; `edgeyolo recipes`.")] = DEFAULT_RECIPE,
 ) -> None:
     """Calibrate a trained model to int8, recover what that costs, export it, and report."""
     from edgeyolo import verbs
     from edgeyolo.training.distributed import find_world
 
+    if options.check_only:
+        _check_only(console, verbs.check_calibration(checkpoint, data, recipe=recipe, accept=options.accept))
+        return
+    if out is None:
+        raise UsageError("no folder to write to is given", hint="Give --out, or --check-only")
     with console.show_progress() as progress:
         result = verbs.quantize(checkpoint, data, out, recipe=recipe, options=options, progress=progress)
     if not find_world().is_first:
@@ -46,5 +56,18 @@ def quantize(
             "folder": str(result.folder),
             "layers": result.layers,
             "scores": msgspec.to_builtins(result.scores),
+            "findings": msgspec.to_builtins(result.findings),
         }
     )
+
+
+def _check_only(console: Console, findings: Sequence[CalibrationFinding]) -> None:
+    """The exit code is a gate's where something is refused."""
+    cells = [(one.fault, one.verdict, one.value, one.limit, f"{one.what}. {one.hint}") for one in findings]
+    if findings:
+        console.show_table(["finding", "", "measured", "limit", "what to do"], cells)
+    else:
+        console.say("Nothing is wrong with the pictures to calibrate on.")
+    console.show_json({"findings": msgspec.to_builtins(findings)})
+    if any(one.verdict == "refused" for one in findings):
+        console.exit_code = CalibrationError.exit_code

@@ -10,7 +10,7 @@ EXIT_CODES = {
     1: "failed",
     2: "wrong usage",
     3: "a needed tool or package is missing or does not run here",
-    4: "a gate was not met: accuracy, latency or licence",
+    4: "a gate was not met: accuracy, latency, licence or calibration pictures",
     5: "stopped before the end, can be resumed",
 }
 
@@ -137,6 +137,10 @@ class GateError(EdgeYoloError):
     """A budget of accuracy or latency, or another condition of the user's, that was not met."""
 
     exit_code = 4
+
+
+class CalibrationError(GateError):
+    """Pictures that a model should not be calibrated on."""
 
 
 def _remake(kind: type[EdgeYoloError], fields: dict[str, object]) -> EdgeYoloError:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from edgeyolo.spec.calibration_finding import CalibrationFinding
 from edgeyolo.spec.errors import FormatError
 from edgeyolo.spec.recipe import QatRecipe
 from edgeyolo.spec.strict import encode_json, load_json
@@ -77,6 +78,7 @@ class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         method: "ptq" or "qat".
         pictures: image id -> sha256 of the file, in the order used.
         qat: the training that followed, None if `method` is "ptq".
+        findings: what is wrong with the pictures; none where nothing is, or nobody looked.
     """
 
     recipe: str
@@ -85,6 +87,7 @@ class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     seed: int
     pictures: dict[str, str]
     qat: QatRecord | None = None
+    findings: tuple[CalibrationFinding, ...] = ()
 
 
 class QParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

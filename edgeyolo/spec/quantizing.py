@@ -38,6 +38,9 @@ class QuantizeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         report: also measure what the engines of this computer make of it, and write report.html; not without evaluate.
         split: split that scores are taken on; the validation split if not given.
         resume: go on with an interrupted training or measurement.
+        doctor: look at the calibration pictures first, and refuse those that would spoil the scales.
+        accept: go on with what is found of this name, such as held-out, all the same; may be given again.
+        check_only: look at the calibration pictures, and do nothing else.
         device: processor that calibrates, trains and measures torch models: cpu, cuda or cuda:N; auto is CUDA where
             there is one.
     """
@@ -52,6 +55,9 @@ class QuantizeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     report: bool = True
     split: str | None = None
     resume: bool = False
+    doctor: bool = True
+    accept: tuple[str, ...] = ()
+    check_only: bool = False
     device: str = "auto"
 
     @property

@@ -9,6 +9,7 @@ from edgeyolo.verbs._build import BuildResult, build
 from edgeyolo.verbs._deploy import DeployResult, check_licence, deploy
 from edgeyolo.verbs._estimate import EstimateResult, estimate
 from edgeyolo.verbs._evaluate import artefact_name, evaluate, transfer_of
+from edgeyolo.verbs._examine import check_calibration
 from edgeyolo.verbs._fleet import bundle_for
 from edgeyolo.verbs._import import ImportResult, import_weights
 from edgeyolo.verbs._import_onnx import ONNX_SUFFIX, ImportedGraph, import_graph
@@ -29,6 +30,7 @@ __all__ = [
     "artefact_name",
     "build",
     "bundle_for",
+    "check_calibration",
     "check_licence",
     "deploy",
     "estimate",

@@ -24,6 +24,7 @@ from edgeyolo.spec.quantizing import QUANTIZED_FILES, QuantizeOptions
 from edgeyolo.spec.recipe import DEFAULT_RECIPE
 from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.target import load_target
+from edgeyolo.verbs._examine import check_accepted, examine_pictures, open_held_out, tell_findings
 from edgeyolo.verbs._splits import open_scored_data, open_training_data
 
 if TYPE_CHECKING:
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgeyolo.data.dataset import Dataset
+    from edgeyolo.quantization.calibrate.pictures import CalibrationPictures
     from edgeyolo.quantization.calibrate.ranges import Picture
+    from edgeyolo.quantization.doctor import Examination
     from edgeyolo.quantization.quantize import Quantized
     from edgeyolo.quantization.recover.qat import QatResult
     from edgeyolo.quantization.study.budget import BudgetResult
     from edgeyolo.quantization.study.sensitivity import Sensitivity
+    from edgeyolo.spec.calibration_finding import CalibrationFinding
     from edgeyolo.spec.recipe import Recipe
     from edgeyolo.training.checkpoint import Checkpoint
     from edgeyolo.training.distributed import World
@@ -47,12 +51,17 @@ _FLOAT, _FAKE_QUANT = "float torch", "fake-quant torch"
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """What `quantize` wrote: the folder, all scores, how many layers run in each precision, and the explanation."""
+    """What `quantize` wrote: the folder, all scores, how many layers run in each precision, and the explanation.
+
+    Attributes:
+        findings: of the calibration pictures.
+    """
 
     folder: Path
     scores: tuple[Score, ...]
     layers: dict[str, int]
     explanation: str = ""
+    findings: tuple[CalibrationFinding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,7 @@ class Job:
         train_data: calibrated and trained on.
         choice_data: what epochs and layers are chosen by.
         scored_data: what scores are of; `choice_data` itself where no other split is asked for.
+        held_out: what scores may be of, `choice_data` first.
         work: folder for what can be resumed.
         world: the processes that work together.
         device: of this one, where models calibrate, train and are measured.
@@ -75,6 +85,7 @@ class Job:
     train_data: Dataset
     choice_data: Dataset
     scored_data: Dataset
+    held_out: tuple[Dataset, ...]
     work: Path
     progress: Progress
     world: World
@@ -121,6 +132,7 @@ def quantize(
     Raises:
         UnknownNameError: no such recipe, or it names a layer that does not exist.
         GateError: no choice of float layers keeps the drop within `max_drop`; the best one found is in `out`.
+        CalibrationError: the pictures to calibrate on are such that scales, or scores, would be wrong.
         CheckpointError, DataError, QuantizationError, ExportError, OutputError: as their names say.
     """
     from edgeyolo.export import export_model
@@ -156,7 +168,7 @@ def quantize(
     if job.work.is_dir():
         shutil.rmtree(job.work)
     check_budget(found.budget, options, out)
-    return QuantizeResult(out, scores, count_precisions(out), explanation)
+    return QuantizeResult(out, scores, count_precisions(out), explanation, found.quantized.calibration.findings)
 
 
 def find_place(options: QuantizeOptions) -> tuple[World, torch.device]:
@@ -175,6 +187,7 @@ def find_place(options: QuantizeOptions) -> tuple[World, torch.device]:
 def check_options(options: QuantizeOptions) -> None:
     """Raise UsageError for a value that cannot be used, UnknownNameError for no such target."""
     check_settings(options)
+    check_accepted(options.accept)
     if options.max_drop is not None and "int8" not in load_target(options.target).precisions:
         raise UsageError("the target has no int8", where=options.target, hint="Choose another --target")
 
@@ -201,6 +214,7 @@ def open_job(checkpoint: Path, data: Path, out: Path, recipe: str, options: Quan
         train_data=train_data,
         choice_data=choice_data,
         scored_data=open_scored_data(data, options.split, choice_data),
+        held_out=open_held_out(data, choice_data),
         work=work,
         progress=progress if world.is_first else SILENT,
         world=world,
@@ -218,6 +232,7 @@ def calibrate(job: Job) -> Findings:
 
     spec, recipe, options = job.source.record.model.input, job.recipe, job.options
     pictures, hashes = calibration_pictures(job.train_data, spec, count=recipe.count, seed=recipe.seed)
+    examined = job.world.by_first(lambda: examine_for(job, pictures))
     quantized = quantize_model(
         copy.deepcopy(job.source.model).to(job.device),
         pictures,
@@ -229,7 +244,36 @@ def calibrate(job: Job) -> Findings:
     )
     is_looked_at = (options.report and options.evaluate) or options.sensitivity or options.max_drop is not None
     few = [picture for picture, _ in zip(pictures, range(PROXY_PICTURES), strict=False)] if is_looked_at else []
-    return Findings(quantized.on(torch.device("cpu")), few)
+    quantized = with_findings(quantized.on(torch.device("cpu")), examined)
+    return Findings(quantized, few)
+
+
+def examine_for(job: Job, pictures: CalibrationPictures) -> Examination | None:
+    """What is wrong with the calibration pictures; None where nobody is to look.
+
+    Raises:
+        CalibrationError: something that is not accepted.
+    """
+    if not job.options.doctor:
+        return None
+    source = job.source
+    examined = examine_pictures(source.model, pictures, source.record.model.input, job.held_out, job.options.accept)
+    tell_findings(examined.findings)
+    return examined
+
+
+def with_findings(quantized: Quantized, examined: Examination | None) -> Quantized:
+    """The same, with what was found before calibration, and what its scales do to held-out pictures, in its record."""
+    import msgspec
+
+    from edgeyolo.quantization.doctor import examine_scales
+
+    if examined is None:
+        return quantized
+    late = examine_scales(examined, quantized.placement, quantized.scales)
+    tell_findings(late)
+    record = msgspec.structs.replace(quantized.calibration, findings=(*examined.findings, *late))
+    return replace(quantized, calibration=record)
 
 
 def improve(job: Job, found: Findings, scores: Sequence[Score] = ()) -> Findings:

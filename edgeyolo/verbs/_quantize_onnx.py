@@ -19,6 +19,7 @@ from edgeyolo.spec.recipe import load_recipe
 from edgeyolo.spec.strict import encode_json, load_json
 from edgeyolo.verbs._artefacts import measure_built
 from edgeyolo.verbs._deploy import check_onnx
+from edgeyolo.verbs._examine import examine_pictures, open_held_out, tell_findings
 from edgeyolo.verbs._splits import open_scored_data, open_training_data
 
 if TYPE_CHECKING:
@@ -62,6 +63,11 @@ def quantize_imported(
     model = load_onnx(source / "model.onnx")
     name = Path(recipe).stem
     made = CalibrationRecord(recipe=name, method="ptq", count=len(hashes), seed=settings.seed, pictures=hashes)
+    if options.doctor:
+        held_out = open_held_out(data, choice_data)
+        examined = examine_pictures(None, pictures, record.model.input, held_out, options.accept)
+        tell_findings(examined.findings)
+        made = msgspec.structs.replace(made, findings=examined.findings)
     quantized = quantize_graph(model, record, pictures, settings, made, where=source, progress=progress)
     scored = open_scored_data(data, options.split, choice_data)
     raw = (source / "model.onnx").read_bytes()
