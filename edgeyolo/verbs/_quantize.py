@@ -132,12 +132,13 @@ def quantize(
     Raises:
         UnknownNameError: no such recipe, or it names a layer that does not exist.
         GateError: no choice of float layers keeps the drop within `max_drop`; the best one found is in `out`.
-        CalibrationError: the pictures to calibrate on are such that scales, or scores, would be wrong.
+        CalibrationError: pictures that spoil scales or scores.
         CheckpointError, DataError, QuantizationError, ExportError, OutputError: as their names say.
     """
     from edgeyolo.export import export_model
     from edgeyolo.training.distributed import World, joined, noticing_loss
     from edgeyolo.verbs._quantize_onnx import is_graph, quantize_imported
+    from edgeyolo.verbs._quantize_report import report_on
 
     options = options or QuantizeOptions()
     check_options(options)
@@ -162,8 +163,6 @@ def quantize(
     export_model(found.quantized, spec, out, checkpoint_sha256=job.source.sha256, scores=scores)
     explanation = write_explanation(found.quantized, out, spec.name) if options.explain else ""
     if options.report and options.evaluate:
-        from edgeyolo.verbs._quantize_report import report_on
-
         scores += report_on(job, found, scores, out)
     if job.work.is_dir():
         shutil.rmtree(job.work)
