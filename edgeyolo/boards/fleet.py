@@ -91,8 +91,8 @@ def load_fleet(path: Path) -> dict[str, FleetBoard]:
         raise UsageError("lists no board", where=path, hint="See docs/boards-over-ssh.md")
     for name, board in boards.items():
         load_target(board.target)
-        places = {key: getattr(board, key) for key in ("wheelhouse", "ssh_config") if getattr(board, key) is not None}
-        beside = {key: path.parent / place for key, place in places.items()}
+        places = {key: getattr(board, key) for key in ("wheelhouse", "ssh_config")}
+        beside = {key: str(path.parent / Path(place).expanduser()) for key, place in places.items() if place}
         boards[name] = msgspec.structs.replace(board, **beside)
     return boards
 
@@ -149,7 +149,7 @@ def bench_fleet(
             for model, bundle in bundles[name].items():
                 if table.find(name, sha256_of(bundle), wanted) is not None:
                     continue
-                place = Workplace(wire, bundle, wheelhouse=board.wheelhouse, progress=progress)
+                place = Workplace(wire, bundle, wheelhouse=_path_of(board.wheelhouse), progress=progress)
                 record = msgspec.convert(place.bench(bundle, wanted), BenchRecord)
                 host, target = board.host, board.target
                 table.add(
@@ -161,9 +161,13 @@ def bench_fleet(
         def run() -> int:
             if all(table.find(name, sha256_of(bundle), wanted) for bundle in bundles[name].values()):
                 return 0
-            address = Address(board.host, board.ssh_config, board.python)
+            address = Address(board.host, _path_of(board.ssh_config), board.python)
             return at_board(address, at, reconnect_s=reconnect_s, progress=progress)
 
         return run
 
     return at_once({name: job(name) for name in boards})
+
+
+def _path_of(written: str) -> Path | None:
+    return Path(written) if written else None

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from email.parser import HeaderParser
@@ -26,6 +27,7 @@ from edgeyolo.spec.errors import BoardError, MissingPackageError
 from edgeyolo.spec.progress import SILENT, Progress
 
 _DISTRIBUTION = "edgeyolo"
+_collecting = threading.Lock()  # boards that are worked on side by side find what the first of them fetched
 # glibc version -> the name that wheels had for it before the name was the version.
 _OLDER_NAMES = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
@@ -66,7 +68,7 @@ class BoardPython:
         """Whether a wheel of this file name can be used."""
         return not self._tags.isdisjoint(parse_wheel_filename(wheel)[3])
 
-    def applies(self, requirement: Requirement, extras: Iterable[str] = ("",)) -> bool:
+    def applies(self, requirement: Requirement, extras: Iterable[str] = ()) -> bool:
         """Whether a requirement holds there, for a package that is wanted with these extras."""
         marker = requirement.marker
         return marker is None or any(marker.evaluate({**self._markers, "extra": extra}) for extra in (*extras, ""))
@@ -89,7 +91,7 @@ def _list_platforms(machine: str, libc: str, libc_version: str) -> Iterator[str]
 
 
 def collect_wheels(
-    extras: Iterable[str], python: BoardPython, *, wheelhouse: Path | None = None, progress: Progress = SILENT
+    extras: Sequence[str], python: BoardPython, *, wheelhouse: Path | None = None, progress: Progress = SILENT
 ) -> list[Path]:
     """Wheels of edgeyolo, as it is here, and of all that it needs on the board.
 
@@ -103,6 +105,11 @@ def collect_wheels(
         BoardError: a package has no wheel for this board, or only one for another. MissingPackageError: pip is not
             installed here.
     """
+    with _collecting:
+        return _collect(extras, python, wheelhouse, progress)
+
+
+def _collect(extras: Sequence[str], python: BoardPython, wheelhouse: Path | None, progress: Progress) -> list[Path]:
     own = write_own_wheel(cache_folder("wheels"))
     needed = [requirement for requirement in _own_requirements() if python.applies(requirement, extras)]
     told = json.dumps([sorted(map(str, needed)), python.version, python.platforms, str(wheelhouse or "")])

@@ -18,7 +18,7 @@ from edgeyolo.spec.manifest import Manifest
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.provenance import sha256_of
 
-_INSTALLED = "edgeyolo"  # in the home of the board's user
+_INSTALLED = "edgeyolo-bundles"  # in the home of the board's user
 _VERSIONS = ".versions"
 _GATE = 4  # the exit code of a gate that was not met, with figures all the same
 _MIB = 1 << 20

@@ -58,13 +58,14 @@ class FleetBoard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Attributes:
         host: as for `--host`.
         target: name of the board's kind, as `edgeyolo targets` lists them.
-        python, wheelhouse, ssh_config: as the options of these names.
+        python, wheelhouse, ssh_config: as the options `--board-python`, `--wheelhouse` and `--ssh-config`; paths are
+            beside the file.
         threads: of the engine, 0 for the bundle's number.
     """
 
     host: str
     target: str
     python: str = "python3"
-    wheelhouse: Path | None = None
-    ssh_config: Path | None = None
+    wheelhouse: str = ""
+    ssh_config: str = ""
     threads: int = 0

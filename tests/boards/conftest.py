@@ -5,6 +5,7 @@ EDGEYOLO_REQUIRE_SSHD=1 makes their absence a failure instead of a skip, as `mak
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import signal
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from empty_wheels import write_wheel
+from packaging.requirements import Requirement
 
 from edgeyolo.boards.wire import Address
 
@@ -192,3 +195,15 @@ def python_on_arm(tmp_path: Path) -> Path:
     python.write_text(f'#!/bin/sh\nQEMU_CPU=cortex-a72 exec {asked.stdout.strip()} -S "$@"\n')
     python.chmod(0o755)
     return python
+
+
+@pytest.fixture
+def wheelhouse(tmp_path: Path) -> Path:
+    """Empty wheels of all that edgeyolo asks for: for boards whose Python has the packages already."""
+    folder = tmp_path / "wheelhouse"
+    folder.mkdir()
+    for line in importlib.metadata.requires("edgeyolo"):
+        name = Requirement(line).name
+        if not (folder / f"{name.replace('-', '_')}-9999-py3-none-any.whl").exists():
+            write_wheel(folder, name)
+    return folder

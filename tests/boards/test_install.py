@@ -52,7 +52,7 @@ def deploy(board, path: Path, python: str = sys.executable) -> dict:
 
 
 def test_one_place_whatever_the_version(board, write) -> None:
-    place = board.home / "edgeyolo/cells.eyb"
+    place = board.home / "edgeyolo-bundles/cells.eyb"
     first = deploy(board, write(OLD))
     assert (first["changed"], first["previous"], first["path"]) == (True, "", str(place))
     assert place.read_bytes() == OLD
@@ -60,12 +60,12 @@ def test_one_place_whatever_the_version(board, write) -> None:
     assert place.read_bytes() == NEW
     assert deploy(board, write(NEW))["changed"] is False
     deploy(board, write(THIRD))
-    kept = sorted(path.read_bytes()[:1] for path in board.home.glob("edgeyolo/.versions/cells.eyb/*/cells.eyb"))
+    kept = sorted(path.read_bytes()[:1] for path in board.home.glob("edgeyolo-bundles/.versions/cells.eyb/*/cells.eyb"))
     assert kept == [b"n", b"t"], "the one before is kept, older ones are not"
 
 
 def test_back_and_forth(board, write) -> None:
-    place = board.home / "edgeyolo/cells.eyb"
+    place = board.home / "edgeyolo-bundles/cells.eyb"
     with Wire(board.address()) as wire:
         with pytest.raises(BoardError, match="has installed nothing there"):
             roll_back(wire, "cells.eyb")
@@ -82,7 +82,7 @@ def test_back_and_forth(board, write) -> None:
 
 
 def test_what_somebody_else_put_there_stays(board, write) -> None:
-    place = board.home / "edgeyolo/cells.eyb"
+    place = board.home / "edgeyolo-bundles/cells.eyb"
     place.parent.mkdir()
     place.write_bytes(b"mine")
     with pytest.raises(BoardError, match="has not installed what is there"):
@@ -104,7 +104,7 @@ def test_killed_at_any_point_the_old_version_serves(write, tmp_path: Path, monke
     python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
     monkeypatch.setenv("HOME", str(home))
-    place = home / "edgeyolo/cells.eyb"
+    place = home / "edgeyolo-bundles/cells.eyb"
     old, new = write(OLD), write(NEW * 4)
     with Wire(OnThisComputer("here", python=sys.executable)) as wire:
         switch_to(wire, send_version(wire, old))
@@ -139,12 +139,12 @@ def test_a_board_that_reboots_in_the_middle(board, write) -> None:
         def step(self, stage: str, done: int, total: int, text: str = "") -> None:
             if done and next(reboots, False):
                 board.stop()
-                assert (board.home / "edgeyolo/cells.eyb").read_bytes() == OLD
+                assert (board.home / "edgeyolo-bundles/cells.eyb").read_bytes() == OLD
                 board.start()
 
     path = write(NEW)
     at_board(board.address(), lambda wire: switch_to(wire, send_version(wire, path)), reconnect_s=20, progress=Reboot())
-    assert (board.home / "edgeyolo/cells.eyb").read_bytes() == NEW
+    assert (board.home / "edgeyolo-bundles/cells.eyb").read_bytes() == NEW
 
 
 @pytest.mark.parametrize("limit", ["size=20m", "nr_inodes=24"])
@@ -162,6 +162,6 @@ def test_a_full_disk(make_board, write, tmp_path: Path, limit: str) -> None:
         path = write(NEW * 12)
         with pytest.raises(OutputError, match=r"small.*the board's disk is full.*what was installed is as it was"):
             switch_to(wire, send_version(wire, path))
-        serves = wire.ask("run", words=["head", "-c1", f"{small.home}/edgeyolo/cells.eyb"], environment={})
+        serves = wire.ask("run", words=["head", "-c1", f"{small.home}/edgeyolo-bundles/cells.eyb"], environment={})
         assert serves["out"] == OLD[:1].decode()
         wire.ask("run", words=["sh", "-c", "rm -f $HOME/[0-9]*"], environment={})

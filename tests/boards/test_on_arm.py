@@ -52,5 +52,5 @@ def test_bench_and_deploy_on_an_emulated_arm_board(board, python_on_arm: Path, b
     assert second.returncode == 0, second.stderr
     assert {path: path.stat().st_ctime_ns for path in environment.iterdir()} == made
     (installed,) = json.loads(second.stdout)["boards"]
-    assert installed["path"] == str(board.home / "edgeyolo/cells.eyb")
+    assert installed["path"] == str(board.home / "edgeyolo-bundles/cells.eyb")
     assert Path(installed["path"]).read_bytes() == bundle.read_bytes()

@@ -1,0 +1,141 @@
+"""Several boards at once: one that dies does not hold up the other, and a table goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeyolo import verbs
+from edgeyolo.boards.fleet import load_fleet
+from edgeyolo.spec.errors import FormatError, UnknownNameError, UsageError
+
+# A board's own Python has every package, so that wheels with nothing in them will do; `./python` is in its home.
+PYTHON = """\
+#!/bin/sh
+case "$*" in *" bench "*) echo >> benched; {then};; esac
+exec {python} "$@"
+"""
+
+
+@pytest.fixture
+def bundle(model_folder: Path, tmp_path: Path) -> Path:
+    """For ONNX Runtime."""
+    return verbs.deploy(model_folder, "host-onnx", tmp_path / "cells.eyb").bundle
+
+
+@pytest.fixture
+def boards(make_board: Callable) -> tuple:
+    """Two boards; `ssh_config` of the first knows both."""
+    both = (make_board("left"), make_board("right"))
+    with both[0].ssh_config.open("a") as config:
+        config.write(both[1].ssh_config.read_text())
+    for each in both:
+        write_python(each, "true")
+    return both
+
+
+def write_python(board, then: str) -> None:
+    (board.home / "python").write_text(PYTHON.format(then=then, python=sys.executable))
+    (board.home / "python").chmod(0o755)
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "edgeyolo", *map(str, arguments), "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+
+
+def test_two_boards_at_once_and_one_dies(boards: tuple, bundle: Path, wheelhouse: Path, tmp_path: Path) -> None:
+    left, right = boards
+    write_python(right, "sleep 100")
+    hosts = ["--host", "left", "--host", "right", "--ssh-config", left.ssh_config, "--board-python", "./python"]
+    running = start(
+        "bench",
+        bundle,
+        *hosts,
+        "--wheelhouse",
+        wheelhouse,
+        "--reconnect",
+        "1",
+        "--runs",
+        "2",
+        "--csv",
+        tmp_path / "csv",
+    )
+    while not (right.home / "benched").exists() and running.poll() is None:
+        time.sleep(0.05)
+    right.stop()
+    told, errors = running.communicate(timeout=120)
+    assert running.returncode == 1, errors
+    record, failure = json.loads(told)["boards"]
+    assert record["host"] == "left" and record["spread"]["total"]["median_ms"] > 0
+    assert failure["host"] == "right" and failure["error"]["kind"] == "AwayError"
+    assert "right: is away" in errors and "Traceback" not in errors
+    assert [line.split(",")[0] for line in (tmp_path / "csv").read_text().splitlines()] == ["host", "left"]
+
+
+def test_a_gate_holds_on_boards_and_nothing_is_left_there(boards: tuple, bundle: Path, wheelhouse: Path) -> None:
+    left, _ = boards
+    hosts = [
+        "--host",
+        "left",
+        "--ssh-config",
+        left.ssh_config,
+        "--board-python",
+        "./python",
+        "--wheelhouse",
+        wheelhouse,
+    ]
+    running = start("bench", bundle, *hosts, "--runs", "2", "--max-ms", "0.001", "--clean")
+    told, errors = running.communicate(timeout=120)
+    assert running.returncode == 4, errors
+    assert json.loads(told)["boards"][0]["runs"] == 2
+    assert [path.name for path in (left.home / ".cache/edgeyolo/boards").iterdir()] == ["lock"]
+
+
+def test_a_fleet_goes_on_where_it_stopped(boards: tuple, bundle: Path, wheelhouse: Path, tmp_path: Path) -> None:
+    left, right = boards
+    fleet = tmp_path / "boards.toml"
+    section = '[{0}]\nhost = "{0}"\ntarget = "host-onnx"\nssh_config = "left/ssh_config"\npython = "./python"\n'
+    section += 'wheelhouse = "wheelhouse"\n'
+    fleet.write_text(section.format("left") + section.format("right"))
+    right.stop()
+
+    def run() -> tuple[int, dict, str]:
+        running = start("bench", "--fleet", fleet, bundle, "--runs", "2")
+        told, errors = running.communicate(timeout=120)
+        return running.returncode, json.loads(told), errors
+
+    code, told, errors = run()
+    assert code == 5, errors
+    assert "away or failed: right" in errors and list(told["failed"]) == ["right"]
+    (first,) = told["rows"]
+    assert (first["board"], first["model"]) == ("left", str(bundle))
+    right.start()
+    code, told, errors = run()
+    assert code == 0, errors
+    assert [row["board"] for row in told["rows"]] == ["left", "right"] and told["rows"][0] == first
+    assert (left.home / "benched").read_text().count("\n") == 1, "what is in the table is not measured again"
+    left.stop()
+    right.stop()
+    assert run()[0] == 0, "there is nothing left to do"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("", UsageError, "lists no board"),
+        ('[a]\nhost = "a"\ntarget = "raspberry-pi-55"', UnknownNameError, "Did you mean 'raspberry-pi-5"),
+        ('[a]\nhost = "a"\ntarget = "rk3588"\nhots = 1', FormatError, "Did you mean 'host'"),
+    ],
+)
+def test_a_fleet_file_that_is_wrong(tmp_path: Path, text: str, kind: type[Exception], message: str) -> None:
+    (tmp_path / "boards.toml").write_text(text)
+    with pytest.raises(kind, match=message):
+        load_fleet(tmp_path / "boards.toml")
