@@ -1,14 +1,11 @@
-"""What engines that read ONNX have in common: the graph with Q/DQ, its signature, and batches of a fixed size."""
+"""What engines that read ONNX have in common: the graph with Q/DQ, and its signature."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from edgeyolo.backends.engine import check_images
+from edgeyolo.graph.batch import with_batch
 from edgeyolo.graph.qdq import insert_qdq, int8_layers, load_onnx, weighted_nodes
 from edgeyolo.heads import head_of
 from edgeyolo.spec.errors import BackendError
@@ -16,19 +13,21 @@ from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.qparams import QParams
 from edgeyolo.spec.tensor import INPUT_NAME
 
-Float32 = npt.NDArray[np.float32]
 
-
-def make_graph(onnx_path: Path, qparams: QParams | None, *, unsigned: bool = False) -> tuple[bytes, dict[str, int]]:
+def make_graph(
+    onnx_path: Path, spec: ModelSpec, qparams: QParams | None, *, unsigned: bool = False
+) -> tuple[bytes, dict[str, int]]:
     """The bytes of the graph, with Q/DQ where there are scales, and how many of its layers run in which precision.
 
     Args:
+        spec: says how many pictures it is to take.
         unsigned: see `insert_qdq`.
 
     Raises:
-        MissingPackageError: no onnx package. BackendError: not a usable ONNX file, or scales that do not fit it.
+        MissingPackageError: no onnx package. BackendError: not a usable ONNX file, scales that do not fit it, or a node
+            that works for one picture only.
     """
-    model = load_onnx(onnx_path)
+    model = with_batch(load_onnx(onnx_path), spec.input.batch)
     nodes = weighted_nodes(model.graph)
     total = sum(len(readers) for readers in nodes.values())
     if qparams is None:
@@ -57,19 +56,3 @@ def check_signature(
         raise BackendError(
             f"takes images of shape {list(shape)}, and the model takes {spec.input.image_hw}", where=where
         )
-
-
-def run_batches(
-    run: Callable[[Float32], list[Float32]], images: Float32, image_hw: tuple[int, int], fixed_batch: int | None
-) -> list[Float32]:
-    """Maps of all pictures, from a graph that takes `fixed_batch` at a time, or any number where that is None.
-
-    Raises:
-        BackendError: pictures of another shape, none, or a number that the graph does not take.
-    """
-    check_images(images, image_hw)
-    step = fixed_batch or max(len(images), 1)
-    if len(images) == 0 or len(images) % step:
-        raise BackendError(f"{len(images)} pictures given, and the graph takes {step} at a time")
-    parts = [run(images[start : start + step]) for start in range(0, len(images), step)]
-    return parts[0] if len(parts) == 1 else [np.concatenate(maps) for maps in zip(*parts, strict=True)]

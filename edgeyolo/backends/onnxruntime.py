@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeyolo.backends._artefact import artefact_file, check_option_names, read_artefact
+from edgeyolo.backends._batches import batch_of_graph, run_batches
 from edgeyolo.backends._copies import CopiesSession, ThreadCopies
-from edgeyolo.backends._onnx import check_signature, make_graph, run_batches
+from edgeyolo.backends._onnx import check_signature, make_graph
 from edgeyolo.backends._versions import check_version, list_version_problems
 from edgeyolo.backends.engine import Engine
 from edgeyolo.graph.external_data import refuse_external_data
@@ -82,7 +83,7 @@ class OnnxRuntimeEngine(Engine):
         if precision not in ("int8", "fp32"):
             raise UsageError(f"onnxruntime artefacts are int8 or fp32, not {precision}", where=target.title)
         rounds = bool(target.engine_options.get(_ROUND_OUTPUTS))
-        raw, layers = make_graph(onnx_path, qparams, unsigned=rounds)
+        raw, layers = make_graph(onnx_path, spec, qparams, unsigned=rounds)
         with _explaining(onnx_path):
             session = _make_session(raw, threads=1)
         _check_signature(session, spec, where=onnx_path)
@@ -115,26 +116,25 @@ class OnnxRuntimeEngine(Engine):
             return session
 
         copies = ThreadCopies(load, threads or count_cores(), [path])
-        return OnnxRuntimeSession(copies, head_of(spec.decode).output_names(), spec.input.image_hw)
+        return OnnxRuntimeSession(copies, spec)
 
 
 class OnnxRuntimeSession(CopiesSession[Any]):
-    """Runs an ONNX graph; a graph of a fixed batch size is run once per that many pictures."""
+    """Runs an ONNX graph, as many pictures at a time as it takes."""
 
-    def __init__(self, copies: ThreadCopies[Any], names: list[str], image_hw: tuple[int, int]) -> None:
+    def __init__(self, copies: ThreadCopies[Any], spec: ModelSpec) -> None:
         super().__init__(copies)
-        self._names = names
-        self._image_hw = image_hw
+        self._names = head_of(spec.decode).output_names()
+        self._image_hw = spec.input.image_hw
         first: Any = copies.current
-        batch = first.get_inputs()[0].shape[0]
-        self._fixed_batch = batch if isinstance(batch, int) else None
+        self._batch = batch_of_graph(first.get_inputs()[0].shape[0], spec.input)
 
     def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
         session = self._opened()
         with _explaining("onnxruntime"):
             return run_batches(
-                lambda part: session.run(self._names, {INPUT_NAME: part}), images, self._image_hw, self._fixed_batch
+                lambda part: session.run(self._names, {INPUT_NAME: part}), images, self._image_hw, self._batch
             )
 
 

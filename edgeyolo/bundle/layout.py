@@ -11,6 +11,7 @@ import msgspec
 from edgeyolo.heads import head_of
 from edgeyolo.spec.errors import BundleError, FormatError
 from edgeyolo.spec.manifest import FORMAT_VERSION, Manifest
+from edgeyolo.spec.sizes import MOST_BATCH
 from edgeyolo.spec.strict import decode_json
 
 MANIFEST_NAME = "manifest.json"
@@ -101,5 +102,6 @@ def _list_checks(manifest: Manifest) -> Iterator[tuple[str, bool]]:
     yield "model.input.mean", all(abs(mean) <= _LARGE for mean in picture.mean)
     yield "model.input.std", all(1 / _LARGE <= std <= _LARGE for std in picture.std)
     yield "model.input.letterbox_value", 0 <= picture.letterbox_value <= 255
+    yield "model.input.batch", picture.batch[0] in (1, picture.batch[1]) and 1 <= picture.batch[1] <= MOST_BATCH
     yield "model.decode.strides", len(decode.strides) > 0 and all(0 < s <= _MAX_SIDE for s in decode.strides)
     yield from ((f"model.decode.{name}", fits) for name, fits in head_of(decode).list_checks())

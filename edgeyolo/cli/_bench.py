@@ -26,6 +26,9 @@ def show_record(console: Console, record: BenchRecord) -> None:
     console.show_table(["part", "median ms", "p90 ms", "p99 ms"], rows)
     threads = f"{record.threads} threads" if record.threads else "the bundle's own threads"
     console.say(f"{record.runs} runs after {record.warmup} of warm-up, {threads}, on {record.device}")
+    if record.batch > 1:
+        median_ms = record.spread["total"].median_ms / record.batch
+        console.say(f"Each call is of {record.batch} pictures, {median_ms:.2f} ms a picture in the median")
     memory = f", {record.peak_memory_mib:.0f} MiB of memory at most" if record.peak_memory_mib else ""
     console.say(
         f"{record.per_second:.1f} calls per second; first boxes {record.first_ms:.0f} ms after the start{memory}"

@@ -63,6 +63,8 @@ def _build(
             source,
             target,
             out,
+            image_size=options.image_size,
+            batch=options.batch,
             precision=options.precision,
             nms=options.nms,
             data=options.data,

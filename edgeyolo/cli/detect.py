@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from edgeyolo.runtime import Detections, Detector
     from edgeyolo.runtime.capture import Source
     from edgeyolo.runtime.clock import Timing
-    from edgeyolo.runtime.pipeline import StreamRun
+    from edgeyolo.runtime.pipeline import StreamsRun
     from edgeyolo.runtime.video_file import VideoFile
     from edgeyolo.spec.detections import Image
+    from edgeyolo.spec.errors import DataError
 
 PANEL = "On the board"
 
@@ -38,10 +40,12 @@ def detect(
     thresholds: Thresholds,
     options: DetectOptions,
 ) -> None:
-    """Find objects in pictures, a video or a camera.
+    """Find objects in pictures, videos and cameras.
 
     With --json, pictures give one object at the end; where there is a video or a camera, every frame gives one line as
     it is done, and each stream one line of counts and times after its last. Ctrl-C ends a stream and sums it up.
+    Cameras that are given one after another share the engine, and so do videos where the bundle takes several pictures
+    at once (deploy --batch); other videos follow each other.
     """
     from edgeyolo.runtime import Detector
 
@@ -76,7 +80,7 @@ class _Tour:
 
     def detect_all(self, sources: list[str]) -> None:
         """Every source in turn, folders and patterns picture by picture; one that cannot be read is reported."""
-        from edgeyolo.runtime.capture import make_source, show_address
+        from edgeyolo.runtime.capture import make_source
         from edgeyolo.runtime.stream import list_pictures
         from edgeyolo.spec.errors import DataError
 
@@ -84,19 +88,30 @@ class _Tour:
         for source in sources:
             single += [str(path) for path in list_pictures(Path(source))] or [source]
         self._check_save(single)
-        captured = [make_source(source) for source in single]
-        self._lines = any(captured)
-        for source, stream in zip(single, captured, strict=True):
+        found = [make_source(source) for source in single]
+        self._lines = any(found)
+        for texts, streams in self._list_turns(single, found):
             if self._is_enough():
                 return
-            try:
-                if stream is None:
-                    self._detect_pictures(source)
-                elif not self._detect_stream(stream):
+            if streams:
+                if not self._detect_streams(texts, streams):
                     return
+                continue
+            try:
+                self._detect_pictures(texts[0])
             except DataError as error:
-                self._console.fail(error)
-                self._tell_error({"source": show_address(source), "what": error.what, "hint": error.hint})
+                self._tell_failure(texts[0], error)
+
+    def _list_turns(self, texts: list[str], found: list[Source | None]) -> Iterator[tuple[list[str], list[Source]]]:
+        """What is gone through at the same time: streams that follow each other, where one goes on by itself or the
+        bundle takes several pictures at once; everything else alone, pictures without a stream."""
+        for is_stream, pairs in itertools.groupby(zip(texts, found, strict=True), lambda pair: pair[1] is not None):
+            group = list(pairs)
+            streams = [stream for _, stream in group if stream is not None]
+            if is_stream and (self._detector.batch > 1 or any(stream.live for stream in streams)):
+                yield [text for text, _ in group], streams
+            else:
+                yield from (([text], [stream] if stream is not None else []) for text, stream in group)
 
     def _check_save(self, sources: list[str]) -> None:
         """Raise OutputError where a source lies in the folder that pictures are saved to: it would be written over."""
@@ -132,35 +147,43 @@ class _Tour:
                 drawn = draw_detections(image, detections, self._detector.class_names)
                 _write_picture(self._options.save / _free_name(name, self._names), drawn)
 
-    def _detect_stream(self, source: Source) -> bool:
-        """Frames as they come, into one video; False where a signal asked for the end."""
+    def _detect_streams(self, texts: list[str], sources: list[Source]) -> bool:
+        """Frames as they come, into a video for each source; False where a signal asked for the end."""
         from edgeyolo.runtime.draw import draw_detections
-        from edgeyolo.runtime.pipeline import StreamRun
+        from edgeyolo.runtime.pipeline import StreamsRun
 
-        run = StreamRun(
-            self._detector, source, every_frame=self._options.every_frame, reconnect_s=self._options.reconnect
+        options, names = self._options, self._detector.class_names
+        run = StreamsRun(
+            self._detector,
+            sources,
+            every_frame=options.every_frame,
+            reconnect_s=options.reconnect,
+            max_wait_ms=options.max_wait_ms,
         )
+        told = self._tell_failures(texts, run, set())
         with contextlib.ExitStack() as ending:
-            ending.callback(self._tell_summary, run)
-            video = (
-                ending.enter_context(self._open_video(run, self._options.save))
-                if self._options.save is not None
-                else None
-            )
+            ending.callback(self._tell_failures, texts, run, told)
+            ending.callback(self._tell_summaries, run)
+            videos = self._open_videos(run, options.save, ending) if options.save is not None else {}
             signals = ending.enter_context(_stopping_on_signals(run))
             for name, image, detections in ending.enter_context(run):
-                record = _make_record(name, image, detections, self._detector.class_names, run.timing)
+                record = _make_record(name, image, detections, names, run.timing)
                 self._tell(record | {"seconds": round(run.seconds, 3)})
-                if video is not None:
-                    video.write(draw_detections(image, detections, self._detector.class_names), run.seconds)
+                if videos:
+                    videos[run.source].write(draw_detections(image, detections, names), run.seconds)
                 if self._is_enough():
                     break
             return not signals
 
-    def _open_video(self, run: StreamRun, folder: Path) -> VideoFile:
+    def _open_videos(self, run: StreamsRun, folder: Path, ending: contextlib.ExitStack) -> dict[int, VideoFile]:
         from edgeyolo.runtime.video_file import VideoFile
 
-        return VideoFile(folder / _free_name(f"{run.stem}.mp4", self._names), fps=run.fps)
+        return {
+            position: ending.enter_context(
+                VideoFile(folder / _free_name(f"{feed.stem}.mp4", self._names), fps=feed.fps)
+            )
+            for position, feed in run.feeds.items()
+        }
 
     def _tell(self, record: dict[str, Any]) -> None:
         self._count += 1
@@ -170,25 +193,36 @@ class _Tour:
         else:
             self._records.append(record)
 
-    def _tell_error(self, error: dict[str, str]) -> None:
-        self._errors.append(error)
-        if self._lines:
-            self._console.show_json_line({"error": error})
+    def _tell_failures(self, texts: list[str], run: StreamsRun, told: set[int]) -> set[int]:
+        """Of sources that nobody was told of yet; gives those that have been told of by now."""
+        for position in sorted(run.errors.keys() - told):
+            self._tell_failure(texts[position], run.errors[position])
+        return told | run.errors.keys()
 
-    def _tell_summary(self, run: StreamRun) -> None:
-        summary = run.summarise()
-        times = ", ".join(f"{part} {spread.median_ms:.1f}" for part, spread in summary.latency.items())
-        self._console.say(
-            f"{run.stem}: {summary.detected} of {summary.captured} frames in {summary.seconds:.1f} s "
-            f"({summary.fps:.1f} a second), {summary.dropped} dropped, {summary.reconnects} times reconnected; "
-            f"median ms: {times or 'none'}"
-        )
-        self._console.show_json_line({"stream": run.stem, "summary": asdict(summary)})
+    def _tell_failure(self, source: str, error: DataError) -> None:
+        from edgeyolo.runtime.capture import show_address
+
+        self._console.fail(error)
+        told = {"source": show_address(source), "what": error.what, "hint": error.hint}
+        self._errors.append(told)
+        if self._lines:
+            self._console.show_json_line({"error": told})
+
+    def _tell_summaries(self, run: StreamsRun) -> None:
+        for position, summary in run.summaries().items():
+            stem = run.feeds[position].stem
+            times = ", ".join(f"{part} {spread.median_ms:.1f}" for part, spread in summary.latency.items())
+            self._console.say(
+                f"{stem}: {summary.detected} of {summary.captured} frames in {summary.seconds:.1f} s "
+                f"({summary.fps:.1f} a second), {summary.dropped} dropped, {summary.reconnects} times reconnected; "
+                f"{summary.batch:.1f} at a time, median ms: {times or 'none'}"
+            )
+            self._console.show_json_line({"stream": stem, "summary": asdict(summary)})
 
 
 @contextlib.contextmanager
-def _stopping_on_signals(run: StreamRun) -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM ends the stream, and is noted in the list; a second one has its usual effect."""
+def _stopping_on_signals(run: StreamsRun) -> Iterator[list[int]]:
+    """The first SIGINT or SIGTERM ends the streams, and is noted in the list; a second one has its usual effect."""
     caught: list[int] = []
 
     def stop(number: int, frame: object) -> None:

@@ -130,7 +130,10 @@ def _make_flag(setting: Setting, default: Any) -> inspect.Parameter:
         return _parameter(setting.name, Annotated[bool, typer.Option(declared, help=help_text)], default)
     if typing.get_origin(kind) is tuple:
         kind = list[str]
-    if setting.words:
+    if setting.form is not None:
+        kind, default = str, None if default is None else str(default)
+        option = typer.Option(name, help=help_text, metavar=setting.form.metavar)
+    elif setting.words:
         option = typer.Option(
             name, help=help_text, parser=_make_parser(setting.words), metavar="|".join(["INTEGER", *setting.words])
         )
@@ -204,9 +207,15 @@ def _is_written(ctx: typer.Context, name: str) -> bool:
 
 
 def _as_field(setting: Setting, value: Any) -> Any:
-    """What typer gives as what the field holds."""
+    """What typer gives as what the field holds.
+
+    Raises:
+        UsageError: text that is not a value of its type.
+    """
     if typing.get_origin(setting.kind) is tuple:
         return tuple(value or ())
+    if setting.form is not None and value is not None:
+        return setting.read(value, setting.name)
     return value
 
 

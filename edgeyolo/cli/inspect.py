@@ -137,12 +137,15 @@ def _describe(manifest: Manifest) -> list[tuple[str, str]]:
 
     model, artefact = manifest.model, manifest.artefact
     layers = ", ".join(f"{count} {kind}" for kind, count in sorted(artefact.layers.items()))
+    least, most = model.input.batch
+    at_once = "one picture" if most == 1 else f"{most} pictures" if least == most else f"up to {most} pictures"
     rows = [
         ("model", f"{model.name}, {model.activation}"),
         ("classes", ", ".join(model.class_names)),
         (
             "input",
-            f"{model.input.image_hw[0]} x {model.input.image_hw[1]} (height x width), {model.input.colour_order}",
+            f"{model.input.image_hw[0]} x {model.input.image_hw[1]} (height x width), {model.input.colour_order}, "
+            f"{at_once} at a time",
         ),
         ("decode", f"{type(model.decode).__struct_config__.tag}, strides {list(model.decode.strides)}"),
         ("nms", manifest.nms),

@@ -45,14 +45,23 @@ def evaluate(
         DataError: no pictures, or `detect` reports a class that the data set does not have.
         MissingPackageError: pycocotools is not installed.
     """
-    _load_pycocotools()
-    return score_detections(
-        detect_pictures(
-            lambda images: [detect(image) for image in images], dataset, range(len(dataset)), progress=progress
-        ),
-        dataset,
-        artefact=artefact,
+    return evaluate_batches(
+        lambda images: [detect(image) for image in images], dataset, artefact=artefact, progress=progress
     )
+
+
+def evaluate_batches(
+    detect_batch: Callable[[list[Image]], list[Detections]],
+    dataset: Dataset,
+    *,
+    artefact: str,
+    batch: int = 1,
+    progress: Progress = SILENT,
+) -> Score:
+    """`evaluate` for what takes several pictures at a time, at most `batch`."""
+    _load_pycocotools()
+    found = detect_pictures(detect_batch, dataset, range(len(dataset)), batch=batch, progress=progress)
+    return score_detections(found, dataset, artefact=artefact)
 
 
 def detect_pictures(

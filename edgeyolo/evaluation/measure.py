@@ -7,7 +7,7 @@ import numpy as np
 
 from edgeyolo.backends import Session
 from edgeyolo.data.dataset import Dataset
-from edgeyolo.evaluation.coco_map import detect_pictures, evaluate
+from edgeyolo.evaluation.coco_map import detect_pictures, evaluate_batches
 from edgeyolo.runtime.detector import Detector
 from edgeyolo.spec.detecting import Nms, Thresholds
 from edgeyolo.spec.detections import Detections, Float32, Image
@@ -37,7 +37,7 @@ def measure_session(
         UsageError: the data set's classes are not the model's.
     """
     detector = make_detector(session, spec, dataset, nms=nms)
-    return evaluate(detector.detect, dataset, artefact=artefact, progress=progress)
+    return evaluate_batches(detector.detect_batch, dataset, artefact=artefact, batch=detector.batch, progress=progress)
 
 
 def detect_everyday(

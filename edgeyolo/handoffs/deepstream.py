@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeyolo.graph.batch import open_batch
+from edgeyolo.graph.batch import with_batch
 from edgeyolo.handoffs.program import MODEL, Program, describe_origin
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.qparams import QParams
+from edgeyolo.spec.sizes import MOST_BATCH
 from edgeyolo.spec.target import Precision
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ class DeepStream(Program):
         from edgeyolo.backends.tensorrt.network import make_network
         from edgeyolo.backends.tensorrt.options import Options
 
-        return make_network(open_batch(model), qparams, Options(), precision=precision, postprocess=None).model
+        network = make_network(
+            with_batch(model, (1, MOST_BATCH)), qparams, Options(), precision=precision, postprocess=None
+        )
+        return network.model
 
     def make_labels(self, spec: ModelSpec) -> str:
         """See `Program.make_labels`."""

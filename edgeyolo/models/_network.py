@@ -57,11 +57,11 @@ class DetectorNetwork(nn.Module):
         stride = max(self.decode.strides)
         for side in image_hw:
             if side < stride or side % stride:
-                near = max(stride, round(side / stride) * stride)
+                near = (max(stride, round(given / stride) * stride) for given in image_hw)
                 raise UsageError(
                     f"{side} is not a positive multiple of the coarsest stride, {stride}",
                     where=f"image size {image_hw[0]}x{image_hw[1]}",
-                    hint=f"Nearest that works: {near}",
+                    hint=f"Nearest that works: {'x'.join(map(str, near))}",
                 )
         return InputSpec(image_hw=image_hw)
 

@@ -132,6 +132,11 @@ class Detector:
         """K names; `Detections.class_ids` are positions in it."""
         return self.spec.class_names
 
+    @property
+    def batch(self) -> int:
+        """How many pictures the engine takes at once, at most; `detect_batch` takes any number."""
+        return self.spec.input.batch[1]
+
     def detect(self, image: Image) -> Detections:
         """Find the objects of one picture.
 
@@ -149,7 +154,8 @@ class Detector:
     def detect_batch(self, images: Sequence[Image]) -> list[Detections]:
         """Find the objects of several pictures, of any sizes; as `detect` otherwise.
 
-        The engine is called once. What `deploy` writes takes one picture at a time, so it runs them one after another.
+        The engine is called once for each `batch` of them, and fills up what is missing of a fixed number. What
+        `deploy` writes without `--batch` takes one picture at a time.
         """
         with self._lock:
             return self._detect_batch(images) if images else []

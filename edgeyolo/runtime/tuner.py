@@ -256,7 +256,8 @@ class _Tuner:
         return max(found)
 
     def _runner(self, session: Session) -> Callable[[], object]:
-        return lambda: session.run(self._inputs[0])
+        images = np.repeat(self._inputs[0], self._manifest.model.input.batch[1], axis=0)
+        return lambda: session.run(images)
 
     def _measure(self, session: Session) -> float:
         if self._score is None:

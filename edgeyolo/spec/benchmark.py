@@ -57,7 +57,8 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Attributes:
         other: the bundle that the first one is compared with.
         rounds: how often both were called.
-        total, network: median of the other's time / the first one's, and the 95 % interval of that median.
+        total, network: median of the other's time / the first one's, for a picture, and the 95 % interval of that
+            median.
     """
 
     other: str
@@ -78,6 +79,7 @@ class BenchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         date: in UTC.
         threads: that were asked for, 0 for the bundle's own.
         runs, warmup: calls that count, and calls before.
+        batch: pictures of a call.
         spread: of "pre", "network", "post" and "total", a whole call.
         per_second: calls in a row that are done in a second, what comes between them included.
         load_ms: until the bundle was open.
@@ -100,6 +102,7 @@ class BenchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     threads: int
     runs: int
     warmup: int
+    batch: int = 1
     picture_hw: tuple[int, int]
     spread: dict[str, Spread]
     per_second: float

@@ -9,6 +9,7 @@ import msgspec
 
 from edgeyolo.spec.detecting import DEFAULT_NMS, DEFAULT_SCORE_THRESHOLD, Nms
 from edgeyolo.spec.settings import Share, WholeNumber
+from edgeyolo.spec.sizes import BatchSize, ImageSize
 from edgeyolo.spec.target import Precision
 from edgeyolo.spec.transfer import DEFAULT_MATCH, Match
 
@@ -17,6 +18,10 @@ class DeployOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """What `deploy` builds besides the board's default.
 
     Attributes:
+        image_size: side of the network's square input, or its height and width, pixels, for a checkpoint that is to run
+            at another size than it was trained at; scales that `quantize` found hold for their own size only.
+        batch: pictures that the engine takes at once: always four, say, or up to eight as 1-8 (TensorRT, OpenVINO, ONNX
+            Runtime). ncnn runs the pictures of a batch one after another.
         precision: numbers of the network; the board's best that the source allows if not given.
         nms: how the bundle makes one box of several of one object: greedy removes by overlap, diou by overlap and
             distance of the centres, matrix lowers scores instead.
@@ -30,6 +35,8 @@ class DeployOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             model.onnx if not given, which QAT has trained on.
     """
 
+    image_size: ImageSize | None = None
+    batch: BatchSize = 1
     precision: Precision | None = None
     nms: Nms = DEFAULT_NMS
     data: Path | None = None

@@ -52,6 +52,7 @@ class DetectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         frames: stop after so many pictures, 0 for all there are.
         every_frame: drop no frame of a live source, however late the boxes come.
         reconnect: seconds for which a live source that goes away is tried again, 0 for none.
+        max_wait_ms: milliseconds that a frame waits for those of other sources, to be computed together with them.
     """
 
     save: Path | None = None
@@ -59,6 +60,7 @@ class DetectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     frames: WholeNumber = 0
     every_frame: bool = False
     reconnect: NotNegative = 10.0
+    max_wait_ms: NotNegative = 10.0
 
 
 class BenchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from edgeyolo.spec.foreign import HeadKind
+from edgeyolo.spec.sizes import ImageSize
 
 # All that `import` writes to the folder of an ONNX file.
 IMPORTED_FILES = frozenset({"model.onnx", "model.json"})
@@ -18,7 +19,7 @@ class ImportOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     Attributes:
         model: model of the zoo; guessed from the tensors if not given.
         names: text file with the name of a class on each line; the file's own, or COCO's where it has 80, if not given.
-        image_size: side in pixels of the square input; the model's own if not given.
+        image_size: side in pixels of the square input, or its height and width; the model's own if not given.
         head: how the outputs of an ONNX file are read: raw maps as dfl, anchor or point, or decoded boxes; found by
             running it if not given.
         describe: what else is known of an ONNX file, a .toml; what it leaves out is guessed and shown.
@@ -26,6 +27,6 @@ class ImportOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     model: str | None = None
     names: Path | None = None
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     head: HeadKind | None = None
     describe: Path | None = None

@@ -23,6 +23,8 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         mean, std: per channel, in units of pixel / 255, in `colour_order`.
         letterbox_value: grey of the padding, 0-255.
         letterbox_alignment: where the resized picture stands on the canvas.
+        batch: fewest and most pictures that the engine takes in one call: (4, 4) for four, always, and (1, 8) for up to
+            eight. More are given one call after another; what is missing of a fixed number is filled up.
     """
 
     image_hw: tuple[int, int]
@@ -31,6 +33,7 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     letterbox_value: int = 114
     letterbox_alignment: Literal["center", "top-left"] = "center"
+    batch: tuple[int, int] = (1, 1)
 
 
 class AnchorDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="anchor"):

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from edgeyolo.spec.settings import WholeNumber
+from edgeyolo.spec.sizes import ImageSize
 
 # All that `quantize` writes to its folder, in this version and earlier ones.
 QUANTIZED_FILES = frozenset(
@@ -41,6 +42,8 @@ class QuantizeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         doctor: look at the calibration pictures first, and refuse those that would spoil the scales.
         accept: go on with what is found of this name, such as held-out, all the same; may be given again.
         check_only: look at the calibration pictures, and do nothing else.
+        image_size: side of the network's square input, or its height and width, pixels, that it is calibrated for; as
+            trained if not given.
         device: processor that calibrates, trains and measures torch models: cpu, cuda or cuda:N; auto is CUDA where
             there is one.
     """
@@ -58,6 +61,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     doctor: bool = True
     accept: tuple[str, ...] = ()
     check_only: bool = False
+    image_size: ImageSize | None = None
     device: str = "auto"
 
     @property

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from edgeyolo.spec.errors import UnknownNameError, UsageError
+from edgeyolo.spec.sizes import Form
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -66,8 +67,15 @@ class Setting:
         return dict((self.limits.extra or {}).get("words", {}))
 
     @property
+    def form(self) -> Form | None:
+        """How it is written, where that is neither a number nor a word."""
+        return (self.limits.extra or {}).get("form")
+
+    @property
     def range_text(self) -> str:
         """Such as "at least 1" or "in [0, 1)"; empty where anything goes."""
+        if self.form is not None:
+            return self.form.text
         low, high = _bound(self.limits.gt, self.limits.ge), _bound(self.limits.lt, self.limits.le)
         if low is not None and high is not None:
             closing = ")" if self.limits.lt is not None else "]"
@@ -97,6 +105,10 @@ class Setting:
             return None
         if written in self.words:
             return self.words[written]
+        if self.form is not None:
+            if (found := self.form.parse(written)) is None:
+                raise ValueError(self.form.text)
+            return found
         if get_origin(self.kind) is tuple:
             return tuple(part for part in written.split(",") if part)
         try:
@@ -104,13 +116,21 @@ class Setting:
         except msgspec.ValidationError:
             raise ValueError(self.range_text or _TYPE_NAMES.get(self.kind, "another value")) from None
 
+    def read(self, written: str, key: str) -> Any:
+        """`parse`, with UsageError for text that is not a value; `key` is how the message calls the field."""
+        try:
+            return self.parse(written)
+        except ValueError as error:
+            raise UsageError(f"{key} is '{written}'", hint=f"It must be {error}") from None
+
     def check(self, value: Any, key: str) -> None:
         """Raise UsageError for a value out of range; `key` is how the message calls the field."""
         if self.takes_none and value is None:
             return
         limits = self.limits
         if (
-            (limits.ge is not None and not value >= limits.ge)
+            (self.form is not None and self.form.parse(str(value)) is None)
+            or (limits.ge is not None and not value >= limits.ge)
             or (limits.gt is not None and not value > limits.gt)
             or (limits.le is not None and not value <= limits.le)
             or (limits.lt is not None and not value < limits.lt)
@@ -167,10 +187,7 @@ def _override(values: S, path: list[str], written: str, key: str, root: type[msg
     if len(path) > 1:
         changed = _override(getattr(values, path[0]), path[1:], written, key, root)
         return msgspec.structs.replace(values, **{path[0]: changed})
-    try:
-        return msgspec.structs.replace(values, **{path[0]: setting.parse(written)})
-    except ValueError as error:
-        raise UsageError(f"{key} is '{written}'", hint=f"It must be {error}") from None
+    return msgspec.structs.replace(values, **{path[0]: setting.read(written, key)})
 
 
 def _take_apart(hint: Any) -> tuple[Any, Meta, bool]:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from edgeyolo.spec.settings import Count, NotNegative, PartBelowOne, Positive, Share, WholeNumber
+from edgeyolo.spec.sizes import ImageSize, image_hw_of
 
 Activation = Literal["hardswish", "leaky_relu", "mish", "relu", "silu"]
 BoxLoss = Literal["iou", "giou", "diou", "ciou", "eiou", "siou"]
@@ -100,7 +101,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         model: name of the model, as `edgeyolo models` lists it.
         activation: activation of the hidden layers; the model's own if not given.
         epochs: passes over the training split.
-        image_size: side of the square network input, pixels, a multiple of the coarsest stride.
+        image_size: side of the network's square input, or its height and width, pixels, each a multiple of the coarsest
+            stride.
         batch: pictures per step, over all processes; small data sets need many steps more than they need large ones. 0,
             or auto, finds the largest power of two that memory and the size of the data set allow, at most 64.
         accumulate: parts that each process walks its pictures of a step in, to need less memory; costs a second forward
@@ -124,7 +126,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             scores (all but YOLOv5 and YOLOv7).
         label_smoothing: smoothing of class labels; only for losses that ask for whole classes (YOLOv5, YOLOv7).
         class_balance: classes that fewer than this part of the pictures have come up more often; 0 for never.
-        multi_scale: each step's input side is drawn from [1 - this, 1 + this] of image_size.
+        multi_scale: each step's longer input side is drawn from [1 - this, 1 + this] of image_size, and the shorter
+            one follows.
         freeze: modules of the model by name, such as backbone, whose weights and statistics stay as they are.
         close_mosaic_epochs: last epochs without mosaic and mixup, at most a sixth of all.
         patience: stop after this many epochs without a better AP, 0 for never.
@@ -153,7 +156,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     model: str
     activation: Activation | None = None
     epochs: Count = 60
-    image_size: Annotated[int, Meta(ge=32)] = 640
+    image_size: ImageSize = 640
     batch: Annotated[int, Meta(ge=0, extra={"words": {"auto": 0}})] = 8
     accumulate: Count = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -194,6 +197,11 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     distill: DistillConfig = DistillConfig()
     drop_block: DropBlockConfig = DropBlockConfig()
     augment: AugmentConfig = AugmentConfig()
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Height and width of the network input, pixels."""
+        return image_hw_of(self.image_size)
 
     @property
     def decay(self) -> float:

@@ -44,18 +44,20 @@ class AnchorFit:
     changed: bool
 
 
-def fit_to_dataset(name: str, dataset: Dataset, image_size: int, *, start: Anchors | None, seed: int) -> Anchors | None:
+def fit_to_dataset(
+    name: str, dataset: Dataset, image_hw: tuple[int, int], *, start: Anchors | None, seed: int
+) -> Anchors | None:
     """Anchors for a model that is trained on a split; None for a model without anchors.
 
     Args:
         name: of the model.
-        image_size: side of the square network input, pixels.
+        image_hw: of the network input, pixels.
         start: anchors to begin with, such as those of the weights to start from; None for the model's own.
     """
     start = start or models.anchors_of(name)
     if start is None:
         return None
-    fit = fit_anchors(letterboxed_sizes(dataset, image_size), start, seed=seed)
+    fit = fit_anchors(letterboxed_sizes(dataset, image_hw), start, seed=seed)
     _LOG.info("%s", describe(fit))
     return fit.anchors_wh
 
@@ -70,9 +72,9 @@ def describe(fit: AnchorFit) -> str:
     return f"{before}; new ones reach {100 * fit.recall_after:.1f} %: {levels}"
 
 
-def letterboxed_sizes(dataset: Dataset, image_size: int) -> Sizes:
+def letterboxed_sizes(dataset: Dataset, image_hw: tuple[int, int]) -> Sizes:
     """(N, 2) width and height of every object as it stands in the network input, pixels; under 2 px left out."""
-    found = letterboxed_sides(dataset.records, (image_size, image_size))
+    found = letterboxed_sides(dataset.records, image_hw)
     large: Sizes = found[(found >= _LEAST_SIDE_PX).all(1)]
     return large
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from edgeyolo.spec.atomic import replacing_file, write_file
 from edgeyolo.spec.errors import CheckpointError
 from edgeyolo.spec.model import ModelSpec, Score
 from edgeyolo.spec.provenance import sha256_of, tool_versions
+from edgeyolo.spec.sizes import image_hw_of
 from edgeyolo.spec.strict import decode_json, encode_json
 from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.rep_optimizer import take_rep_form
@@ -80,10 +81,23 @@ class CheckpointRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 class Checkpoint:
     """A checkpoint that was read: the model in training form with averaged weights, in eval mode."""
 
-    model: nn.Module
+    model: models.DetectorNetwork
     record: CheckpointRecord
     sha256: str
     path: Path
+
+    def at_size(self, image_size: int | str | None) -> Checkpoint:
+        """The same weights for an input of another `ImageSize`, whose score nobody knows; as it is for None.
+
+        Raises:
+            UsageError: a side that the strides of the model do not divide.
+        """
+        spec = self.record.model
+        if image_size is None or image_hw_of(image_size) == spec.input.image_hw:
+            return self
+        image_hw = self.model.make_input_spec(image_hw_of(image_size)).image_hw
+        spec = msgspec.structs.replace(spec, input=msgspec.structs.replace(spec.input, image_hw=image_hw))
+        return replace(self, record=msgspec.structs.replace(self.record, model=spec, score=None))
 
 
 def checkpoint_path(path: Path) -> Path:

@@ -127,7 +127,7 @@ def make_detector_job(
         name=model.config.name,
         activation=model.config.activation,
         class_names=data.class_names,
-        input=model.make_input_spec((config.image_size, config.image_size)),
+        input=model.make_input_spec(config.image_hw),
         decode=model.decode,
         origin=origin,
     )
@@ -195,7 +195,7 @@ def choose_anchors(config: TrainConfig, data: Dataset, weights: Path | None) -> 
     start = next((anchors_wh for anchors_wh in found if anchors_wh is not None), None)
     if not config.auto_anchor:
         return start
-    return fit_to_dataset(config.model, data, config.image_size, start=start, seed=config.seed)
+    return fit_to_dataset(config.model, data, config.image_hw, start=start, seed=config.seed)
 
 
 def load_start(model: models.DetectorNetwork, weights: Path) -> Origin | None:

@@ -49,7 +49,7 @@ class EpochOrder:
         count: pictures of the data set.
         batch: pictures of a step, over all processes. An incomplete last one is left out, unless it is the only one.
         repeats: (count,) how often each picture is wanted in an epoch, at least 1; None for once.
-        sizes: sides of the square input, pixels, one of which is drawn for each step; empty for the loader's own.
+        sizes: heights and widths of the input, pixels, one of which is drawn for each step; empty for the loader's own.
         rank: of this process, of `world_size`.
 
     Attributes:
@@ -66,7 +66,7 @@ class EpochOrder:
         seed: int = 0,
         *,
         repeats: NDArray[np.float64] | None = None,
-        sizes: Sequence[int] = (),
+        sizes: Sequence[tuple[int, int]] = (),
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -126,8 +126,7 @@ class EpochOrder:
         if not self._sizes:
             return None
         rng = np.random.default_rng([self.seed, self.epoch, step, _SIZE_STREAM])
-        side = self._sizes[int(rng.integers(len(self._sizes)))]
-        return side, side
+        return self._sizes[int(rng.integers(len(self._sizes)))]
 
 
 def make_order(config: TrainConfig, spec: ModelSpec, data: Dataset, rank: int = 0, world_size: int = 1) -> EpochOrder:
@@ -138,7 +137,7 @@ def make_order(config: TrainConfig, spec: ModelSpec, data: Dataset, rank: int = 
         max(1, config.batch),
         config.seed,
         repeats=repeat_factors(data.records.objects, balance) if balance else None,
-        sizes=input_sizes(config.image_size, config.multi_scale, max(spec.decode.strides)),
+        sizes=input_sizes(spec.input.image_hw, config.multi_scale, max(spec.decode.strides)),
         rank=rank,
         world_size=world_size,
     )
@@ -164,9 +163,18 @@ def repeat_factors(objects: Objects, threshold: float) -> NDArray[np.float64]:
     return repeats
 
 
-def input_sizes(image_size: int, ratio: float, stride: int) -> list[int]:
-    """Sides for multi-scale training: the multiples of `stride` in [1 - ratio, 1 + ratio] of `image_size`, pixels."""
+def input_sizes(image_hw: tuple[int, int], ratio: float, stride: int) -> list[tuple[int, int]]:
+    """Heights and widths for multi-scale training, pixels, multiples of `stride`.
+
+    The longer side takes each multiple in [1 - ratio, 1 + ratio] of its own, the shorter one that which is nearest to
+    the same shape.
+    """
     if not ratio:
         return []
-    low, high = -(-image_size * (1 - ratio) // stride), image_size * (1 + ratio) // stride
-    return [int(i) * stride for i in range(max(1, int(low)), int(high) + 1)]
+    shorter, longer = sorted(image_hw)
+    low, high = -(-longer * (1 - ratio) // stride), longer * (1 + ratio) // stride
+    sizes = []
+    for count in range(max(1, int(low)), int(high) + 1):
+        sides = (max(1, (2 * count * shorter + longer) // (2 * longer)) * stride, count * stride)  # halves up
+        sizes.append(sides if image_hw[0] == shorter else sides[::-1])
+    return sizes

@@ -22,6 +22,7 @@ from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.qparams import QParams, load_qparams
 from edgeyolo.spec.settings import check_settings
+from edgeyolo.spec.sizes import batch_of, image_hw_of, image_size_of
 from edgeyolo.spec.strict import load_json
 from edgeyolo.spec.target import Precision, Target, load_target, needs_scales, target_name
 from edgeyolo.spec.transfer import DEFAULT_MATCH, Match
@@ -51,6 +52,8 @@ def deploy(
     target: str,
     out: Path,
     *,
+    image_size: int | str | None = None,
+    batch: int | str = 1,
     precision: str | None = None,
     nms: Nms = DEFAULT_NMS,
     data: Path | None = None,
@@ -66,65 +69,66 @@ def deploy(
 
     Args:
         target: name in `targets/`, or a path to a `.toml`.
-        precision: one of the target's; None for its first that the source allows.
-        nms: how the bundle makes one box of several of one object.
         data: also measure the bundle on `split` of this data set, and record the score in its manifest, and, for a
             board that computes in half precision, check on its pictures that this holds all values; where this
             computer cannot run what the board will, the bundle is written all the same, and a warning says so. Of an
             int8 bundle, also find what stands for score thresholds of the float model.
-        score_threshold, match, reference: see `DeployOptions`.
+        image_size, batch, precision, nms, score_threshold, match, reference: see `DeployOptions`.
 
     Raises:
-        UnknownNameError: no such target. UsageError: a precision that target or source does not have.
+        UnknownNameError: no such target. UsageError: a precision or size that target or source does not have.
         MissingPackageError: the engine is not installed. BackendError, OutputError: as their names say.
     """
     from edgeyolo import backends
     from edgeyolo.bundle import write_bundle, write_folder
     from edgeyolo.data.dataset import open_dataset
 
-    check_settings(DeployOptions(nms=nms, score_threshold=score_threshold, match=match))
+    check_settings(
+        DeployOptions(nms=nms, image_size=image_size, batch=batch, score_threshold=score_threshold, match=match)
+    )
     wanted, target = target, backends.choose_target(target)
     board = load_target(target)
     dataset = open_dataset(data, split or validation_split(data)) if data is not None else None
-    with model_folder(source) as folder, tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
+    with model_folder(source, image_size) as folder, tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
         progress.step("deploy", 0, 3, "reading the model")
-        record = load_json(folder / "model.json", ModelRecord)
+        record = with_batch(load_json(folder / "model.json", ModelRecord), batch)
         check_onnx(folder, record)
         qparams = load_qparams(folder / "qparams.json") if (folder / "qparams.json").exists() else None
         chosen = choose_precision(board, precision, qparams, where=source)
-        if dataset is not None and backends.load_engine(board.engine).is_half(board, chosen):
-            _check_half_range(folder / "model.onnx", record.model, dataset)
+        _check_half_range(board, chosen, folder / "model.onnx", record.model, dataset)
         progress.step("deploy", 1, 3, f"building for {board.title}")
-        scales = qparams if needs_scales(chosen) else None
-        artefact, spec, notes = _build(folder, record.model, scales, board, Path(work), chosen, progress)
-        record = msgspec.structs.replace(record, model=spec)
+        built, scales = Path(work), qparams if needs_scales(chosen) else None
+        artefact, record, notes = _build(folder, record, scales, board, built, chosen, progress)
         manifest = make_manifest(folder, record, qparams, board, target, artefact, nms)
         scores = Wanted(reference or folder, score_threshold, match)
-        manifest = measured_here(Path(work), manifest, dataset, scores, progress)
+        manifest = measured_here(built, manifest, dataset, scores, progress)
         progress.step("deploy", 2, 3, "writing the bundle")
-        manifest = (write_folder if board.program else write_bundle)(out, manifest, Path(work))
+        manifest = (write_folder if board.program else write_bundle)(out, manifest, built)
         progress.step("deploy", 3, 3, str(out))
     return DeployResult(out, manifest, (*_choice_note(wanted, target), *notes))
 
 
 def _build(
     folder: Path,
-    spec: ModelSpec,
+    record: ModelRecord,
     qparams: QParams | None,
     board: Target,
     work: Path,
     precision: Precision,
     progress: Progress,
-) -> tuple[Artefact, ModelSpec, tuple[str, ...]]:
-    """The artefact, what it takes and gives, and what is to be said of it."""
+) -> tuple[Artefact, ModelRecord, tuple[str, ...]]:
+    """The artefact, the record with what it takes and gives, and what is to be said of it."""
     from edgeyolo import backends, handoffs
 
+    spec = record.model
     if board.program:
+        if spec.input.batch != (1, 1):
+            raise UsageError(f"{board.program} is given its own batch", hint="Leave out --batch")
         given = handoffs.hand_off(folder / "model.onnx", spec, qparams, board, work, precision=precision)
-        return given.artefact, given.spec, given.steps
+        return given.artefact, msgspec.structs.replace(record, model=given.spec), given.steps
     artefact = backends.build(folder / "model.onnx", spec, qparams, board, work, precision=precision, progress=progress)
     notes = backends.load_engine(artefact.engine).build_notes(work, artefact)
-    return artefact, deployed_spec(spec, artefact), tuple(notes)
+    return artefact, msgspec.structs.replace(record, model=deployed_spec(spec, artefact)), tuple(notes)
 
 
 def check_licence(source: Path) -> None:
@@ -156,9 +160,15 @@ def _choice_note(wanted: str, target: str) -> list[str]:
     return [f"{wanted} is {target} on this computer: the fastest of the engines that are installed"]
 
 
-def _check_half_range(onnx_path: Path, spec: ModelSpec, dataset: Dataset) -> None:
+def _check_half_range(
+    board: Target, precision: Precision, onnx_path: Path, spec: ModelSpec, dataset: Dataset | None
+) -> None:
+    """See that half precision holds the values, where the board computes in it and there are pictures to see it on."""
+    from edgeyolo.backends import load_engine
     from edgeyolo.evaluation.half_range import check_half_range
 
+    if dataset is None or not load_engine(board.engine).is_half(board, precision):
+        return
     images = (dataset[index].image for index in range(min(_RANGE_PICTURES, len(dataset))))
     try:
         check_half_range(onnx_path, images, spec.input)
@@ -167,16 +177,27 @@ def _check_half_range(onnx_path: Path, spec: ModelSpec, dataset: Dataset) -> Non
 
 
 @contextlib.contextmanager
-def model_folder(source: Path) -> Iterator[Path]:
-    """`source` itself where it holds a `model.onnx`; else a temporary folder with a float export of a checkpoint."""
+def model_folder(source: Path, image_size: int | str | None = None) -> Iterator[Path]:
+    """`source` itself where it holds a `model.onnx`; else a temporary folder with a float export of a checkpoint.
+
+    Raises:
+        UsageError: another size than the graph of `source` has, or one that the model's strides do not divide.
+    """
     if (source / "model.onnx").is_file():
+        image_hw = load_json(source / "model.json", ModelRecord).model.input.image_hw
+        if image_size is not None and image_hw_of(image_size) != image_hw:
+            raise UsageError(
+                f"its graph, and its scales, are for {image_size_of(image_hw)} pixels, not for {image_size}",
+                where=source,
+                hint=f"Quantize the checkpoint again: edgeyolo quantize ... --image-size {image_size}",
+            )
         yield source
         return
     from edgeyolo.export import export_model
     from edgeyolo.nn.fold import fold_model
     from edgeyolo.training.checkpoint import load_checkpoint
 
-    loaded = load_checkpoint(source)
+    loaded = load_checkpoint(source).at_size(image_size)
     with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
         folder = Path(work) / "float"
         scores = (loaded.record.score,) if loaded.record.score else ()
@@ -184,6 +205,15 @@ def model_folder(source: Path) -> Iterator[Path]:
             fold_model(loaded.model), loaded.record.model, folder, checkpoint_sha256=loaded.sha256, scores=scores
         )
         yield folder
+
+
+def with_batch(record: ModelRecord, batch: int | str) -> ModelRecord:
+    """The record of a model whose engine is to take so many pictures at once, a `BatchSize`."""
+    import msgspec
+
+    spec = record.model
+    picture = msgspec.structs.replace(spec.input, batch=batch_of(batch))
+    return msgspec.structs.replace(record, model=msgspec.structs.replace(spec, input=picture))
 
 
 def check_onnx(folder: Path, record: ModelRecord) -> None:

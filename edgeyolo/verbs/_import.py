@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgeyolo.spec.coco_classes import COCO_CLASSES
 from edgeyolo.spec.errors import CheckpointError, DataError, OutputError, UsageError
+from edgeyolo.spec.sizes import image_hw_of, image_size_of
 
 if TYPE_CHECKING:
     from edgeyolo.spec.model import ModelSpec
@@ -25,7 +26,7 @@ class ImportResult:
 
 
 def import_weights(
-    file: Path, out: Path, *, model: str | None = None, names: Path | None = None, image_size: int | None = None
+    file: Path, out: Path, *, model: str | None = None, names: Path | None = None, image_size: int | str | None = None
 ) -> ImportResult:
     """Write official weights as `best.safetensors` in the folder `out`, with their origin and licence in its record.
 
@@ -33,7 +34,7 @@ def import_weights(
         file: as the authors publish it; nothing in it is run.
         model: name in the zoo; None for the one that the tensors fit.
         names: a text file, the name of a class on each line; None for COCO's, where there are 80 classes.
-        image_size: side in pixels of the square input; None for the model's own.
+        image_size: side in pixels of the square input, or such as "384x640"; None for the model's own.
 
     Raises:
         CheckpointError: unreadable, of another model, or of none that is known. UnknownNameError, UsageError: no such
@@ -50,16 +51,16 @@ def import_weights(
         raise OutputError("there is a checkpoint already", where=path, hint="Give another --out, or remove it")
     name = model or _only_guess(file)
     network = models.load_pretrained(name, file)
-    side = image_size or network.config.image_size
+    image_hw = image_hw_of(image_size or network.config.image_size)
     spec = ModelSpec(
         name=name,
         activation=network.config.activation,
         class_names=_class_names(names, network.config.num_classes, file),
-        input=network.make_input_spec((side, side)),
+        input=network.make_input_spec(image_hw),
         decode=network.decode,
         origin=models.origin_of(name, file),
     )
-    config = TrainConfig(model=name, image_size=side)
+    config = TrainConfig(model=name, image_size=image_size_of(image_hw))
     tensors = {f"model.{key}": tensor for key, tensor in network.state_dict().items()}
     save_checkpoint(path, tensors, CheckpointRecord(model=spec, config=config, data="", epoch=0))
     return ImportResult(path, spec)

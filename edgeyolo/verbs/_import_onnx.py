@@ -14,6 +14,7 @@ from edgeyolo.spec.foreign import ForeignDescription
 from edgeyolo.spec.importing import IMPORTED_FILES, ImportOptions
 from edgeyolo.spec.model import ModelRecord, ModelSpec, Origin
 from edgeyolo.spec.provenance import sha256_of, tool_versions
+from edgeyolo.spec.sizes import image_hw_of
 from edgeyolo.spec.strict import encode_json, load_toml
 
 if TYPE_CHECKING:
@@ -96,12 +97,12 @@ def _told(options: ImportOptions) -> ForeignDescription:
     return msgspec.structs.replace(told, head=options.head)
 
 
-def _image_hw(model: ModelProto, side: int | None) -> tuple[int, int] | None:
+def _image_hw(model: ModelProto, image_size: int | str | None) -> tuple[int, int] | None:
     """As asked for; else as the file fixes it, or its metadata names it."""
     from edgeyolo.graph.foreign.plain import own_size
 
-    if side is not None:
-        return side, side
+    if image_size is not None:
+        return image_hw_of(image_size)
     if own_size(model) is not None:
         return None
     text = _metadata(model, "imgsz")

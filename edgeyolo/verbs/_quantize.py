@@ -200,7 +200,7 @@ def open_job(checkpoint: Path, data: Path, out: Path, recipe: str, options: Quan
     settings, work = load_recipe(recipe), Path(f"{out}.work")
     check_replaceable(out, QUANTIZED_FILES, sources=(checkpoint, data))
     check_replaceable(work, _WORK_FILES)
-    source = load_checkpoint(checkpoint)
+    source = load_checkpoint(checkpoint).at_size(options.image_size)
     train_data, choice_data = open_training_data(data)
     if options.needs_labels:
         check_classes(source.record.model, train_data)

@@ -26,7 +26,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["train", "--model", "yolov7-nano", "--data", "{data}", "--out", "{out}", "--set", "epocs=1"], "'epochs'"),
         (["train", "--model", "yolov7-nano", "--data", "{data}", "--out", "{out}", "--set", "epochs"], "KEY=VALUE"),
         (["train", "--model", "yolov7-nano", "--data", "{data}", "--out", "{out}", "--optimizer", "adam"], "adamw"),
-        (["train", "--model", "yolov7-nano", "--data", "{data}", "--out", "{out}", "--image-size", "33"], "33"),
+        (
+            ["train", "--model", "yolov7-nano", "--data", "{data}", "--out", "{out}", "--image-size", "33x64"],
+            "works: 32x64",
+        ),
         (["train", "--model", "yolov7-nano", "--data", "{data}"], "--out"),
         (["quantize", "{out}", "--data", "{data}", "--out", "{out}", "--recipe", "int8-mze"], "'int8-mse'"),
         (["deploy", "{out}", "--target", "rasberry-pi-5", "--out", "{out}"], "Did you mean 'raspberry-pi-5'?"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import re
 import runpy
@@ -19,6 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import onnx
+import onnxslim
 import pytest
 import torch
 from any_spec import any_spec
@@ -88,6 +90,16 @@ class Prepared:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(tmp_path_factory.mktemp("onnx") / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def simplified(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Without the nodes that compute shapes, as the export room leaves it."""
+    return prepare(tmp_path_factory.mktemp("simplified") / "model.onnx", simplify=True)
+
+
+def prepare(path: Path, *, simplify: bool = False) -> Prepared:
     torch.manual_seed(0)
     module = EveryLayer().eval()
     for layer in module.children():
@@ -95,8 +107,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         nn.init.normal_(layer.weight, std=(2 / fan_in) ** 0.5)
     nn.init.zeros_(module.right.weight[3:4])  # a channel of zeros: its range is empty
     images = torch.rand(3, 3, *IMAGE_HW, generator=torch.Generator().manual_seed(1))
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     export(module, path)
+    if simplify:
+        onnx.save(onnxslim.slim(onnx.load(path)), path)
     qparams = calibrate(module, images, path)
     with torch.inference_mode():
         float_maps = [map_.numpy() for map_ in module(images)]
@@ -233,6 +246,30 @@ def test_dynamic_batch(prepared: Prepared, engine: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         wanted = [map_.numpy() for map_ in module(torch.from_numpy(prepared.images))]
     assert relative_errors(session.run(prepared.images), wanted).max() < 1e-4
+
+
+@pytest.mark.parametrize("engine", RUNNABLE)
+@pytest.mark.parametrize("batch", [(4, 4), (1, 4)])
+def test_a_bundle_for_several_pictures(
+    simplified: Prepared, engine: str, batch: tuple[int, int], tmp_path: Path
+) -> None:
+    """Not square, and made of a graph for one: more, fewer and as many as it takes give what each gives alone. Sums may
+    come in another order, and an int8 value fall on the other side of a rounding edge, as above."""
+    spec = msgspec.structs.replace(SPEC, input=msgspec.structs.replace(SPEC.input, batch=batch))
+    images = np.concatenate([simplified.images, simplified.images[::-1]])
+    float_errors = relative_errors(simplified.float_maps, simplified.int8_maps)
+    for precision in ("fp32", "int8"):
+        qparams = simplified.qparams if precision == "int8" else None
+        build = functools.partial(backends.build, simplified.onnx_path, precision=precision)
+        artefact = build(spec, qparams, make_target(engine), tmp_path / precision)
+        session = backends.open_artefact(tmp_path / precision, artefact, spec, threads=1)
+        _, single = build_and_open(simplified, make_target(engine), precision, tmp_path / f"{precision}-one")
+        alone = [np.concatenate(maps) for maps in zip(*(single.run(image[None]) for image in images), strict=True)]
+        for count in (6, 4, 3, 1):
+            errors = relative_errors(session.run(images[:count]), [map_[:count] for map_ in alone])
+            assert errors.max() < 1e-4 if precision == "fp32" else errors.mean() < 0.01 * float_errors.mean()
+        with pytest.raises(BackendError):
+            session.run(images[:0])
 
 
 @pytest.mark.parametrize("engine", RUNNABLE)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 from edgeyolo.geometry.letterbox import letterbox_image, make_letterbox
 
 SIDES = st.integers(1, 3000)
-INPUTS = st.sampled_from([(320, 320), (640, 640), (256, 512), (640, 384), (33, 31)])
+INPUTS = st.sampled_from([(320, 320), (640, 640), (256, 512), (384, 640), (640, 384), (33, 31)])
 ALIGNMENTS = st.sampled_from(["center", "top-left"])
 
 
@@ -24,6 +27,35 @@ def test_inverse_undoes_apply(height: int, width: int, input_hw, alignment, seed
     np.testing.assert_allclose(letterbox.invert(there), boxes, atol=1e-3 * max(1.0, 1 / letterbox.scale))
     assert (there >= -1e-3).all()
     assert (there[:, [0, 2]] <= input_hw[1] + 1e-3).all() and (there[:, [1, 3]] <= input_hw[0] + 1e-3).all()
+
+
+def place_by_fractions(image_hw, input_hw, alignment: str) -> tuple[list[int], list[int]]:
+    """Size and first pixel on the canvas, per axis, in whole numbers and fractions alone."""
+    scale = min(Fraction(canvas, side) for canvas, side in zip(input_hw, image_hw, strict=True))
+    sizes = [max(1, math.floor(side * scale + Fraction(1, 2))) for side in image_hw]
+    free = [canvas - size for canvas, size in zip(input_hw, sizes, strict=True)]
+    return sizes, [left // 2 if alignment == "center" else 0 for left in free]
+
+
+@given(SIDES, SIDES, INPUTS, ALIGNMENTS, st.lists(st.integers(0, 10_000), min_size=4, max_size=4))
+def test_both_ways_are_exact_by_fractions(height: int, width: int, input_hw, alignment, ends: list[int]) -> None:
+    letterbox = make_letterbox((height, width), input_hw, alignment=alignment)
+    (high, wide), (top, left) = place_by_fractions((height, width), input_hw, alignment)
+    assert letterbox.resized_hw == (high, wide) and (letterbox.pad_top, letterbox.pad_left) == (top, left)
+    sides, sizes, firsts = (width, height, width, height), (wide, high, wide, high), (left, top, left, top)
+    inside = [Fraction(end, 10_000) * side for end, side in zip(ends, sides, strict=True)]
+    there = [x * size / side + first for x, side, size, first in zip(inside, sides, sizes, firsts, strict=True)]
+    found = letterbox.apply(np.array([inside], np.float64))[0]
+    np.testing.assert_allclose(found, np.array(there, np.float64), rtol=1e-6, atol=1e-4)
+    # an input pixel off the picture comes back to its edge
+    outside = [x + Fraction(end % 7 - 3) for x, end in zip(there, ends, strict=True)]
+    back = [
+        min(max((x - first) * side / size, Fraction(0)), Fraction(side))
+        for x, side, size, first in zip(outside, sides, sizes, firsts, strict=True)
+    ]
+    found = letterbox.invert(np.array([outside], np.float64))[0]
+    # float32 in input pixels, as many picture pixels as each of them stands for
+    np.testing.assert_allclose(found, np.array(back, np.float64), atol=2e-4 * max(1, *map(Fraction, sides, sizes)))
 
 
 @given(SIDES, SIDES, INPUTS, ALIGNMENTS)

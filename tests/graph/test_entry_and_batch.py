@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from one_layer import OneLayer
 
-from edgeyolo.graph.batch import open_batch
+from edgeyolo.graph.batch import with_batch
 from edgeyolo.graph.entry import normalise_inside
 from edgeyolo.graph.qdq import insert_qdq, load_onnx
 from edgeyolo.spec.errors import BackendError
@@ -50,17 +50,32 @@ def test_an_open_batch_gives_what_single_pictures_give(tmp_path: Path) -> None:
         entry.type.tensor_type.shape.dim[0].dim_value = 1
     images = np.random.default_rng(0).uniform(0, 1, (3, 3, *IMAGE_HW)).astype(np.float32)
     wanted = np.concatenate([run(model, image[None]) for image in images])
-    np.testing.assert_allclose(run(open_batch(model), images), wanted, atol=1e-6)
+    np.testing.assert_allclose(run(with_batch(model, (1, 4)), images), wanted, atol=1e-6)
+    fixed = with_batch(model, (3, 3))
+    np.testing.assert_allclose(run(fixed, images), wanted, atol=1e-6)
+    assert [e.type.tensor_type.shape.dim[0].dim_value for e in (*fixed.graph.input, *fixed.graph.output)] == [3, 3]
+    assert with_batch(model, (1, 1)) is model
+
+
+def reshaping(*shape: int) -> onnx.ModelProto:
+    """A network that gives its picture of 3 x 240 pixels another shape."""
+    nodes = [
+        onnx.helper.make_node("Constant", [], ["shape"], value=onnx.numpy_helper.from_array(np.array(shape))),
+        onnx.helper.make_node("Reshape", [INPUT_NAME, "shape"], ["map_0"], name="turn"),
+    ]
+    kind = onnx.TensorProto.FLOAT
+    entry = onnx.helper.make_tensor_value_info(INPUT_NAME, kind, [1, 3, 12, 20])
+    output = onnx.helper.make_tensor_value_info("map_0", kind, shape)
+    graph = onnx.helper.make_graph(nodes, "fixed", [entry], [output])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9)
+
+
+def test_a_reshape_to_one_picture_takes_several() -> None:
+    images = np.random.default_rng(0).random((3, 3, 12, 20), dtype=np.float32)
+    for batch in ((1, 4), (3, 3)):
+        np.testing.assert_array_equal(run(with_batch(reshaping(1, 3, 240), batch), images), images.reshape(3, 3, 240))
 
 
 def test_a_network_that_takes_one_picture_says_so() -> None:
-    nodes = [
-        onnx.helper.make_node("Constant", [], ["shape"], value=onnx.numpy_helper.from_array(np.array([1, 3, 240]))),
-        onnx.helper.make_node("Reshape", [INPUT_NAME, "shape"], ["map_0"]),
-    ]
-    kind = onnx.TensorProto.FLOAT
-    entry = onnx.helper.make_tensor_value_info(INPUT_NAME, kind, [1, 3, *IMAGE_HW])
-    output = onnx.helper.make_tensor_value_info("map_0", kind, [1, 3, 240])
-    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "fixed", [entry], [output]))
-    with pytest.raises(BackendError, match="one picture at a time: map_0"):
-        open_batch(model)
+    with pytest.raises(BackendError, match=r"one picture at a time only \(Reshape 'turn' keeps no batch\)"):
+        with_batch(reshaping(3, 1, 240), (1, 4))

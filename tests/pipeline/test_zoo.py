@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,7 @@ from edgeyolo.export import export_model
 from edgeyolo.geometry.letterbox import make_letterbox
 from edgeyolo.geometry.nms import class_wise_nms
 from edgeyolo.heads import head_of
+from edgeyolo.nn.fold import fold_model
 from edgeyolo.quantization import quantize
 from edgeyolo.runtime import Detector
 from edgeyolo.spec.detecting import Thresholds
@@ -43,6 +45,7 @@ INT8_TOLERANCE = 0.2  # of the standard deviation of a map, root mean square
 FEW = 4  # numbers of a map whose standard deviation says nothing
 SENSITIVE = "yolov6"  # RepVGG's folded kernels span so wide a range that int8 keeps little of a random network
 NOISE = 0.5  # another rounding in every layer of an engine, or few numbers to average rounding over
+SEVERAL = ("yolov7-nano", "yolov5s-tr, thin")  # the second reshapes its maps, for attention
 NOISY = {"yolox-nano": NOISE}  # a depthwise convolution has nine numbers to average rounding over
 
 
@@ -69,15 +72,20 @@ def scale_channels(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     module.running_var.copy_(inputs[0].square().mean((0, 2, 3)).clamp_min(1e-4))
 
 
-def make_model(name: str) -> tuple[nn.Module, ModelSpec, Tensor]:
-    """A model with seeded random weights, well conditioned; its description, and four pictures."""
+def make_model(name: str, strides: tuple[int, int] = (2, 2)) -> tuple[nn.Module, ModelSpec, Tensor]:
+    """A model with seeded random weights, well conditioned; its description, and four pictures.
+
+    Args:
+        strides: rows and columns of its coarsest level.
+    """
     torch.manual_seed(0)
     model = make_network(name, len(CLASS_NAMES)).eval()
-    side = 2 * max(model.strides)
-    input_spec = model.make_input_spec((side, side))
+    rows, columns = strides
+    image_hw = (rows * max(model.strides), columns * max(model.strides))
+    input_spec = model.make_input_spec(image_hw)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (input_spec.mean, input_spec.std))
-    smooth = nn.functional.interpolate(torch.rand(2, 3, 4, 4), size=(side, side), mode="bilinear")
-    pictures = (torch.cat((smooth, torch.rand(2, 3, side, side))) - mean) / std  # export compares on noise
+    smooth = nn.functional.interpolate(torch.rand(2, 3, 4, 4), size=image_hw, mode="bilinear")
+    pictures = (torch.cat((smooth, torch.rand(2, 3, *image_hw))) - mean) / std  # export compares on noise
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.bias, std=1.5)
@@ -142,6 +150,23 @@ def test_every_model_runs_on_every_host_engine(name: str, place: Path) -> None:
                     if wanted.size <= FEW or name.startswith(SENSITIVE):
                         continue
                     assert np.sqrt(np.mean((ours - wanted) ** 2)) < NOISY.get(name, INT8_TOLERANCE) * wanted.std()
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_every_graph_takes_several_pictures(name: str, place: Path) -> None:
+    """Not square, with a coarsest level of one row."""
+    model, spec, pictures = make_model(name, (1, 3))
+    export_model(fold_model(model), spec, place / "exported")
+    spec = msgspec.structs.replace(spec, input=msgspec.structs.replace(spec.input, batch=(1, 4)))
+    path, target = place / "exported" / "model.onnx", load_target("host-onnx")
+    artefact = build(path, spec, None, target, place / "four", precision="fp32")
+    session = open_artefact(place / "four", artefact, spec, threads=1)
+    with torch.no_grad():
+        wanted = [map_.numpy() for map_ in model(pictures)]
+    for count in (4, 3):
+        for ours, expected in zip(session.run(pictures[:count].numpy()), wanted, strict=True):
+            atol = FLOAT_TOLERANCE * np.abs(expected).max()
+            np.testing.assert_allclose(ours, expected[:count], rtol=0, atol=atol)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeyolo.runtime import capture, pipeline
+from edgeyolo.runtime import capture, feed
 from edgeyolo.runtime.capture import FrameReader, Source, make_source, show_address
 from edgeyolo.runtime.clock import Timing
 from edgeyolo.runtime.pipeline import run_stream
@@ -29,6 +29,10 @@ class Finder:
         self.timing = Timing(0.0, 0.0, 0.0)
         self.seen = 0
         self.threads: set[str] = set()
+        self.batch = 1
+
+    def detect_batch(self, images: list[Image]) -> list[Detections]:
+        return [self.detect(image) for image in images]
 
     def detect(self, image: Image) -> Detections:
         self.threads.add(threading.current_thread().name)
@@ -188,11 +192,11 @@ def test_a_source_that_does_not_open_says_so_at_once(tmp_path: Path) -> None:
 
 
 def test_memory_stays_flat_over_many_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "REMEMBERED", 50)
+    monkeypatch.setattr(feed, "REMEMBERED", 50)
     run = run_stream(Finder(), Camera(3000).source(live=False))
     most = 0
     for _ in run:
-        most = max(most, len(run._times), len(run._frames._items), len(run._results._items))
+        most = max(most, len(run.feeds[0].times), len(run._frames._waiting[0]), len(run._results._items))
     assert most <= 50
     assert run.summarise().detected == 3000
 

@@ -90,10 +90,11 @@ def test_sizes_are_those_of_the_network_input() -> None:
         Path("a.png"), "a", (100, 200), np.array([[0, 0, 50, 20], [0, 0, 1, 1]], np.float32), np.zeros(2, np.int64)
     )
     data = Dataset("d", "train", ("a",), [record], make_report("d", "train", ("a",), [record], ProblemLog()))
-    np.testing.assert_allclose(letterboxed_sizes(data, 400), [[100, 40], [2, 2]])
-    np.testing.assert_allclose(letterboxed_sizes(data, 200), [[50, 20]])
-    assert fit_to_dataset("ppyoloe-s", data, 64, start=None, seed=0) is None
-    assert fit_to_dataset("yolov7-nano", data, 64, start=None, seed=0) == models.anchors_of("yolov7-nano")
+    np.testing.assert_allclose(letterboxed_sizes(data, (400, 400)), [[100, 40], [2, 2]])
+    np.testing.assert_allclose(letterboxed_sizes(data, (200, 200)), [[50, 20]])
+    np.testing.assert_allclose(letterboxed_sizes(data, (96, 200)), [[48, 19.2]])  # the height is what limits it
+    assert fit_to_dataset("ppyoloe-s", data, (64, 64), start=None, seed=0) is None
+    assert fit_to_dataset("yolov7-nano", data, (64, 64), start=None, seed=0) == models.anchors_of("yolov7-nano")
 
 
 def save_nano(path: Path, anchors_wh: Anchors) -> torch.nn.Module:

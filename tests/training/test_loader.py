@@ -248,7 +248,7 @@ def test_copy_paste_adds_objects_and_is_repeatable(dataset: Dataset) -> None:
 @pytest.mark.parametrize("augment", [None, MOVED, AugmentConfig(copy_paste=1.0)])
 def test_another_input_size_shows_the_same_pictures(dataset: Dataset, augment: AugmentConfig | None) -> None:
     def at(side: int | None) -> list[Batch]:
-        order = EpochOrder(COUNT, 4, 0, sizes=() if side is None else (side,))
+        order = EpochOrder(COUNT, 4, 0, sizes=() if side is None else ((side, side),))
         return batches(dataset, augment=augment, order=order)
 
     assert_same(at(64), at(None))

@@ -63,7 +63,7 @@ def test_the_order_is_that_of_the_first_release(is_balanced: bool) -> None:
 
 
 def test_an_epoch_goes_on_where_it_was_left() -> None:
-    order = EpochOrder(13, 3, 0, sizes=[32, 64, 96])
+    order = EpochOrder(13, 3, 0, sizes=[(32, 32), (64, 64), (64, 96)])
     whole = list(order)
     order.first_step = 2
     assert list(order) == whole[2:] and len(order) == len(whole)
@@ -104,13 +104,24 @@ def test_one_class_in_ten_thousand_is_seen_more_often() -> None:
 
 
 def test_input_sizes() -> None:
-    assert input_sizes(320, 0.5, 32) == [160, 192, 224, 256, 288, 320, 352, 384, 416, 448, 480]
-    assert input_sizes(64, 0.2, 32) == [64]
-    assert input_sizes(64, 0.0, 32) == []
+    sides = [160, 192, 224, 256, 288, 320, 352, 384, 416, 448, 480]
+    assert input_sizes((320, 320), 0.5, 32) == [(side, side) for side in sides]
+    assert input_sizes((64, 64), 0.2, 32) == [(64, 64)]
+    assert input_sizes((64, 64), 0.0, 32) == []
+
+
+def test_input_sizes_keep_the_shape_as_well_as_the_stride_lets_them() -> None:
+    sizes = input_sizes((384, 640), 0.5, 32)
+    assert [width for _, width in sizes] == list(range(320, 961, 32))
+    for height, width in sizes:
+        assert height % 32 == 0 and abs(height - width * 384 / 640) <= 16
+    assert input_sizes((640, 384), 0.5, 32) == [size[::-1] for size in sizes]
+    assert input_sizes((32, 640), 0.5, 32)[0] == (32, 320)
 
 
 def test_every_process_draws_the_same_sizes() -> None:
     def sizes(rank: int) -> list[object]:
-        return [keys[0].input_hw for keys in EpochOrder(40, 2, 1, sizes=[32, 64, 96], rank=rank, world_size=2)]
+        order = EpochOrder(40, 2, 1, sizes=[(32, 32), (64, 64), (64, 96)], rank=rank, world_size=2)
+        return [keys[0].input_hw for keys in order]
 
     assert sizes(0) == sizes(1) and len(set(sizes(0))) == 3

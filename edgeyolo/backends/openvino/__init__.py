@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeyolo.backends._artefact import artefact_file, check_option_names, read_artefact
+from edgeyolo.backends._batches import batch_of_graph, refuse_open_batch, run_batches
 from edgeyolo.backends._copies import CopiesSession, ThreadCopies
-from edgeyolo.backends._onnx import check_signature, make_graph, run_batches
+from edgeyolo.backends._onnx import check_signature, make_graph
 from edgeyolo.backends._versions import check_version, list_version_problems
 from edgeyolo.backends.engine import Engine, Finding, Session
 from edgeyolo.backends.openvino.cache import compile_cached, compiled_folder, kept_networks
@@ -85,7 +86,9 @@ class OpenVinoEngine(Engine):
         _check_options(target.engine_options)
         floats = precision if precision != "int8" else "fp16" if self.is_half(target, precision) else "fp32"
         options = {_DEVICE: "CPU", _PRECISION: _HALF[floats], "PERFORMANCE_HINT": "LATENCY"} | target.engine_options
-        raw, layers = make_graph(onnx_path, qparams, unsigned=True)
+        if options[_DEVICE] == "NPU":
+            refuse_open_batch(spec, engine="Intel's NPU")
+        raw, layers = make_graph(onnx_path, spec, qparams, unsigned=True)
         with _explaining(onnx_path):
             model = _read_model(raw)
         _check_ports(model, spec, where=onnx_path)
@@ -172,7 +175,7 @@ class OpenVinoNetwork:
         places = {port.any_name: place for place, port in enumerate(compiled.outputs)}
         self._places = [places[name] for name in output_names(spec.output_count)]
         batch = compiled.inputs[0].partial_shape[0]
-        self._fixed_batch = int(batch.get_length()) if batch.is_static else None
+        self._batch = batch_of_graph(int(batch.get_length()) if batch.is_static else None, spec.input)
         self._idle: list[Any] = []
 
     def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
@@ -184,7 +187,7 @@ class OpenVinoNetwork:
             request = self._idle.pop()
         except IndexError:
             request = compiled.create_infer_request()
-        maps = run_batches(lambda part: self._run_part(request, part), images, self._image_hw, self._fixed_batch)
+        maps = run_batches(lambda part: self._run_part(request, part), images, self._image_hw, self._batch)
         self._idle.append(request)
         return maps
 

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from edgeyolo.backends._artefact import artefact_file, read_artefact
+from edgeyolo.backends._batches import refuse_open_batch
 from edgeyolo.backends._versions import check_version, list_version_problems
 from edgeyolo.backends.engine import Engine, Finding, OwnEnvironment, Session
 from edgeyolo.backends.rknn.board import NpuSession, check_chip, find_chip, find_driver, find_library
@@ -93,9 +94,10 @@ class RknnEngine(Engine):
             raise UsageError(f"rknn artefacts are int8 or fp16, not {precision}", where=target.title)
         toolkit = find_toolkit(needed_for="building for a Rockchip NPU")
         check_version("rknn-toolkit2", VERSION, target)
-        model, layers = make_graph(onnx_path, qparams)
+        refuse_open_batch(spec, engine="Rockchip's NPU")
+        model, layers = make_graph(onnx_path, qparams, spec.input.batch)
         write_file(out / _ONNX, model.SerializeToString())
-        version = _compile(toolkit, out, options, [1, 3, *spec.input.image_hw], where=onnx_path)
+        version = _compile(toolkit, out, options, [spec.input.batch[1], 3, *spec.input.image_hw], where=onnx_path)
         return Artefact(
             engine="rknn",
             engine_version=version,
@@ -114,7 +116,7 @@ class RknnEngine(Engine):
         chip = find_chip()
         if chip:
             check_chip(options, chip)
-            return NpuSession(rknn_path, options, spec.output_count, spec.input.image_hw)
+            return NpuSession(rknn_path, options, spec)
         toolkit = find_toolkit(needed_for="simulating the Rockchip NPU that this bundle is for, as there is none here")
         raw = read_artefact(onnx_path)
         refuse_external_data(raw, where=onnx_path)
@@ -123,7 +125,7 @@ class RknnEngine(Engine):
             "nothing",
             options.chip,
         )
-        return SimulatorSession(toolkit, onnx_path, options, spec.output_count, spec.input.image_hw)
+        return SimulatorSession(toolkit, onnx_path, options, spec)
 
     def examine(self) -> list[Finding]:
         """The chip, its driver and library on a board; the toolkit elsewhere."""

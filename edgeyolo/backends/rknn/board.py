@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeyolo.backends.engine import check_images
+from edgeyolo.backends._batches import run_batches
 from edgeyolo.backends.rknn.options import CHIPS, CORE_MASKS, Options
 from edgeyolo.spec.errors import BackendError
+from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.packages import import_package
 from edgeyolo.spec.target import list_targets, load_target
 
@@ -56,15 +57,15 @@ def check_chip(options: Options, here: str) -> None:
 
 
 class NpuSession:
-    """Runs a .rknn file on the NPU, one picture at a time."""
+    """Runs a .rknn file on the NPU, as many pictures at a time as it was compiled for."""
 
-    def __init__(self, path: Path, options: Options, outputs: int, image_hw: tuple[int, int]) -> None:
+    def __init__(self, path: Path, options: Options, spec: ModelSpec) -> None:
         import_package("rknnlite", needed_for="running bundles on a Rockchip NPU", extra="rknn")
         try:
             kind: Any = importlib.import_module("rknnlite.api").RKNNLite
         except ImportError as error:
             raise BackendError(f"'rknnlite' does not import ({error})", hint="Reinstall it") from None
-        self._outputs, self._image_hw = outputs, image_hw
+        self._outputs, self._image_hw, self._batch = spec.output_count, spec.input.image_hw, spec.input.batch
         self._lock = threading.Lock()
         self._network = kind()
         if self._network.load_rknn(str(path)) != 0:
@@ -78,15 +79,13 @@ class NpuSession:
 
     def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
-        check_images(images, self._image_hw)
         with self._lock:
             if self._network is None:
                 raise BackendError("the session is closed", hint="Open the artefact again")
-            runs = [self._run_one(image) for image in images]
-        return [np.concatenate(maps) for maps in zip(*runs, strict=True)]
+            return run_batches(self._run_part, images, self._image_hw, self._batch)
 
-    def _run_one(self, image: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-        given = np.ascontiguousarray(image.transpose(1, 2, 0)[None])  # (1, H, W, 3), as the NPU reads it
+    def _run_part(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+        given = np.ascontiguousarray(images.transpose(0, 2, 3, 1))  # (B, H, W, 3), as the NPU reads it
         maps = self._network.inference(inputs=[given], data_format=["nhwc"])
         if maps is None or len(maps) != self._outputs:
             raise BackendError("the NPU gave no result; rknn-toolkit-lite2 has said why")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeyolo.graph.batch import with_batch
 from edgeyolo.graph.qdq import insert_qdq, int8_layers, load_onnx, weighted_nodes
 from edgeyolo.spec.qparams import QParams
 
@@ -27,7 +28,7 @@ _KEEPS_SCALE = ("Concat", "MaxPool", "Resize", "Split", "Slice")
 _FUSED = ("LeakyRelu", "Relu", "HardSwish", "Clip")
 
 
-def make_graph(onnx_path: Path, qparams: QParams | None) -> tuple[ModelProto, dict[str, int]]:
+def make_graph(onnx_path: Path, qparams: QParams | None, batch: tuple[int, int]) -> tuple[ModelProto, dict[str, int]]:
     """The graph of a `model.onnx`, with Q/DQ where there are scales, and how many layers run in each precision.
 
     A layer with scales is float all the same where its output goes to something that has none, such as a residual sum.
@@ -35,7 +36,7 @@ def make_graph(onnx_path: Path, qparams: QParams | None) -> tuple[ModelProto, di
     Raises:
         BackendError: not a usable ONNX file, or scales that do not fit it.
     """
-    model = load_onnx(onnx_path)
+    model = with_batch(load_onnx(onnx_path), batch)
     layers = weighted_nodes(model.graph)
     total = sum(len(readers) for readers in layers.values())
     if qparams is None:

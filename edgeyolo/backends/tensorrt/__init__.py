@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeyolo.backends._artefact import artefact_file, read_artefact
+from edgeyolo.backends._batches import refuse_open_batch
 from edgeyolo.backends._versions import is_accepted_version
 from edgeyolo.backends.engine import Engine, Finding
 from edgeyolo.backends.tensorrt.adapter import TensorRt, load_tensorrt
@@ -31,6 +32,7 @@ from edgeyolo.backends.tensorrt.doctor import can_run, examine_gpu
 from edgeyolo.backends.tensorrt.network import CALIBRATION, input_shape, make_network, trtexec_command
 from edgeyolo.backends.tensorrt.options import Options, make_options, plan_options
 from edgeyolo.backends.tensorrt.session import TensorRtSession, session_outputs
+from edgeyolo.graph.batch import with_batch
 from edgeyolo.graph.external_data import refuse_external_data
 from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.graph.qdq_check import check_qdq
@@ -90,10 +92,11 @@ class TensorRtEngine(Engine):
 
         Where tensorrt_rtx is installed, its parser reads the graph, so that what TensorRT does not take is found here.
         """
-        options = _target_options(target)
-        model = load_onnx(onnx_path)
+        options = _target_options(target, spec)
+        model = with_batch(load_onnx(onnx_path), spec.input.batch)
         dla = options.dla_core >= 0
         if dla:
+            refuse_open_batch(spec, engine="DLA")
             _report_dla(model, options, target)
         implicit = qparams if dla and precision == "int8" else None  # DLA takes ranges, not Q/DQ
         network = make_network(
@@ -227,8 +230,10 @@ def _read_graph(path: Path) -> bytes:
     return raw
 
 
-def _target_options(target: Target) -> Options:
+def _target_options(target: Target, spec: ModelSpec) -> Options:
     options = make_options(target.engine_options)
+    if spec.input.batch[1] > 1:
+        options = dataclasses.replace(options, max_batch=spec.input.batch[1])
     is_accepted_version("0", target.engine_versions, where=target.title)  # refuses a malformed range here, not there
     return dataclasses.replace(options, versions=options.versions or target.engine_versions)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeyolo.backends.engine import check_images
+from edgeyolo.backends._batches import run_batches
 from edgeyolo.backends.tensorrt.adapter import TensorRt
 from edgeyolo.backends.tensorrt.cuda import Buffer, Cuda, allocated
 from edgeyolo.backends.tensorrt.options import Options
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class TensorRtSession:
-    """An engine with its buffers. A batch larger than the plan's is run in several goes; threads take turns.
+    """An engine with its buffers. A batch larger than the plan's is run in several calls; threads take turns.
 
     Args:
         engine: deserialized, of TensorRT 8.5 or later.
@@ -37,8 +37,8 @@ class TensorRtSession:
         self._cuda, self._trt, self._image_hw = cuda, trt, image_hw
         self._outputs = outputs
         shape = _check_tensors(trt, engine, outputs, image_hw)
-        self._fixed = shape[0] != -1
         self._largest = options.max_batch if shape[0] == -1 else shape[0]
+        self._least = 1 if shape[0] == -1 else shape[0]
         self._use_graph = options.cuda_graph
         self._graph: Any = None
         self._batch = 0  # that the context, and with it the graph, is set up for
@@ -58,15 +58,11 @@ class TensorRtSession:
 
     def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """(B, 3, H, W) float32 -> one array per output, map_0 first; `spec.model.GraphDecode`'s where it is so."""
-        check_images(images, self._image_hw)
-        if len(images) == 0 or (self._fixed and len(images) % self._largest):
-            raise BackendError(f"{len(images)} pictures given, and the plan takes {self._largest} at a time")
         with self._lock:
             if self._context is None:
                 raise BackendError("the session is closed", hint="Open the artefact again")
             self._cuda.use()
-            parts = [self._run_once(images[i : i + self._largest]) for i in range(0, len(images), self._largest)]
-        return parts[0] if len(parts) == 1 else [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+            return run_batches(self._run_once, images, self._image_hw, (self._least, self._largest))
 
     def close(self) -> None:
         """Give the GPU's memory back."""

@@ -30,6 +30,7 @@ from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import QatRecord
 from edgeyolo.spec.recipe import QatRecipe
 from edgeyolo.spec.settings import check_settings
+from edgeyolo.spec.sizes import image_size_of
 from edgeyolo.spec.training import AugmentConfig, TrainConfig
 from edgeyolo.training import TrainResult, train_job
 from edgeyolo.training.checkpoint import CheckpointRecord, EpochRow, read_tensors, strip_prefix
@@ -131,7 +132,7 @@ def config_of(recipe: QatRecipe, spec: ModelSpec) -> TrainConfig:
     return TrainConfig(
         model=spec.name,
         epochs=recipe.epochs,
-        image_size=max(spec.input.image_hw),
+        image_size=image_size_of(spec.input.image_hw),
         batch=recipe.batch,
         optimizer=recipe.optimizer,
         learning_rate=recipe.learning_rate,

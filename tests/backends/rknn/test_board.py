@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
 import numpy as np
 import pytest
 from any_spec import any_spec
@@ -44,6 +45,7 @@ class Npu:
     given: list[np.ndarray] = []  # noqa: RUF012
     masks: list[int] = []  # noqa: RUF012
     works = True
+    batch = 1
 
     def load_rknn(self, path: str) -> int:
         return 0 if Path(path).read_bytes() == b"of an NPU" else -1
@@ -53,8 +55,8 @@ class Npu:
         return 0
 
     def inference(self, inputs: list[np.ndarray], data_format: list[str]) -> list[np.ndarray] | None:
-        assert data_format == ["nhwc"] and inputs[0].shape == (1, *HW, 3) and inputs[0].flags.c_contiguous
-        return [2 * inputs[0][None, 0, ..., 0][None]] if self.works else None
+        assert data_format == ["nhwc"] and inputs[0].shape == (self.batch, *HW, 3) and inputs[0].flags.c_contiguous
+        return [2 * inputs[0][:, None, ..., 0]] if self.works else None
 
     def release(self) -> None:
         self.works = False
@@ -105,6 +107,17 @@ def test_a_bundle_runs_on_the_npu_and_is_not_called_simulated(on_rk3588: Path, n
     session.close()
     with pytest.raises(BackendError, match="closed"):
         session.run(images)
+
+
+def test_a_bundle_for_four_pictures_is_given_four(
+    on_rk3588: Path, npu: type[Npu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(npu, "batch", 4)
+    spec = any_spec(HW)
+    spec = msgspec.structs.replace(spec, input=msgspec.structs.replace(spec.input, batch=(4, 4)))
+    session = backends.open_artefact(on_rk3588, artefact(chip="rk3588"), spec)
+    images = np.random.default_rng(0).random((6, 3, *HW), dtype=np.float32)
+    np.testing.assert_array_equal(session.run(images)[0], 2 * images[:, :1])
 
 
 def test_a_file_that_it_does_not_read(on_rk3588: Path, npu: type[Npu]) -> None:

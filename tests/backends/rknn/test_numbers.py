@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from any_spec import any_spec
 from one_layer import OneLayer, QuantizedModel
 from onnx import helper, numpy_helper
 
@@ -16,7 +17,7 @@ from edgeyolo.backends.rknn.graph import make_graph
 from edgeyolo.backends.rknn.options import Options
 from edgeyolo.backends.rknn.simulator import SimulatorSession
 from edgeyolo.bundle import open_bundle
-from edgeyolo.spec.errors import BackendError
+from edgeyolo.spec.errors import BackendError, UsageError
 from edgeyolo.spec.provenance import sha256_of
 from edgeyolo.spec.qparams import LayerPrecision, QParams, TensorGroup, WeightScales, load_qparams
 from edgeyolo.spec.target import load_target
@@ -47,10 +48,10 @@ def write_shown(layer: OneLayer, folder: Path, step: float) -> tuple[Path, QPara
 
 def simulate(layer: OneLayer, toolkit: Path, folder: Path, step: float = STEP) -> np.ndarray:
     """The integers that the layer writes."""
-    graph, layers = make_graph(*write_shown(layer, folder, step))
+    graph, layers = make_graph(*write_shown(layer, folder, step), (1, 1))
     assert layers == {"int8": 1, "float": 1}  # the one that shows writes the map, which is float
     (folder / "qdq.onnx").write_bytes(graph.SerializeToString())
-    session = SimulatorSession(toolkit, folder / "qdq.onnx", Options("rk3588"), 1, IMAGE_HW)
+    session = SimulatorSession(toolkit, folder / "qdq.onnx", Options("rk3588"), any_spec(IMAGE_HW))
     (found,) = session.run(layer.images())
     session.close()
     return np.rint(found / step)
@@ -125,6 +126,27 @@ def test_a_bundle_gives_onnx_runtimes_maps(npu_bundle: Path, nano: QuantizedMode
         session.close()
         with pytest.raises(BackendError, match="closed"):
             session.run(images)
+
+
+def test_four_pictures_at_a_time(toolkit: Path, tmp_path: Path) -> None:
+    """Not square: six, four and one give what each gives alone. The NPU takes no open number."""
+    layer = OneLayer(image_hw=IMAGE_HW)
+    path, qparams = write_shown(layer, tmp_path, STEP)
+    spec, target = any_spec(IMAGE_HW), load_target("rockchip-rk3588-npu")
+    opened, four = (
+        msgspec.structs.replace(spec, input=msgspec.structs.replace(spec.input, batch=batch))
+        for batch in ((1, 4), (4, 4))
+    )
+    with pytest.raises(UsageError, match="Rockchip's NPU takes a fixed number of pictures, not 1 to 4"):
+        backends.build(path, opened, qparams, target, tmp_path / "out", precision="int8")
+    artefact = backends.build(path, four, qparams, target, tmp_path / "out", precision="int8")
+    session = backends.open_artefact(tmp_path / "out", artefact, four)
+    images = layer.images(6)
+    (found,) = session.run(images)
+    assert differing(np.rint(found / STEP), np.clip(np.rint(layer.expected(images) / STEP), -128, 127)) < 0.1
+    for some in (images[:4], images[:1]):
+        np.testing.assert_array_equal(session.run(some)[0], found[: len(some)])
+    session.close()
 
 
 def test_a_bundle_of_another_model_is_refused(npu_bundle: Path, nano: QuantizedModel) -> None:

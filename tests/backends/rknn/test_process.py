@@ -81,7 +81,7 @@ def test_a_graph_that_is_broken(toolkit: Path, tmp_path: Path) -> None:
     """What the toolkit says of it is told, without its colours and tracebacks."""
     (tmp_path / "model.onnx").write_bytes(b"\x08\x07 no graph at all")
     with pytest.raises(BackendError, match="Rockchip's toolkit") as caught:
-        SimulatorSession(toolkit, tmp_path / "model.onnx", Options("rk3588"), 1, (16, 16))
+        SimulatorSession(toolkit, tmp_path / "model.onnx", Options("rk3588"), any_spec((16, 16)))
     assert "DecodeError" in caught.value.what or "parse" in caught.value.what.lower()
     assert not set(caught.value.what) & {"\x1b", "\r"} and "Traceback" not in caught.value.what
 
