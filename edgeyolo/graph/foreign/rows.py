@@ -24,6 +24,7 @@ Values = Mapping[str, Float32]  # name of a tensor -> its values for one picture
 _TOLERANCE = 2e-3  # of the size of a box, and of a score
 _SHARE = 2.0  # largest coordinate that is still a share of the picture
 _DIGITS = 3  # of an anchor's side
+_LEAST_SHARE = 1e-3  # of a side that still tells its anchor's
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,15 @@ def with_anchors(candidate: Candidate, rows: Float32, values: Values) -> Candida
     for prediction, anchors in zip(
         raw_head_of(decode).predictions([values[name] for name in candidate.tensors]), decode.anchors_wh, strict=True
     ):
-        shares = 1 / (1 + np.exp(-prediction.boxes[0, :, 2:4]))
+        shares = 1 / (1 + np.exp(-np.clip(prediction.boxes[0, :, 2:4], -80, 80)))
         sizes = rows[start : start + len(shares), 2:4]
         if len(sizes) != len(shares):
             return candidate
-        found = np.median((sizes / (2 * shares) ** 2).reshape(len(anchors), -1, 2), axis=1)
+        factors = np.where(shares > _LEAST_SHARE, 4 * shares**2, np.nan)
+        by_anchor = (sizes / factors).reshape(len(anchors), -1, 2)
+        if np.isnan(by_anchor).all(axis=1).any():
+            return candidate
+        found = np.nanmedian(by_anchor, axis=1)
         levels.append(tuple((round(float(w), _DIGITS), round(float(h), _DIGITS)) for w, h in found))
         start += len(shares)
     return _with_sizes(candidate, tuple(levels))
