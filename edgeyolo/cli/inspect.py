@@ -1,4 +1,4 @@
-"""`edgeyolo inspect`: what a bundle says of itself."""
+"""`edgeyolo inspect`: what a bundle says of itself, and what a file of others is."""
 
 from __future__ import annotations
 
@@ -24,12 +24,18 @@ PANEL = "What there is"
 
 def inspect(
     console: Console,
-    bundle: Annotated[Path, typer.Argument(help="Bundle (.eyb) or its folder; with --qdq, any .onnx.")],
+    bundle: Annotated[
+        Path, typer.Argument(help="Bundle (.eyb) or its folder, official weights, a checkpoint, or an .onnx.")
+    ],
     options: InspectOptions,
 ) -> None:
-    """Verify a bundle and show its manifest, or check how TensorRT runs an ONNX file with Q/DQ."""
+    """Verify a bundle and show its manifest; say what weights or an ONNX file are before they are imported."""
+    from edgeyolo.cli._examined import show_file
+
     if options.qdq:
         _inspect_qdq(bundle, console)
+        return
+    if show_file(bundle, console):
         return
     from edgeyolo.bundle import open_bundle
 

@@ -26,7 +26,14 @@ from edgeyolo.spec.errors import CheckpointError, UnknownNameError, UsageError
 from edgeyolo.spec.model import ModelSpec, Origin
 from edgeyolo.spec.provenance import sha256_of
 from edgeyolo.spec.work import Convolution, count_gflops
-from edgeyolo.weights.pretrained import OfficialWeights, Published, compare_weights, place_weights, read_weights
+from edgeyolo.weights.pretrained import (
+    Comparison,
+    OfficialWeights,
+    Published,
+    compare_weights,
+    place_weights,
+    read_weights,
+)
 
 __all__ = [
     "Accompanied",
@@ -36,8 +43,10 @@ __all__ = [
     "ModelInfo",
     "anchors_in",
     "anchors_of",
+    "compare_models",
     "convolutions_of",
     "create",
+    "family_of",
     "guess_models",
     "is_published",
     "learning_rate_of",
@@ -183,6 +192,13 @@ def guess_models(path: Path) -> list[str]:
     return [name for name in model_names() if _fits(name, weights)]
 
 
+def compare_models(weights: OfficialWeights) -> dict[str, Comparison]:
+    """The models that a file may be of, by the output layers that it has, beside it; those that fit best come first."""
+    compared = {name: _compare(name, weights) for name in model_names()}
+    known = {name: found for name, found in compared.items() if found is not None}
+    return dict(sorted(known.items(), key=lambda pair: sum(len(names) for names in pair[1].misfits.values())))
+
+
 def origin_of(name: str, path: Path) -> Origin:
     """Whose official file this is, and under which licence.
 
@@ -191,6 +207,16 @@ def origin_of(name: str, path: Path) -> Origin:
     """
     published = _published(name)
     return Origin(source=published.source, licence=published.licence, file=path.name, sha256=sha256_of(path))
+
+
+def family_of(name: str) -> str:
+    """The name of the family that a model belongs to.
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+    _family_of(name)
+    return _families()[name]
 
 
 def model_names() -> list[str]:
@@ -227,18 +253,25 @@ def _published(name: str) -> Published:
 
 
 def _fits(name: str, weights: OfficialWeights) -> bool:
+    compared = _compare(name, weights)
+    return compared is not None and compared.fits
+
+
+def _compare(name: str, weights: OfficialWeights) -> Comparison | None:
+    """A model beside a file, of as many classes as that has; None where that is not to be told, nothing is published,
+    or its boxes would be read wrongly."""
     if not is_published(name):
-        return False
+        return None
     published = _published(name)
     try:
         num_classes = published.count_classes(_family_of(name).VARIANTS[name], weights.tensors)
         if not num_classes:
-            return False
+            return None
         with torch.device("meta"):
             model = create(name, num_classes)
-        return compare_weights(model, published, weights).fits
+        return compare_weights(model, published, weights)
     except CheckpointError:
-        return False
+        return None
 
 
 def _licence_of(name: str) -> str:

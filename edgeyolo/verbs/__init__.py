@@ -11,6 +11,7 @@ from edgeyolo.verbs._estimate import EstimateResult, estimate
 from edgeyolo.verbs._evaluate import artefact_name, evaluate, transfer_of
 from edgeyolo.verbs._examine import check_calibration
 from edgeyolo.verbs._fleet import bundle_for
+from edgeyolo.verbs._identify import ExaminedGraph, ExaminedWeights, examine_graph, examine_weights
 from edgeyolo.verbs._import import ImportResult, import_weights
 from edgeyolo.verbs._import_onnx import ONNX_SUFFIX, ImportedGraph, import_graph
 from edgeyolo.verbs._quantize import QuantizeResult, quantize
@@ -23,6 +24,8 @@ __all__ = [
     "BuildResult",
     "DeployResult",
     "EstimateResult",
+    "ExaminedGraph",
+    "ExaminedWeights",
     "ImportResult",
     "ImportedGraph",
     "QuantizeOptions",
@@ -35,6 +38,8 @@ __all__ = [
     "deploy",
     "estimate",
     "evaluate",
+    "examine_graph",
+    "examine_weights",
     "import_graph",
     "import_weights",
     "measure_built",

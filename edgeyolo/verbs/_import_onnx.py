@@ -48,13 +48,30 @@ def import_graph(file: Path, out: Path, options: ImportOptions | None = None) ->
         OutputError: there is something in `out` already, or it cannot be written.
     """
     from edgeyolo.backends import list_packages
-    from edgeyolo.graph.foreign import describe, plain_graph, read_foreign, with_outputs
     from edgeyolo.graph.receptive_field import receptive_fields
 
     options = options or ImportOptions()
     if (out / "model.onnx").exists():
         raise OutputError("there is a model already", where=out, hint="Give another --out, or remove it")
     check_replaceable(out, IMPORTED_FILES, sources=(file,))
+    graph, spec, guesses = read_graph(file, options)
+    raw = graph.SerializeToString(deterministic=True)
+    record = ModelRecord(
+        model=spec,
+        onnx_sha256=hashlib.sha256(raw).hexdigest(),
+        receptive_fields=tuple(receptive_fields(graph, spec.decode.strides)),
+        tools=tool_versions(list_packages()),
+    )
+    with replacing_folder(out, names=IMPORTED_FILES) as folder:
+        (folder / "model.onnx").write_bytes(raw)
+        (folder / "model.json").write_bytes(encode_json(record))
+    return ImportedGraph(out, spec, guesses)
+
+
+def read_graph(file: Path, options: ImportOptions) -> tuple[ModelProto, ModelSpec, tuple[Guess, ...]]:
+    """The plain graph of a foreign detector, what it is, and what of that was guessed; errors as `import_graph`."""
+    from edgeyolo.graph.foreign import describe, plain_graph, read_foreign, with_outputs
+
     if options.model is not None:
         raise UsageError("an ONNX file is of no model of the zoo", where=file, hint="Leave out --model")
     told = _told(options)
@@ -62,7 +79,6 @@ def import_graph(file: Path, out: Path, options: ImportOptions | None = None) ->
     graph = plain_graph(model, _image_hw(model, options.image_size), where=file)
     described = describe(graph, told, _names(options.names), where=file)
     result = with_outputs(graph, described)
-    raw = result.SerializeToString(deterministic=True)
     origin, guesses = _origin(model, told, file)
     spec = ModelSpec(
         name=file.stem,
@@ -72,16 +88,7 @@ def import_graph(file: Path, out: Path, options: ImportOptions | None = None) ->
         decode=described.decode,
         origin=origin,
     )
-    record = ModelRecord(
-        model=spec,
-        onnx_sha256=hashlib.sha256(raw).hexdigest(),
-        receptive_fields=tuple(receptive_fields(result, spec.decode.strides)),
-        tools=tool_versions(list_packages()),
-    )
-    with replacing_folder(out, names=IMPORTED_FILES) as folder:
-        (folder / "model.onnx").write_bytes(raw)
-        (folder / "model.json").write_bytes(encode_json(record))
-    return ImportedGraph(out, spec, (*described.guesses, *guesses))
+    return result, spec, (*described.guesses, *guesses)
 
 
 def _told(options: ImportOptions) -> ForeignDescription:

@@ -130,3 +130,21 @@ def test_what_needs_torch_or_cannot_be_quantized_is_said(foreign: Path, tmp_path
     with pytest.raises(QuantizationError, match=r"no layer of it can be quantized \(\d+ float"):
         verbs.quantize(foreign / "raw", data, out, recipe=str(recipe), options=verbs.QuantizeOptions(evaluate=False))
     assert not out.exists()
+
+
+def test_an_onnx_file_and_what_was_made_of_it_are_shown(foreign: Path, tmp_path: Path) -> None:
+    file = export_foreign(make_foreign(PointStyle), tmp_path / "detector.onnx", opset=11)
+    unnamed = json.loads(run("inspect", file, "--json").stdout)
+    assert (
+        unnamed["opset"] == 11 and unnamed["outputs"] == {"output0": [1, 84, 11]} and unnamed["operators"]["Conv"] > 9
+    )
+    assert unnamed["model"] is None and "--names" in unnamed["refusal"]
+    model = onnx.load(file)
+    model.metadata_props.add(key="names", value=str(dict(enumerate("abcdef"))))
+    model.metadata_props.add(key="license", value="AGPL-3.0 License (https://example.org)")
+    file.write_bytes(model.SerializeToString())
+    named = json.loads(run("inspect", file, "--json").stdout)
+    assert named["model"]["class_names"] == list("abcdef") and named["model"]["origin"]["licence"] == "AGPL-3.0"
+    assert named["model"]["decode"]["kind"] == "point" and not named["refusal"]
+    shown = run("inspect", foreign / "boxes-int8", "--json")
+    assert json.loads(shown.stdout)["model"]["decode"]["kind"] == "boxes" and "with scales" in shown.stderr

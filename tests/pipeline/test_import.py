@@ -134,3 +134,31 @@ def test_official_names_are_unlike_one_another() -> None:
     """A guess has one answer: sizes of a family differ in shapes, families in names."""
     kinds = {name: {key: tuple(value.shape) for key, value in official_tensors(name).items()} for name in FILES}
     assert len({str(sorted(kind.items())) for kind in kinds.values()}) == len(FILES)
+
+
+@pytest.mark.parametrize("name", ["yolox-nano", pytest.param("yolov7-tiny", marks=pytest.mark.slow)])
+def test_a_file_is_shown_before_it_is_imported(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, with a tensor gone and a strange one, and of no model at all."""
+    file, licence = FILES[name]
+    tensors = write_official(name, tmp_path / file, monkeypatch)
+    done = run("inspect", tmp_path / file, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["model"] == name and found["fits"] and found["num_classes"] == 80 and not found["misfits"]
+    assert found["tensors"] == len(tensors) and found["parameters"] == sum(t.numel() for t in tensors.values())
+    assert found["origin"]["licence"] == licence and licence in done.stderr
+    first = next(iter(tensors))
+    torch.save({"model": {"strange": torch.zeros(1)} | {k: v for k, v in tensors.items() if k != first}},
+               tmp_path / "altered.pt")  # fmt: skip
+    shown = run("inspect", tmp_path / "altered.pt", "--json")
+    altered = json.loads(shown.stdout)
+    assert altered["model"] == name and not altered["fits"]
+    assert altered["misfits"] == {"missing": [1, [first]], "unknown": [1, ["strange"]]}
+    assert "altered or not whole" in shown.stderr
+    torch.save({"model": {"a.weight": torch.zeros(3)}}, tmp_path / "strange.pth")
+    assert json.loads(run("inspect", tmp_path / "strange.pth", "--json").stdout)["model"] == ""
+    verbs.import_weights(tmp_path / file, tmp_path / "run", image_size=64)
+    mine = run("inspect", tmp_path / "run", "--json")
+    assert json.loads(mine.stdout)["model"]["name"] == name and licence in mine.stderr
+    (tmp_path / "broken.pt").write_bytes(b"nothing")
+    assert run("inspect", tmp_path / "broken.pt").exit_code == 1
