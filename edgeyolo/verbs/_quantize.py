@@ -143,9 +143,7 @@ def quantize(
     options = options or QuantizeOptions()
     check_options(options)
     if is_graph(checkpoint):
-        return QuantizeResult(
-            out, *quantize_imported(checkpoint, data, out, recipe=recipe, options=options, progress=progress)
-        )
+        return QuantizeResult(out, *quantize_imported(checkpoint, data, out, recipe, options, progress))
     world, device = find_place(options)
     with joined(world, device), noticing_loss(world):
         job = world.each(lambda: open_job(checkpoint, data, out, recipe, options, progress))

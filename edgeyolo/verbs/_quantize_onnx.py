@@ -35,7 +35,7 @@ def is_graph(source: Path) -> bool:
 
 
 def quantize_imported(
-    source: Path, data: Path, out: Path, *, recipe: str, options: QuantizeOptions, progress: Progress
+    source: Path, data: Path, out: Path, recipe: str, options: QuantizeOptions, progress: Progress
 ) -> tuple[tuple[Score, ...], dict[str, int], str]:
     """Calibrate an imported graph and write it with its scales to `out`.
 
