@@ -1,8 +1,8 @@
 """Checks an ncnn network before ncnn sees it: every layer known, every parameter and blob size consistent.
 
 ncnn does not check that a convolution's weights fit its input, or that blobs that are joined agree: it reads beyond
-them. Shapes are those of ncnn, without batch: (C, H, W), (H, W) or (W,). A layer kind is supported when it has a rule
-here; an unknown one is refused.
+them. Shapes are those of ncnn, without batch: (C, D, H, W), (C, H, W), (H, W) or (W,). A layer kind is supported when
+it has a rule here; an unknown one is refused.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ _MAX_ELEMENTS = 2**26
 _ALWAYS = 2**20  # elements that a blob may have however small the picture: 4 MiB
 _MAX_PER_INPUT = 64  # elements of a blob for each of the picture; YOLOv7-X, the widest of those there are, has 13
 _AUTOMATIC = -233
-_ORDERS = {  # of Permute: by the number of dimensions, the axes of the input in the order of the output's
-    2: ((0, 1), (1, 0)),
-    3: ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)),
+_ORDERS = {  # of Permute, by the number of dimensions: which of the input's are width, height, ... of the output
+    2: "wh hw",
+    3: "whc hwc wch cwh hcw chw",
+    4: "whdc hwdc wdhc dwhc hdwc dhwc whcd hwcd wchd cwhd hcwd chwd "
+    "wdch dwch wcdh cwdh dcwh cdwh hdcw dhcw hcdw chdw dchw cdhw",
 }
+_AXES = {2: "hw", 3: "chw", 4: "cdhw"}  # of a shape
+_SIZE_KEYS = {1: (0,), 2: (1, 0), 3: (2, 1, 0), 4: (2, 11, 1, 0)}  # of Reshape and MemoryData, by dimensions
 
 
 def check_network(layers: Sequence[Layer], image_hw: tuple[int, int], output_count: int, *, where: object) -> None:
@@ -282,16 +286,18 @@ def _reduction(layer: Layer, inputs: list[Shape]) -> Shape:
 
 
 def _reshape(layer: Layer, inputs: list[Shape]) -> Shape:
-    shape = tuple(layer.integer(key) for key in (2, 1, 0) if key in layer.params)
+    keys = _SIZE_KEYS.get(len(layer.params), ())
+    shape = tuple(layer.integer(key) for key in keys)
     fits = all(size > 0 for size in shape) and math.prod(shape) == math.prod(inputs[0])
-    _require(fits and set(layer.params) == set(range(len(shape))), f"cannot make {inputs[0]} into {shape}")
+    _require(fits and set(layer.params) == set(keys), f"cannot make {inputs[0]} into {shape}")
     return shape
 
 
 def _permute(layer: Layer, inputs: list[Shape]) -> Shape:
-    orders = _ORDERS.get(len(inputs[0]), ())
-    _require(0 <= layer.integer(0) < len(orders), f"order {layer.integer(0)} of {len(inputs[0])} dimensions")
-    return tuple(inputs[0][axis] for axis in orders[layer.integer(0)])
+    rank = len(inputs[0])
+    orders = _ORDERS.get(rank, "").split()
+    _require(0 <= layer.integer(0) < len(orders), f"order {layer.integer(0)} of {rank} dimensions")
+    return tuple(inputs[0][_AXES[rank].index(axis)] for axis in reversed(orders[layer.integer(0)]))
 
 
 def _matmul(layer: Layer, inputs: list[Shape]) -> Shape:
@@ -308,12 +314,12 @@ def _softmax(layer: Layer, inputs: list[Shape]) -> Shape:
 
 
 def _memory_data(layer: Layer, inputs: list[Shape]) -> Shape:
-    width, height, channels = (layer.integer(key) for key in (0, 1, 2))
-    _require(width > 0 and (channels == 0 or height > 0), "sizes")
+    given = {key for key, value in layer.params.items() if key != 21 and value}
+    keys = _SIZE_KEYS.get(len(given), ())
+    sizes = tuple(layer.integer(key) for key in keys)
+    _require(given == set(keys) and all(size > 0 for size in sizes) and len(sizes) > 0, "sizes")
     _require(layer.integer(21, 1) in (0, 1), "load type")
-    if channels:
-        return (channels, height, width)
-    return (height, width) if height else (width,)
+    return sizes
 
 
 _FILTER_KEYS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19)
@@ -331,11 +337,11 @@ _RULES: dict[str, tuple[Rule, Sequence[int], int]] = {  # rule, parameters it kn
     "BinaryOp": (_binary, (0, 1, 2), -1),
     "Eltwise": (_eltwise, (0, 1), -1),
     "Reduction": (_reduction, (0, 1, 2, 3, 4, 5), 1),
-    "Reshape": (_reshape, (0, 1, 2), 1),
+    "Reshape": (_reshape, (0, 1, 2, 11), 1),
     "Permute": (_permute, (0,), 1),
     "MatMul": (_matmul, (0,), 2),
     "Softmax": (_softmax, (0, 1), 1),
-    "MemoryData": (_memory_data, (0, 1, 2, 21), 0),
+    "MemoryData": (_memory_data, (0, 1, 2, 11, 21), 0),
     "BatchNorm": (_per_channel, (0, 1), 1),
     "Scale": (_per_channel, (0, 1), 1),
     "PReLU": (_per_channel, (0,), 1),

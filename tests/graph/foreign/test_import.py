@@ -103,7 +103,7 @@ def test_its_boxes_are_those_of_the_network_that_was_exported(case: str, tmp_pat
         verbs.import_graph(file, tmp_path / "run", ImportOptions(names=names))
 
 
-@pytest.mark.parametrize("case", ["decoded", "pair"])
+@pytest.mark.parametrize("case", ["decoded", "pair", "objectness"])
 def test_ncnn_computes_a_decode_that_stays_in_the_graph(case: str, tmp_path: Path, names: Path) -> None:
     """Engines get the same rows of one: (1, 4 + K, N), through Permute, Softmax, and constants that are read twice."""
     kind, opset, head, _ = CASES[case]
