@@ -1,8 +1,8 @@
 """From a network to a range of milliseconds on a board.
 
-On a processor, two ways: its time here is carried over by what known networks took here and there; or, where it cannot
-run here, its instructions are. Both are corrected by what kinds of layers it has. On a GPU or NPU, a line goes through
-the networks that others published.
+On a processor, two ways: its time here is carried over by what known networks took here and there, and its instructions
+are; both are corrected by what kinds of layers it has. On a GPU or NPU, a line goes through the networks that others
+published.
 """
 
 from __future__ import annotations
@@ -78,14 +78,16 @@ def estimate(network: Network, board: str, *, threads: int = 0, without: str = "
 
 
 def _on_processor(network: Network, name: str, threads: int, without: str) -> Estimate:
+    """Both ways where there are both: each counts the more, the surer it is, and their errors may be the same."""
     board, is_timed = load_board(name), network.known_ms is not None
-    fitted = _fit_board(name, threads, is_timed, without)
     usual = _instructions(network.convolutions, board, board.floats)
-    size = usual if network.known_ms is None else network.known_ms
-    value, stretch = fitted.predict(features_of(network.convolutions, usual, size))
-    middle = math.log(size) + value + _shift(network, board, usual)
-    error, coverage = radius(fitted.residuals, COVERAGE)
-    reach = math.hypot(error * stretch, network.doubt)
+    middle, reach = _by(usual, network, name, _fit_board(name, threads, False, without))
+    if network.known_ms is not None:
+        carried, doubt = _by(network.known_ms, network, name, _fit_board(name, threads, True, without))
+        doubt = math.hypot(doubt, network.doubt)
+        weight = reach**2 / (reach**2 + doubt**2)
+        middle, reach = (weight * a + (1 - weight) * b for a, b in ((carried, middle), (doubt, reach)))
+    middle += _shift(network, board, usual)
     return Estimate(
         board=name,
         title=board.title,
@@ -95,11 +97,20 @@ def _on_processor(network: Network, name: str, threads: int, without: str) -> Es
         low_ms=math.exp(middle - reach),
         middle_ms=math.exp(middle),
         high_ms=math.exp(middle + reach),
-        coverage=coverage,
-        method="carried over" if is_timed else "by layers",
-        rests_on=("measured", "published") if is_timed else ("counted", "published"),
+        coverage=COVERAGE,
+        method="timed here" if is_timed else "by layers",
+        rests_on=("measured", "counted", "published") if is_timed else ("counted", "published"),
         sources=(board.source,),
     )
+
+
+def _by(size: float, network: Network, name: str, fitted: _Fitted) -> tuple[float, float]:
+    """Logarithms of the milliseconds that follow from a size, and of the factor that they may be off by."""
+    board = load_board(name)
+    instructions = _instructions(network.convolutions, board, board.floats)
+    value, stretch = fitted.predict(features_of(network.convolutions, instructions, size))
+    error, _ = radius(fitted.residuals, COVERAGE)
+    return math.log(size) + value, error * stretch
 
 
 def _shift(network: Network, board: Board, usual: float) -> float:

@@ -16,7 +16,8 @@ from edgeyolo.spec.work import Convolution
 MOST_ROUNDS, LEAST_ROUNDS, LIMIT_S = 24, 6, 20.0
 BUSY = 1.3  # a median that is so many times the least says that other work was in the way
 
-# How far off a conversion is, for each unit that the rulers differ by: covers nine of ten in benchmarks/estimate.py.
+# How far off a conversion is, for each unit that the rulers differ by: so that benchmarks/estimate.py finds nine of ten
+# in their ranges, timed on other computers.
 _DOUBT = 1.0
 
 
@@ -37,6 +38,19 @@ class HereTime:
     is_busy: bool
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How long a ruler takes on both computers.
+
+    Attributes:
+        products: that it computes.
+    """
+
+    products: int
+    known_ms: float
+    here_ms: float
+
+
 def time_here(run: Callable[[], object], convolutions: Sequence[Convolution], rulers: Mapping[str, Ruler]) -> HereTime:
     """Time a network and the rulers in turns, and convert.
 
@@ -47,7 +61,12 @@ def time_here(run: Callable[[], object], convolutions: Sequence[Convolution], ru
     times_ms = play(run, [ruler.run for ruler in rulers.values()])
     least_ms = [min(column) for column in zip(*times_ms, strict=True)]
     median_ms = statistics.median(row[0] for row in times_ms)
-    known_ms, doubt = convert(least_ms[0], dict(zip(rulers, least_ms[1:], strict=True)), convolutions, rulers)
+    known = load_known().rulers
+    paces = {
+        name: Pace(sum(one.products for one in ruler.convolutions), known[name], here_ms)
+        for (name, ruler), here_ms in zip(rulers.items(), least_ms[1:], strict=True)
+    }
+    known_ms, doubt = convert(least_ms[0], convolutions, paces)
     return HereTime(least_ms[0], known_ms, doubt, median_ms > BUSY * least_ms[0])
 
 
@@ -62,24 +81,21 @@ def play(run: Callable[[], object], others: Sequence[Callable[[], object]]) -> l
     return times_ms
 
 
-def convert(
-    here_ms: float, rulers_ms: Mapping[str, float], convolutions: Sequence[Convolution], rulers: Mapping[str, Ruler]
-) -> tuple[float, float]:
+def convert(here_ms: float, convolutions: Sequence[Convolution], paces: Mapping[str, Pace]) -> tuple[float, float]:
     """A time here as one on the known computer, and its doubt.
 
     Each kind of layer counts by the part of the time that it would take at the pace of its ruler.
+
+    Args:
+        paces: of each ruler, by its name.
     """
-    known = load_known().rulers
-    pace = {name: known[name] / sum(one.products for one in rulers[name].convolutions) for name in rulers}
-    parts = dict.fromkeys(rulers, 0.0)
+    parts = dict.fromkeys(paces, 0.0)
     for one in convolutions:
         name = kind_of(one)
-        parts[name] += one.products * pace[name]
-    faster = {name: math.log(known[name] / rulers_ms[name]) for name in rulers}
-    whole = sum(parts.values())
-    mean = sum(part / whole * faster[name] for name, part in parts.items())
-    variance = statistics.pvariance(faster.values())
-    return here_ms * math.exp(mean), _DOUBT * math.sqrt(variance)
+        parts[name] += one.products * paces[name].known_ms / paces[name].products
+    faster = {name: math.log(pace.known_ms / pace.here_ms) for name, pace in paces.items()}
+    mean = sum(part * faster[name] for name, part in parts.items()) / sum(parts.values())
+    return here_ms * math.exp(mean), _DOUBT * statistics.pstdev(faster.values())
 
 
 def kind_of(one: Convolution) -> str:

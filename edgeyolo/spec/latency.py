@@ -11,8 +11,8 @@ from edgeyolo.spec.figure import Kind
 from edgeyolo.spec.settings import WholeNumber
 from edgeyolo.spec.target import Precision
 
-# From its time on this computer; from its layers; from the nearest of those that others published for the board.
-Method = Literal["carried over", "by layers", "interpolated"]
+# From its time on this computer, and its layers; from its layers alone; by a line through what others published.
+Method = Literal["timed here", "by layers", "interpolated"]
 
 
 class Estimate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -26,8 +26,8 @@ class Estimate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         threads: of the engine there, 0 where a GPU or NPU computes.
         low_ms, high_ms: the range.
         middle_ms: of it, as likely too long as too short.
-        coverage: share of the networks with published times on this board, each left out in turn, whose time was within
-            the range stated for it.
+        coverage: share of networks whose time is in such a range, were they like those with published times: as each of
+            these was, left out in turn.
         method: how it was made.
         rests_on: kinds of the numbers that it was made of.
         sources: of these.

@@ -9,7 +9,7 @@ import pytest
 
 from edgeyolo.backends.engine import Ruler
 from edgeyolo.latency import here as here_module
-from edgeyolo.latency.here import convert, kind_of, time_here
+from edgeyolo.latency.here import Pace, convert, kind_of, time_here
 from edgeyolo.latency.networks import load_known
 from edgeyolo.runtime import race as race_module
 from edgeyolo.spec.work import Convolution
@@ -29,19 +29,26 @@ def test_every_ruler_is_like_its_own_layers() -> None:
     assert set(LAYERS) == set(load_known().rulers)
 
 
+def paces(**slower: float) -> dict[str, Pace]:
+    """Of a computer that is so many times slower than the known one at a kind of layer."""
+    return {
+        name: Pace(LAYERS[name].products, ms, ms * slower.get(name.replace(" ", "_"), 1.0))
+        for name, ms in load_known().rulers.items()
+    }
+
+
 def test_a_computer_that_is_slower_at_everything_is_slower_by_that() -> None:
-    times_ms = {name: 3 * ms for name, ms in load_known().rulers.items()}
-    known_ms, doubt = convert(30.0, times_ms, list(LAYERS.values()), RULERS)
+    three_times = paces(**{name.replace(" ", "_"): 3.0 for name in LAYERS})
+    known_ms, doubt = convert(30.0, list(LAYERS.values()), three_times)
     assert known_ms == pytest.approx(10.0) and doubt == pytest.approx(0.0)
 
 
 def test_only_the_kinds_that_a_network_has_count() -> None:
-    times_ms = load_known().rulers | {"spatial int8": 4 * load_known().rulers["spatial int8"]}
-    of_floats = [LAYERS["pointwise"], LAYERS["depthwise"]]
-    assert convert(30.0, times_ms, of_floats, RULERS)[0] == pytest.approx(30.0)
-    known_ms, doubt = convert(30.0, times_ms, [LAYERS["spatial int8"]], RULERS)
-    assert known_ms == pytest.approx(30.0 / 4) and doubt > 0.5
-    both, _ = convert(30.0, times_ms, [LAYERS["spatial int8"], LAYERS["pointwise"]], RULERS)
+    uneven = paces(spatial_int8=4.0)
+    assert convert(30.0, [LAYERS["pointwise"], LAYERS["depthwise"]], uneven)[0] == pytest.approx(30.0)
+    known_ms, doubt = convert(30.0, [LAYERS["spatial int8"]], uneven)
+    assert known_ms == pytest.approx(30.0 / 4) and doubt > 0.3
+    both, _ = convert(30.0, [LAYERS["spatial int8"], LAYERS["pointwise"]], uneven)
     assert 30.0 / 4 < both < 30.0
 
 
