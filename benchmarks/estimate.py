@@ -22,11 +22,12 @@ import numpy as np
 from estimate_data import read_table
 from record import RESULTS, ROOT, save_result
 
-from edgeyolo.latency import Network, estimate, load_board
+from edgeyolo.latency import Network, estimate, list_boards, load_board
 from edgeyolo.latency.here import Pace, convert
 from edgeyolo.latency.networks import load_known, twins
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.latency import Estimate, EstimateOptions
+from edgeyolo.spec.work import Convolution
 
 OUT = RESULTS / "estimate.json"
 PICTURE = ROOT / "docs" / "latency.png"
@@ -112,17 +113,18 @@ def main() -> None:
         return
     detectors = list(check_detectors(args.work))
     timed, by_layers = (list(leave_out(is_timed=is_timed)) for is_timed in (True, False))
-    elsewhere = list(check_elsewhere(args.table))
+    elsewhere, points = list(check_elsewhere(args.table)), list(leave_points_out())
     draw(timed)
     found = {
         "known_computer": load_known().measured_on,
         "left_out": [*summarise("timed here", timed), *summarise("by layers", by_layers)],
+        "points": list(summarise("interpolated", points)),
         "elsewhere": [row for row in summarise("timed here", elsewhere) if row["board"] == "all"],
         "detectors": detectors,
         "cells": [[c.board, c.threads, c.network, c.ms, round(c.estimate.middle_ms, 2)] for c in timed],
     }
     save_result(OUT, found)
-    for row in [*found["left_out"], *found["elsewhere"], *detectors]:
+    for row in [*found["left_out"], *found["points"], *found["elsewhere"], *detectors]:
         sys.stdout.write(f"{row}\n")
 
 
@@ -140,6 +142,17 @@ def leave_out(*, is_timed: bool) -> Iterator[Cell]:
             for name, ms in run.ms.items():
                 network = Network(layers[name], precision_of(name), known[name].ms if is_timed else None)
                 yield Cell(board, run.threads, name, ms, estimate(network, board, threads=run.threads, without=name))
+
+
+def leave_points_out() -> Iterator[Cell]:
+    """Every published point of a GPU or NPU that leaves three others."""
+    for name in list_boards():
+        for point in load_board(name).points:
+            others = [one for one in load_board(name).points if one.precision == point.precision]
+            if len(others) > 3:
+                one = Convolution((1, 1), 1, 1, 1000, 1000, round(point.gflops * 1e3 / 2))
+                found = estimate(Network([one], point.precision), name, without=point.model)
+                yield Cell(name, 0, f"{point.model} {point.precision}", point.ms, found)
 
 
 def check_elsewhere(table: Path) -> Iterator[Cell]:
@@ -170,7 +183,7 @@ def summarise(method: str, cells: list[Cell]) -> Iterator[dict[str, Any]]:
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         is_one = cell.threads == 1
-        keys = [(cell.board, str(cell.threads)), ("all", "one" if is_one else "all")]
+        keys = [(cell.board, str(cell.threads)), ("all", "1" if is_one else "all")]
         for key in keys:
             groups.setdefault(key, []).append(cell)
     for (board, threads), members in groups.items():
@@ -254,6 +267,9 @@ def draw(cells: Iterable[Cell]) -> None:
             axes.vlines(measured, lows, highs, color=colour, lw=1, alpha=0.4)
             axes.scatter(measured, middles, color=colour, s=10, label=label, zorder=3)
         axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
         axes.set_title(f"{board}, {ASKED[board][-1]} threads", fontsize=9, loc="left")
         tidy_axes(axes)
     figure.axes[0].legend(fontsize=8)

@@ -287,6 +287,36 @@ def arm_ap() -> str:
     return markdown(["core", "network", "bundle", "AP on val", "AP on test"], rows, words=3)
 
 
+def latency() -> str:
+    """How far estimates of networks are off that others measured, each left out."""
+    found = load("estimate")
+    rows = []
+    for row in sorted(found["left_out"], key=lambda row: (row["method"] != "timed here", row["threads"] == "1")):
+        if row["threads"] != "1" or row["board"] == "all":
+            rows.append([row["board"], row["threads"], row["method"], *_off(row)])
+    rows += [["all", "all", "timed on another x86 computer", *_off(row)] for row in found["elsewhere"]]
+    rows += [[row["board"], "", row["method"], *_off(row)] for row in found["points"] if row["board"] != "all"]
+    headings = ["board", "threads", "way", "times", "median error", "nine of ten", "in the range", "range, times"]
+    return markdown(headings, rows, words=3)
+
+
+def _off(row: dict[str, Any]) -> list[str]:
+    shares = [f"{100 * row[key]:.0f} %" for key in ("median", "p90", "covered")]
+    return [str(row["cells"]), *shares, f"{row['factor']:.2f}"]
+
+
+def latency_detectors() -> str:
+    """What others published of detectors beside what was estimated."""
+    rows = []
+    for row in load("estimate")["detectors"]:
+        is_inside = row["low_ms"] <= row["stock_ms"] <= row["high_ms"]
+        numbers = [f"{row[key]:.0f}" for key in ("published_ms", "stock_ms")]
+        span = f"{row['low_ms']:.0f} to {row['high_ms']:.0f}"
+        rows.append([row["board"], f"{row['model']}, {row['side']}", *numbers, span, "yes" if is_inside else "no"])
+    headings = ["board", "network, pixels", "published ms", "at stock clock", "estimated", "in the range"]
+    return markdown(headings, sorted(rows), words=2)
+
+
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> str:
     """A Markdown table whose first `words` columns are text and whose others are numbers."""
     ruler = "|".join("---" if i < words else "---:" for i in range(len(headings)))
@@ -315,6 +345,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "arm-cost": arm_cost,
     "arm-ap": arm_ap,
     "large-set": large_set,
+    "latency": latency,
+    "latency-detectors": latency_detectors,
     "engines": engines,
 }
 

@@ -35,7 +35,7 @@ SUBSTITUTIONS = {
 }
 # Documents that start from what the README trains; that is made once in a run.
 TRAINED = "edgeyolo train --model yolov7-nano --data cells --epochs 60 --image-size 320 --out runs/cells\n"
-START_TRAINED = ("formats.md", "intel.md", "quantization.md", "sizes.md")
+START_TRAINED = ("formats.md", "intel.md", "latency.md", "quantization.md", "sizes.md")
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ def models(console: Console, options: ModelsOptions) -> None:
     """List the models with their parameters and cost."""
     from edgeyolo.models import list_models
 
+    board = None if options.target is None else _board_of(options.target)
     known = list_models()
-    estimates = {} if options.target is None else _estimate(known, options.target)
+    estimates = {} if board is None else _estimate(known, board)
     if estimates:
         known = sorted(known, key=lambda info: estimates[info.name].middle_ms)
     columns = ["model", "family", "parameters (training)", "parameters (deploy)", "GFLOPs", "at pixels"]
@@ -42,15 +43,21 @@ def models(console: Console, options: ModelsOptions) -> None:
     console.show_json([_record(info, estimates) for info in known])
 
 
-def _estimate(known: list[ModelInfo], target: str) -> dict[str, Estimate]:
-    """Of each model in int8, at the size that it is meant for."""
-    from edgeyolo.latency import Network, boards_of, estimate
-    from edgeyolo.models import convolutions_of
+def _board_of(target: str) -> str:
+    from edgeyolo.latency import boards_of
     from edgeyolo.spec.errors import UsageError
 
     board, *others = boards_of(target)
     if others:
         raise UsageError(f"{target} is several boards", hint=f"Name one of them: {', '.join([board, *others])}")
+    return board
+
+
+def _estimate(known: list[ModelInfo], board: str) -> dict[str, Estimate]:
+    """Of each model in int8, at the size that it is meant for."""
+    from edgeyolo.latency import Network, estimate
+    from edgeyolo.models import convolutions_of
+
     return {
         info.name: estimate(Network([replace(one, is_int8=True) for one in convolutions_of(info.name)], "int8"), board)
         for info in known
