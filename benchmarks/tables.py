@@ -291,7 +291,7 @@ def latency() -> str:
     """How far estimates of networks are off that others measured, each left out."""
     found = load("estimate")
     rows = []
-    for row in sorted(found["left_out"], key=lambda row: (row["method"] != "timed here", row["threads"] == "1")):
+    for row in sorted(found["left_out"], key=lambda row: (row["method"] != "timed here", row["board"] == "all")):
         if row["threads"] != "1" or row["board"] == "all":
             rows.append([row["board"], row["threads"], row["method"], *_off(row)])
     rows += [["all", "all", "timed on another x86 computer", *_off(row)] for row in found["elsewhere"]]
