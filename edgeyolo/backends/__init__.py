@@ -128,6 +128,12 @@ def build(
         raise UsageError(
             f"precision {precision} is not one of this target's", hint=f"Choose from: {', '.join(target.precisions)}"
         )
+    if spec.input.pixels != "float32" and not engine.takes_bytes:
+        raise UsageError(
+            f"{engine.name} takes floats, not the bytes of pictures",
+            where=target.title,
+            hint="Leave out input = 'uint8'",
+        )
     if needs_scales(precision):
         check_scales(onnx_path, qparams)
     out.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeyolo.backends.engine import check_images
+from edgeyolo.spec.detections import Pixels
 from edgeyolo.spec.errors import BackendError, UsageError
 from edgeyolo.spec.model import InputSpec, ModelSpec
 
@@ -42,16 +43,16 @@ def refuse_open_batch(spec: ModelSpec, *, engine: str) -> None:
 
 
 def run_batches(
-    run: Callable[[Float32], list[Float32]], images: Float32, image_hw: tuple[int, int], batch: tuple[int, int]
+    run: Callable[[Pixels], list[Float32]], images: Pixels, spec: InputSpec, batch: tuple[int, int]
 ) -> list[Float32]:
     """Maps of all pictures, by as few calls as an engine needs that takes between `batch[0]` and `batch[1]` of them.
 
-    Grey stands in for pictures that are missing of the fewest; nobody sees its maps.
+    Black stands in for pictures that are missing of the fewest; nobody sees its maps.
 
     Raises:
         BackendError: pictures of another shape, or none.
     """
-    check_images(images, image_hw)
+    check_images(images, spec)
     if len(images) == 0:
         raise BackendError("no pictures given")
     least, most = batch
@@ -60,7 +61,7 @@ def run_batches(
         part = images[start : start + most]
         count = len(part)
         if count < least:
-            part = np.concatenate([part, np.full((least - count, *part.shape[1:]), 0.5, np.float32)])
+            part = np.concatenate([part, np.zeros((least - count, *part.shape[1:]), part.dtype)])
         maps = run(part)
         parts.append(maps if len(part) == count else [map_[:count] for map_ in maps])
     return parts[0] if len(parts) == 1 else [np.concatenate(maps) for maps in zip(*parts, strict=True)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgeyolo.graph.batch import with_batch
+from edgeyolo.graph.entry import take_bytes
 from edgeyolo.graph.qdq import insert_qdq, int8_layers, load_onnx, weighted_nodes
 from edgeyolo.heads import head_of
 from edgeyolo.spec.errors import BackendError
@@ -20,7 +21,7 @@ def make_graph(
     """The bytes of the graph, with Q/DQ where there are scales, and how many of its layers run in which precision.
 
     Args:
-        spec: says how many pictures it is to take.
+        spec: says how many pictures it is to take, and how.
         unsigned: see `insert_qdq`.
 
     Raises:
@@ -30,10 +31,10 @@ def make_graph(
     model = with_batch(load_onnx(onnx_path), spec.input.batch)
     nodes = weighted_nodes(model.graph)
     total = sum(len(readers) for readers in nodes.values())
-    if qparams is None:
-        return model.SerializeToString(), {"float": total}
-    int8 = sum(len(nodes[weight]) for weight in int8_layers(model.graph, qparams))
-    return insert_qdq(model, qparams, unsigned=unsigned).SerializeToString(), {"int8": int8, "float": total - int8}
+    int8 = sum(len(nodes[weight]) for weight in int8_layers(model.graph, qparams)) if qparams else 0
+    result = insert_qdq(model, qparams, unsigned=unsigned) if qparams else model
+    result = take_bytes(result, spec.input) if spec.input.pixels == "uint8" else result
+    return result.SerializeToString(), {"int8": int8, "float": total - int8} if qparams else {"float": total}
 
 
 def check_signature(
@@ -51,7 +52,7 @@ def check_signature(
             where=where,
         )
     shape = inputs[INPUT_NAME]
-    sizes = zip(shape[1:], (3, *spec.input.image_hw), strict=False)
+    sizes = zip(shape[1:], spec.input.shape, strict=False)
     if len(shape) != 4 or any(isinstance(given, int) and given != size for given, size in sizes):
         raise BackendError(
             f"takes images of shape {list(shape)}, and the model takes {spec.input.image_hw}", where=where

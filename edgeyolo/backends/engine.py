@@ -15,9 +15,10 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from edgeyolo.spec.detections import Pixels
 from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
 from edgeyolo.spec.manifest import Artefact
-from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.model import InputSpec, ModelSpec
 from edgeyolo.spec.packages import Package
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import QParams
@@ -29,8 +30,11 @@ from edgeyolo.spec.work import Convolution
 class Session(Protocol):
     """An opened artefact. `run` may be called from several threads."""
 
-    def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-        """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first.
+    def run(self, images: Pixels) -> list[npt.NDArray[np.float32]]:
+        """Inputs, (B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first.
+
+        Args:
+            images: (B, H, W, 3) uint8 where the spec's `input.pixels` says so.
 
         Raises:
             BackendError: another shape or type than the artefact takes, or the engine failed.
@@ -123,12 +127,14 @@ class Engine(ABC):
         packages: of the vendor, for building and running.
         cpu_package: the one whose code computes on the processor, "" where a GPU or NPU computes. It is tried in a
             process of its own before it is trusted.
+        takes_bytes: whether its graphs may take the bytes of a picture (`InputSpec.pixels`).
         is_reference: whether it computes the Q/DQ graph as it is written, so that each integer can be compared.
     """
 
     name: ClassVar[str]
     packages: ClassVar[tuple[Package, ...]]
     cpu_package: ClassVar[str] = ""
+    takes_bytes: ClassVar[bool] = False
     is_reference: ClassVar[bool] = False
 
     @abstractmethod
@@ -240,10 +246,10 @@ class Engine(ABC):
         return []
 
 
-def check_images(images: npt.NDArray[np.float32], image_hw: tuple[int, int]) -> None:
-    """Raise BackendError unless `images` is (B, 3, H, W) float32 of that height and width."""
-    if images.ndim != 4 or images.shape[1:] != (3, *image_hw) or images.dtype != np.float32:
+def check_images(images: Pixels, spec: InputSpec) -> None:
+    """Raise BackendError unless `images` are inputs of that shape and type."""
+    if images.ndim != 4 or images.shape[1:] != spec.shape or images.dtype != spec.pixels:
+        wanted = ", ".join(map(str, spec.shape))
         raise BackendError(
-            f"images are {images.shape} {images.dtype}, and the artefact takes (B, 3, {image_hw[0]}, {image_hw[1]}) "
-            "float32"
+            f"images are {images.shape} {images.dtype}, and the artefact takes (B, {wanted}) {spec.pixels}"
         )

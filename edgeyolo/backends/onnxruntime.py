@@ -30,6 +30,7 @@ from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.graph.rounded import round_outputs
 from edgeyolo.heads import head_of
 from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.detections import Pixels
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
 from edgeyolo.spec.machine import count_cores, processor_name, saturates_bytes
 from edgeyolo.spec.manifest import Artefact
@@ -52,6 +53,7 @@ class OnnxRuntimeEngine(Engine):
     name = "onnxruntime"
     packages = (Package("onnxruntime", "onnxruntime", "engine: ONNX Runtime", "onnxruntime"),)
     cpu_package = "onnxruntime"
+    takes_bytes = True
     is_reference = True
 
     def host_target(self) -> str:
@@ -125,16 +127,16 @@ class OnnxRuntimeSession(CopiesSession[Any]):
     def __init__(self, copies: ThreadCopies[Any], spec: ModelSpec) -> None:
         super().__init__(copies)
         self._names = head_of(spec.decode).output_names()
-        self._image_hw = spec.input.image_hw
+        self._input = spec.input
         first: Any = copies.current
         self._batch = batch_of_graph(first.get_inputs()[0].shape[0], spec.input)
 
-    def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-        """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
+    def run(self, images: Pixels) -> list[npt.NDArray[np.float32]]:
+        """Inputs -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
         session = self._opened()
         with _explaining("onnxruntime"):
             return run_batches(
-                lambda part: session.run(self._names, {INPUT_NAME: part}), images, self._image_hw, self._batch
+                lambda part: session.run(self._names, {INPUT_NAME: part}), images, self._input, self._batch
             )
 
 

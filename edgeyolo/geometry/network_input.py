@@ -1,7 +1,8 @@
 """Picture to network input: the one way, in training, calibration and evaluation and on the board.
 
 `letterbox_for` says where a picture stands and `scaling_of` which numbers its pixels become. `InputWriter` does both at
-once; training pads and scales apart, for it augments between the two, with the same result to the bit.
+once, or only the first where the graph does the second (`InputSpec.pixels`); training pads and scales apart, for it
+augments between the two, with the same result to the bit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 
 from edgeyolo.geometry.letterbox import Letterbox, make_letterbox, resize_image
-from edgeyolo.spec.detections import Float32, Image
+from edgeyolo.spec.detections import Float32, Image, Pixels
 from edgeyolo.spec.errors import ImageError
 from edgeyolo.spec.model import InputSpec
 
@@ -78,34 +79,40 @@ def scaling_of(spec: InputSpec) -> tuple[Float32, Float32]:
     return (1.0 / (255.0 * std)).astype(np.float32), (mean / std).astype(np.float32)
 
 
-def make_input(image: Image, spec: InputSpec, *, out: Float32 | None = None) -> tuple[Float32, Letterbox]:
+def empty_input(spec: InputSpec, count: int) -> Pixels:
+    """Memory for the inputs of `count` pictures, with nothing in it: (B, 3, H, W) float32 or (B, H, W, 3) uint8."""
+    return np.empty((count, *spec.shape), spec.pixels)
+
+
+def make_input(image: Image, spec: InputSpec, *, out: Pixels | None = None) -> tuple[Pixels, Letterbox]:
     """Letterbox one picture and normalise it: `(pixel / 255 - mean) / std` in the colour order of `spec`.
 
     Args:
         image: as `bgr_from_any` takes it.
-        out: (1, 3, H, W) float32 to write into; reusing one saves the cost of fresh memory.
+        out: of one picture, as `empty_input` gives it; reusing one saves the cost of fresh memory.
 
     Returns:
-        (1, 3, H, W) float32, C-contiguous, and the letterbox that leads boxes back to the picture.
+        (1, 3, H, W) float32, C-contiguous, and the letterbox that leads boxes back to the picture; for a graph that
+        normalises, the letterboxed picture itself, (1, H, W, 3) uint8 BGR.
 
     Raises:
         ImageError: not a picture.
     """
     if out is None:
-        out = np.empty((1, 3, *spec.image_hw), np.float32)
+        out = empty_input(spec, 1)
     return out, InputWriter(spec).write(image, out[0])
 
 
 def make_batch(
-    images: Sequence[Image], spec: InputSpec, *, out: Float32 | None = None, writer: InputWriter | None = None
-) -> tuple[Float32, list[Letterbox]]:
-    """`make_input` for B >= 1 pictures of any sizes: (B, 3, H, W) float32 and B letterboxes.
+    images: Sequence[Image], spec: InputSpec, *, out: Pixels | None = None, writer: InputWriter | None = None
+) -> tuple[Pixels, list[Letterbox]]:
+    """`make_input` for B >= 1 pictures of any sizes: their inputs and B letterboxes.
 
     Args:
         writer: one made for `spec`; reusing it saves the cost of fresh memory.
     """
     if out is None:
-        out = np.empty((len(images), 3, *spec.image_hw), np.float32)
+        out = empty_input(spec, len(images))
     if writer is None:
         writer = InputWriter(spec)
     letterboxes = []
@@ -131,11 +138,30 @@ class InputWriter:
         self._planes = [np.empty(pixels, np.uint8) for _ in range(3)]
         self._scaling = list(zip(*scaling_of(spec), strict=True))
 
-    def write(self, image: Image, out: Float32) -> Letterbox:
-        """Fill (3, H, W) float32 `out` from a picture; arguments and errors as in `make_input`."""
+    def write(self, image: Image, out: Pixels) -> Letterbox:
+        """Fill `out`, the input of one picture, from a picture; arguments and errors as in `make_input`."""
         image = bgr_from_any(image)
+        letterbox = letterbox_for((image.shape[0], image.shape[1]), self._spec)
+        if self._spec.pixels == "uint8":
+            self._write_bytes(image, letterbox, out)
+        else:
+            self._write_floats(image, letterbox, out)
+        return letterbox
+
+    def _write_bytes(self, image: Image, letterbox: Letterbox, out: Pixels) -> None:
+        """Straight into the canvas, where the picture takes up whole rows of it; through our own memory otherwise."""
+        (height, width), top, left = letterbox.resized_hw, letterbox.pad_top, letterbox.pad_left
+        place = out[top : top + height, left : left + width]
+        if width == out.shape[1] and image.shape[:2] != (height, width):
+            resize_image(image, (height, width), out=place)
+        else:
+            place[:] = resize_image(image, (height, width), out=self._canvas(height, width))
+        out[:top], out[top + height :] = self._spec.letterbox_value, self._spec.letterbox_value
+        out[top : top + height, :left] = self._spec.letterbox_value
+        out[top : top + height, left + width :] = self._spec.letterbox_value
+
+    def _write_floats(self, image: Image, letterbox: Letterbox, out: Pixels) -> None:
         spec = self._spec
-        letterbox = letterbox_for((image.shape[0], image.shape[1]), spec)
         channels = self._split(image, letterbox.resized_hw)
         (height, width), top, left = letterbox.resized_hw, letterbox.pad_top, letterbox.pad_left
         grey = np.uint8(spec.letterbox_value)
@@ -147,12 +173,14 @@ class InputWriter:
             padding = np.multiply(grey, factor) - offset
             plane[:top], plane[top + height :] = padding, padding
             plane[top : top + height, :left], plane[top : top + height, left + width :] = padding, padding
-        return letterbox
+
+    def _canvas(self, height: int, width: int) -> Image:
+        return self._resized[: height * width * 3].reshape(height, width, 3)
 
     def _split(self, image: Image, size_hw: tuple[int, int]) -> list[Image]:
         """Resize a picture, bilinear, and give its planes, each of `size_hw`, in the network's colour order."""
         height, width = size_hw
-        image = resize_image(image, size_hw, out=self._resized[: height * width * 3].reshape(height, width, 3))
+        image = resize_image(image, size_hw, out=self._canvas(height, width))
         planes = [plane[: height * width].reshape(size_hw) for plane in self._planes]
         cv2.split(image, planes)
         return planes if self._spec.colour_order == "bgr" else planes[::-1]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from edgeyolo.geometry.network_input import InputWriter, make_batch
+from edgeyolo.geometry.network_input import InputWriter, empty_input, make_batch
 from edgeyolo.geometry.nms import suppress
 from edgeyolo.heads import head_of
 from edgeyolo.runtime.clock import Timing
@@ -70,7 +70,7 @@ class Detector:
         self._session = session
         self._head = head_of(spec.decode)
         self._map_shapes = self._head.map_shapes(len(spec.class_names), spec.input.image_hw)
-        self._memory = np.empty((1, 3, *spec.input.image_hw), np.float32)
+        self._memory = empty_input(spec.input, 1)
         self._writer = InputWriter(spec.input)
         self._closing = contextlib.ExitStack()
         self._closing.callback(session.close)
@@ -164,7 +164,7 @@ class Detector:
         if self._closed:
             raise BackendError("the detector is closed", hint="Load it again")
         if len(self._memory) < len(images):
-            self._memory = np.empty((len(images), *self._memory.shape[1:]), np.float32)
+            self._memory = empty_input(self.spec.input, len(images))
         started = time.perf_counter()
         batch, letterboxes = make_batch(images, self.spec.input, out=self._memory[: len(images)], writer=self._writer)
         prepared = time.perf_counter()

@@ -129,7 +129,7 @@ def main(arguments: list[str]) -> None:
     folder, artefact, model = arguments
     spec = msgspec.json.decode(model, type=ModelSpec)
     session = open_artefact(Path(folder), msgspec.json.decode(artefact, type=Artefact), spec, threads=1)
-    session.run(np.full((1, 3, *spec.input.image_hw), 0.5, np.float32))
+    session.run(np.zeros((1, *spec.input.shape), spec.input.pixels))
     session.close()
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 Image = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[Any]  # inputs of a network, float32 or uint8 as `spec.model.InputSpec.pixels` says
 
 
 @dataclass(frozen=True)

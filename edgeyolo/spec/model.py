@@ -11,11 +11,15 @@ from edgeyolo.spec.receptive_field import ReceptiveField
 
 FORMAT_VERSION = 1
 
+PixelType = Literal["float32", "uint8"]
+
 _PERMISSIVE = frozenset({"Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "ISC", "CC0-1.0", "Unlicense"})
 
 
 class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The network's input, (B, 3, H, W) float32: `(pixel / 255 - mean) / std` of the letterboxed picture.
+
+    Or that picture itself, (B, H, W, 3) uint8 in OpenCV's BGR, where the graph does the rest.
 
     Attributes:
         image_hw: height and width in pixels, each a multiple of the coarsest stride.
@@ -25,6 +29,7 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         letterbox_alignment: where the resized picture stands on the canvas.
         batch: fewest and most pictures that the engine takes in one call: (4, 4) for four, always, and (1, 8) for up to
             eight. More are given one call after another; what is missing of a fixed number is filled up.
+        pixels: type of the input: floats, or the bytes of the picture.
     """
 
     image_hw: tuple[int, int]
@@ -34,6 +39,12 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     letterbox_value: int = 114
     letterbox_alignment: Literal["center", "top-left"] = "center"
     batch: tuple[int, int] = (1, 1)
+    pixels: PixelType = "float32"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one picture's input: (3, H, W), or (H, W, 3) for bytes."""
+        return (3, *self.image_hw) if self.pixels == "float32" else (*self.image_hw, 3)
 
 
 class AnchorDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="anchor"):

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from edgeyolo.spec.model import PixelType
 from edgeyolo.spec.shelf import list_shelf, load_from_shelf
 
 Precision = Literal["mixed", "int8", "fp16", "bf16", "fp32"]
@@ -31,6 +32,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         gpu_compute_capability: such as "8.7", "" without a GPU.
         dla_cores: number of DLA cores.
         postprocess: where boxes are decoded: on the host, or inside the graph.
+        input: what the graph takes: floats, or the bytes of the picture, whose channels it orders and scales itself.
         engine_options: passed to the engine, recorded in the manifest, used again by the runtime.
         first_of: for a target that is this very computer: targets to take in its place, by the architecture, fastest
             first; the first whose engine is installed is taken.
@@ -51,6 +53,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     gpu_compute_capability: str = ""
     dla_cores: int = 0
     postprocess: Literal["host", "graph"] = "host"
+    input: PixelType = "float32"
     engine_options: dict[str, Option] = {}
     first_of: dict[str, tuple[str, ...]] = {}
     sources: dict[str, str] = {}

@@ -16,7 +16,7 @@ from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.strict import load_json
 from edgeyolo.spec.target import Precision, load_target, needs_scales
-from edgeyolo.verbs._deploy import deployed_spec
+from edgeyolo.verbs._deploy import deployed_spec, with_input
 from edgeyolo.verbs._evaluate import artefact_name, measure_artefact
 
 if TYPE_CHECKING:
@@ -58,8 +58,9 @@ def open_built(folder: Path, target: str, precision: Precision) -> Iterator[Buil
     with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
         out = Path(work)
         board = load_target(backends.choose_target(target))
-        artefact = backends.build(folder / "model.onnx", record.model, qparams, board, out, precision=precision)
-        spec = deployed_spec(record.model, artefact)
+        spec = with_input(record.model, board)
+        artefact = backends.build(folder / "model.onnx", spec, qparams, board, out, precision=precision)
+        spec = deployed_spec(spec, artefact)
         session = backends.open_artefact(out, artefact, spec)
         size = sum((out / name).stat().st_size for name in artefact.files.values())
         try:

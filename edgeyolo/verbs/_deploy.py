@@ -126,6 +126,7 @@ def _build(
             raise UsageError(f"{board.program} is given its own batch", hint="Leave out --batch")
         given = handoffs.hand_off(folder / "model.onnx", spec, qparams, board, work, precision=precision)
         return given.artefact, msgspec.structs.replace(record, model=given.spec), given.steps
+    spec = with_input(spec, board)
     artefact = backends.build(folder / "model.onnx", spec, qparams, board, work, precision=precision, progress=progress)
     notes = backends.load_engine(artefact.engine).build_notes(work, artefact)
     return artefact, msgspec.structs.replace(record, model=deployed_spec(spec, artefact)), tuple(notes)
@@ -243,6 +244,13 @@ def choose_precision(target: Target, wanted: str | None, qparams: QParams | None
                 raise UsageError(f"{wanted} needs qparams.json", where=where, hint="Run `edgeyolo quantize` first")
             return precision  # type: ignore[no-any-return]
     raise UnknownNameError("precision of this target", wanted, target.precisions)
+
+
+def with_input(spec: ModelSpec, board: Target) -> ModelSpec:
+    """The model as its graph is to take pictures on that board."""
+    import msgspec
+
+    return msgspec.structs.replace(spec, input=msgspec.structs.replace(spec.input, pixels=board.input))
 
 
 def deployed_spec(spec: ModelSpec, artefact: Artefact) -> ModelSpec:

@@ -38,7 +38,7 @@ from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
 from edgeyolo.spec.manifest import Artefact
-from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.model import InputSpec, ModelSpec
 from edgeyolo.spec.packages import Package, import_package
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import QParams
@@ -227,12 +227,12 @@ class NcnnSession(CopiesSession[Any]):
         self._powersave = powersave
         super().__init__(copies)
         self._outputs = [f"out{i}" for i in range(output_count)]
-        self._image_hw = image_hw
+        self._input = InputSpec(image_hw=image_hw)
 
     def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
         net = self._opened()
-        check_images(images, self._image_hw)
+        check_images(images, self._input)
         if len(images) == 0:
             raise BackendError("no pictures given")
         _pin(self._engine, self._powersave)
@@ -244,7 +244,7 @@ class NcnnSession(CopiesSession[Any]):
 
         A layer's time holds what the engine does to its inputs first, such as packing them.
         """
-        check_images(image[None], self._image_hw)
+        check_images(image[None], self._input)
         net = self._opened()
         extractor = net.create_extractor()
         extractor.input(_INPUT_BLOB, self._engine.Mat(image))

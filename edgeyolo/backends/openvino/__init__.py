@@ -26,6 +26,7 @@ from edgeyolo.backends.engine import Engine, Finding, Session
 from edgeyolo.backends.openvino.cache import compile_cached, compiled_folder, kept_networks
 from edgeyolo.graph.external_data import refuse_external_data
 from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.detections import Pixels
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
 from edgeyolo.spec.machine import count_cores, processor_name, saturates_bytes
 from edgeyolo.spec.manifest import Artefact
@@ -57,6 +58,7 @@ class OpenVinoEngine(Engine):
     name = "openvino"
     packages = (Package("openvino", "openvino", "engine: OpenVINO", "openvino"),)
     cpu_package = "openvino"
+    takes_bytes = True
 
     def host_target(self) -> str:
         """This computer itself."""
@@ -171,15 +173,15 @@ class OpenVinoNetwork:
     """A compiled network and the requests that are free to run it: a session, for devices without threads to choose."""
 
     def __init__(self, compiled: Any, spec: ModelSpec) -> None:
-        self._compiled, self._image_hw = compiled, spec.input.image_hw
+        self._compiled, self._input = compiled, spec.input
         places = {port.any_name: place for place, port in enumerate(compiled.outputs)}
         self._places = [places[name] for name in output_names(spec.output_count)]
         batch = compiled.inputs[0].partial_shape[0]
         self._batch = batch_of_graph(int(batch.get_length()) if batch.is_static else None, spec.input)
         self._idle: list[Any] = []
 
-    def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-        """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
+    def run(self, images: Pixels) -> list[npt.NDArray[np.float32]]:
+        """Inputs -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
         compiled = self._compiled
         if compiled is None:
             raise BackendError("the session is closed", hint="Open the artefact again")
@@ -187,7 +189,7 @@ class OpenVinoNetwork:
             request = self._idle.pop()
         except IndexError:
             request = compiled.create_infer_request()
-        maps = run_batches(lambda part: self._run_part(request, part), images, self._image_hw, self._batch)
+        maps = run_batches(lambda part: self._run_part(request, part), images, self._input, self._batch)
         self._idle.append(request)
         return maps
 
@@ -196,7 +198,7 @@ class OpenVinoNetwork:
         self._compiled = None
         self._idle.clear()
 
-    def _run_part(self, request: Any, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+    def _run_part(self, request: Any, images: Pixels) -> list[npt.NDArray[np.float32]]:
         with _explaining("openvino"):
             maps = request.infer(np.ascontiguousarray(images), share_inputs=True)
         return [maps[place] for place in self._places]
@@ -205,8 +207,8 @@ class OpenVinoNetwork:
 class OpenVinoCpuSession(CopiesSession[OpenVinoNetwork]):
     """Runs a network on the processor."""
 
-    def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-        """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
+    def run(self, images: Pixels) -> list[npt.NDArray[np.float32]]:
+        """Inputs -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
         return self._opened().run(images)
 
 

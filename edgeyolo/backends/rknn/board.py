@@ -65,7 +65,7 @@ class NpuSession:
             kind: Any = importlib.import_module("rknnlite.api").RKNNLite
         except ImportError as error:
             raise BackendError(f"'rknnlite' does not import ({error})", hint="Reinstall it") from None
-        self._outputs, self._image_hw, self._batch = spec.output_count, spec.input.image_hw, spec.input.batch
+        self._outputs, self._input, self._batch = spec.output_count, spec.input, spec.input.batch
         self._lock = threading.Lock()
         self._network = kind()
         if self._network.load_rknn(str(path)) != 0:
@@ -82,7 +82,7 @@ class NpuSession:
         with self._lock:
             if self._network is None:
                 raise BackendError("the session is closed", hint="Open the artefact again")
-            return run_batches(self._run_part, images, self._image_hw, self._batch)
+            return run_batches(self._run_part, images, self._input, self._batch)
 
     def _run_part(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         given = np.ascontiguousarray(images.transpose(0, 2, 3, 1))  # (B, H, W, 3), as the NPU reads it

@@ -22,10 +22,10 @@ class SimulatorSession:
     """
 
     def __init__(self, toolkit: Path, onnx_path: Path, options: Options, spec: ModelSpec) -> None:
-        self._image_hw, self._batch = spec.input.image_hw, spec.input.batch
+        self._input, self._batch = spec.input, spec.input.batch
         self._lock = threading.Lock()
         self.process = ToolkitProcess(toolkit)
-        shape, path = [self._batch[1], 3, *self._image_hw], str(onnx_path.resolve())
+        shape, path = [self._batch[1], 3, *spec.input.image_hw], str(onnx_path.resolve())
         try:
             self.process.ask("open", limit_s=BUILD_LIMIT_S, onnx=path, config=options.config(), shape=shape)
             found = len(self._run_part(np.zeros(shape, np.float32)))
@@ -38,7 +38,7 @@ class SimulatorSession:
     def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """(B, 3, H, W) float32 -> one (B, C, h, w) float32 array per raw head map, map_0 first."""
         with self._lock:
-            return run_batches(self._run_part, images, self._image_hw, self._batch)
+            return run_batches(self._run_part, images, self._input, self._batch)
 
     def _run_part(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         return self.process.ask("run", limit_s=RUN_LIMIT_S, image=np.ascontiguousarray(images))[1]

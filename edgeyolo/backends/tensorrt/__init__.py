@@ -59,6 +59,7 @@ class TensorRtEngine(Engine):
     """TensorRT on NVIDIA GPUs and DLA cores."""
 
     name = "tensorrt"
+    takes_bytes = True
     packages = (
         Package("tensorrt-rtx-cu12", "tensorrt_rtx", "engine: desktop NVIDIA GPUs", "tensorrt"),
         Package("cuda-python", "cuda", "engine: NVIDIA GPUs", "tensorrt"),
@@ -105,6 +106,7 @@ class TensorRtEngine(Engine):
             options,
             precision="fp32" if implicit else precision,
             postprocess=spec if target.postprocess == "graph" else None,
+            byte_input=spec.input if spec.input.pixels == "uint8" else None,
         )
         for problem in check_qdq(network.model).problems if qparams and not implicit else ():
             logger.warning("Q/DQ: %s", problem)
@@ -119,7 +121,9 @@ class TensorRtEngine(Engine):
         if told:
             write_file(out / CALIBRATION, calibration_cache(told.ranges, options.versions).encode())
             files["calibration"] = CALIBRATION
-        command = trtexec_command(options, precision, input_shape(model.graph), told.precisions if told else None)
+        command = trtexec_command(
+            options, precision, input_shape(network.model.graph), told.precisions if told else None
+        )
         write_file(out / _COMMAND, f"{command}\n".encode())
         files["trtexec"] = _COMMAND
         return Artefact(
@@ -161,7 +165,7 @@ class TensorRtEngine(Engine):
 
         engine = _cached_engine(trt, options, key, compile_plan)
         names = session_outputs(spec.output_count, artefact.graph_candidates)
-        return TensorRtSession(cuda, trt, engine, names, spec.input.image_hw, options)
+        return TensorRtSession(cuda, trt, engine, names, spec.input, options)
 
     def is_half(self, target: Target, precision: Precision) -> bool:
         """All but fp32."""

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeyolo.backends.tensorrt.options import Options
+from edgeyolo.graph.entry import take_bytes
 from edgeyolo.graph.half import cast_to_half, half_scales
 from edgeyolo.graph.opset import float_weights, lower_opset
 from edgeyolo.graph.postprocess import append_postprocess
 from edgeyolo.graph.qdq import insert_qdq, int8_layers, weighted_nodes
 from edgeyolo.spec.errors import BackendError, UsageError
-from edgeyolo.spec.model import ModelSpec
+from edgeyolo.spec.model import InputSpec, ModelSpec
 from edgeyolo.spec.qparams import QParams
 from edgeyolo.spec.target import Precision
 from edgeyolo.spec.tensor import INPUT_NAME
@@ -47,13 +48,20 @@ class Network:
 
 
 def make_network(
-    model: ModelProto, qparams: QParams | None, options: Options, *, precision: Precision, postprocess: ModelSpec | None
+    model: ModelProto,
+    qparams: QParams | None,
+    options: Options,
+    *,
+    precision: Precision,
+    postprocess: ModelSpec | None,
+    byte_input: InputSpec | None = None,
 ) -> Network:
     """Turn the float model into what TensorRT builds.
 
     Args:
         qparams: given for int8.
         postprocess: the model's decode and classes, to decode inside the graph; None to leave the raw maps.
+        byte_input: the model's input, to take the bytes of pictures; None to take floats.
 
     Raises:
         BackendError: a graph that has no such form. UsageError: options that contradict each other.
@@ -69,14 +77,14 @@ def make_network(
         result = _strongly_typed(model, qparams, precision)
     else:
         result = lower_opset(float_weights(insert_qdq(model, qparams)) if qparams else model)
-    if postprocess is None:
-        return Network(result, layers, 0)
-    if not options.strongly_typed:
-        raise UsageError("in-graph post-processing needs strong typing (TensorRT 10 or later)")
-    result, count = append_postprocess(
-        result, postprocess.decode, num_classes=len(postprocess.class_names), candidates=options.candidates
-    )
-    return Network(result, layers, count)
+    count = 0
+    if postprocess is not None:
+        if not options.strongly_typed:
+            raise UsageError("in-graph post-processing needs strong typing (TensorRT 10 or later)")
+        result, count = append_postprocess(
+            result, postprocess.decode, num_classes=len(postprocess.class_names), candidates=options.candidates
+        )
+    return Network(take_bytes(result, byte_input) if byte_input else result, layers, count)
 
 
 def trtexec_command(

@@ -14,7 +14,9 @@ from edgeyolo.backends._batches import run_batches
 from edgeyolo.backends.tensorrt.adapter import TensorRt
 from edgeyolo.backends.tensorrt.cuda import Buffer, Cuda, allocated
 from edgeyolo.backends.tensorrt.options import Options
+from edgeyolo.spec.detections import Pixels
 from edgeyolo.spec.errors import BackendError
+from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.tensor import INPUT_NAME, ROW_NAMES, output_names
 
 logger = logging.getLogger(__name__)
@@ -32,11 +34,11 @@ class TensorRtSession:
     """
 
     def __init__(
-        self, cuda: Cuda, trt: TensorRt, engine: Any, outputs: list[str], image_hw: tuple[int, int], options: Options
+        self, cuda: Cuda, trt: TensorRt, engine: Any, outputs: list[str], spec: InputSpec, options: Options
     ) -> None:
-        self._cuda, self._trt, self._image_hw = cuda, trt, image_hw
+        self._cuda, self._trt, self._input = cuda, trt, spec
         self._outputs = outputs
-        shape = _check_tensors(trt, engine, outputs, image_hw)
+        shape = _check_tensors(trt, engine, outputs, spec)
         self._largest = options.max_batch if shape[0] == -1 else shape[0]
         self._least = 1 if shape[0] == -1 else shape[0]
         self._use_graph = options.cuda_graph
@@ -56,13 +58,13 @@ class TensorRtSession:
                 self._context.set_tensor_address(name, buffer.device)
             self._closing = opening.pop_all()
 
-    def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-        """(B, 3, H, W) float32 -> one array per output, map_0 first; `spec.model.GraphDecode`'s where it is so."""
+    def run(self, images: Pixels) -> list[npt.NDArray[np.float32]]:
+        """Inputs -> one array per output, map_0 first; `spec.model.GraphDecode`'s where it is so."""
         with self._lock:
             if self._context is None:
                 raise BackendError("the session is closed", hint="Open the artefact again")
             self._cuda.use()
-            return run_batches(self._run_once, images, self._image_hw, (self._least, self._largest))
+            return run_batches(self._run_once, images, self._input, (self._least, self._largest))
 
     def close(self) -> None:
         """Give the GPU's memory back."""
@@ -79,7 +81,7 @@ class TensorRtSession:
         kind = self._trt.module.nptype(self._engine.get_tensor_dtype(name))
         return allocated(self._cuda, name, (self._largest, *shape[1:]), kind)
 
-    def _run_once(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+    def _run_once(self, images: Pixels) -> list[npt.NDArray[np.float32]]:
         batch = len(images)
         np.copyto(self._buffers[INPUT_NAME].part(batch), images)
         is_repeated = batch == self._batch
@@ -122,16 +124,16 @@ class TensorRtSession:
         self._graph = None
 
 
-def _check_tensors(trt: TensorRt, engine: Any, outputs: list[str], image_hw: tuple[int, int]) -> tuple[int, ...]:
-    """The input's shape, (B or -1, 3, H, W)."""
+def _check_tensors(trt: TensorRt, engine: Any, outputs: list[str], spec: InputSpec) -> tuple[int, ...]:
+    """The input's shape, the first axis -1 where any number of pictures goes."""
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     is_input = {name: engine.get_tensor_mode(name) == trt.module.TensorIOMode.INPUT for name in names}
     found = sorted(name for name in names if not is_input[name])
     if [name for name in names if is_input[name]] != [INPUT_NAME] or found != sorted(outputs):
         raise BackendError(f"the plan gives {found}, and {sorted(outputs)} were expected", hint="Deploy again")
     shape = tuple(engine.get_tensor_shape(INPUT_NAME))
-    if shape[1:] != (3, *image_hw):
-        raise BackendError(f"the plan takes images of shape {shape}, and the manifest says {image_hw}")
+    if shape[1:] != spec.shape:
+        raise BackendError(f"the plan takes images of shape {shape}, and the manifest says {spec.shape}")
     return shape
 
 

@@ -28,6 +28,7 @@ from edgeyolo.backends.tensorrt.options import make_options
 from edgeyolo.backends.tensorrt.session import TensorRtSession
 from edgeyolo.spec.errors import BackendError
 from edgeyolo.spec.manifest import Artefact
+from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.target import Target
 
 HW = (12, 20)
@@ -226,7 +227,7 @@ def stand_in(driver: Driver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def make_session(driver: Driver, engine: Engine, **options: Any) -> TensorRtSession:
     cuda = tensorrt_cuda.Cuda()
     trt = TensorRt("tensorrt", MODULE, "10.3.0")
-    return TensorRtSession(cuda, trt, engine, ["map_0", "map_1"], HW, make_options(options))
+    return TensorRtSession(cuda, trt, engine, ["map_0", "map_1"], InputSpec(image_hw=HW), make_options(options))
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
