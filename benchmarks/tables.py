@@ -197,6 +197,21 @@ def host_cpu() -> str:
     return markdown(headings, rows, words=1)
 
 
+def thresholds() -> str:
+    """Precision on test at a threshold of the float model, by how the int8 one was found on val."""
+    ways = ("untransferred", "transferred", "nearest precision", "same count")
+    rows = []
+    for row in load("thresholds")["rows"]:
+        aim = row["float"]["precision"]
+        apart = [f"{row[way]['precision'] - aim:+.2f}" for way in ways]
+        recall = [f"{row[way]['recall']:.1f}" for way in ("float", *ways[:2])]
+        aps = [f"{row['ap'][key]:.1f}" for key in ("float", "int8")]
+        rows.append([row["model"], row["artefact"], f"{row['threshold']:g}", *aps, f"{aim:.2f}", *apart, *recall])
+    headings = ["model", "artefact", "threshold", "AP float", "int8", "precision float", "same number", "transferred"]
+    headings += ["nearest precision", "same count", "recall float", "same number", "transferred"]
+    return markdown(headings, rows, words=2)
+
+
 def engines() -> str:
     """AP of one quantized folder on every engine, and how far apart those are that compute the same numbers."""
     models = load("engines")["models"]
@@ -348,6 +363,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "latency": latency,
     "latency-detectors": latency_detectors,
     "engines": engines,
+    "thresholds": thresholds,
 }
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ from edgeyolo.evaluation.parity import MapDifference
 from edgeyolo.quantization.study.budget import BudgetStep
 from edgeyolo.quantization.study.sensitivity import Sensitivity
 from edgeyolo.quantization.study.signal_left import LayerSignal
+from edgeyolo.spec.calibration_finding import CalibrationFinding
 from edgeyolo.spec.figure import FLOAT_ARTEFACT
 from edgeyolo.spec.model import Latency, ModelSpec, Score
 from edgeyolo.spec.receptive_field import ReceptiveField
 from edgeyolo.spec.recipe import Recipe
+from edgeyolo.spec.transfer import ScoreTransfer
 from edgeyolo.training.checkpoint import EpochRow
 
 FORMAT_VERSION = 2
@@ -130,6 +132,8 @@ class QuantizationReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         object_sides_px: square root of the area in the network's input that 5, 50 and 95 % of the objects do not
             exceed; none where there are no objects.
         signal: per layer, in the order of the network.
+        findings: of the calibration pictures.
+        transfers: of each int8 artefact, what stands for score thresholds of the float model.
         chosen_on: split that epochs of QAT and float layers were chosen on, and sensitivity was measured on.
     """
 
@@ -149,6 +153,8 @@ class QuantizationReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     qat: QatHistory | None = None
     budget: BudgetTrail | None = None
     parity: tuple[EngineDifference, ...] = ()
+    findings: tuple[CalibrationFinding, ...] = ()
+    transfers: tuple[ScoreTransfer, ...] = ()
     worst: tuple[WorstPicture, ...] = ()
 
 

@@ -14,17 +14,21 @@ from edgeyolo.quantization.study.signal_left import SQNR_LIMIT_DB
 from edgeyolo.report import quantization_plots as plots
 from edgeyolo.report.page import embed, fill_template
 from edgeyolo.report.quantization import ArtefactRow, QuantizationReport
+from edgeyolo.report.quantization_plots import Overlay
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.figure import FLOAT_ARTEFACT
 from edgeyolo.spec.receptive_field import ReceptiveField
 from edgeyolo.spec.strict import encode_json
 
 
-def write_report(folder: Path, report: QuantizationReport, pictures: Mapping[str, bytes]) -> None:
+def write_report(
+    folder: Path, report: QuantizationReport, pictures: Mapping[str, bytes], overlay: Overlay | None = None
+) -> None:
     """Write `report.json`, then `report.html`, one file that loads nothing from elsewhere, and its plot of sensitivity.
 
     Args:
         pictures: JPEG of each of `report.worst`, by image id.
+        overlay: curves of the float model and of an int8 artefact.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -32,6 +36,8 @@ def write_report(folder: Path, report: QuantizationReport, pictures: Mapping[str
     """
     write_file(folder / "report.json", encode_json(report))
     drawn = _draw(report)
+    if overlay is not None:
+        drawn["overlay"] = plots.draw_overlay(overlay)
     page = fill_template(
         "quantization.html.j2",
         needed_for="report.html",

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from edgeyolo.evaluation.curves import STEPS, Curves
 from edgeyolo.quantization.study.sensitivity import Sensitivity, SensitivityRow
 from edgeyolo.quantization.study.signal_left import SQNR_LIMIT_DB, LayerSignal
 from edgeyolo.report.figures import (
@@ -21,9 +25,48 @@ from edgeyolo.report.figures import (
 )
 from edgeyolo.report.page import ap_text
 from edgeyolo.report.quantization import ArtefactRow, QatHistory
+from edgeyolo.spec.transfer import ScoreTransfer
 
 _MOST_BARS = 40
+_MOST_CLASSES = 6  # with curves of their own
 _NOISY_DB = 20.0  # an error of a tenth of the signal
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """The float model and an int8 artefact on the same pictures.
+
+    Attributes:
+        names: of the classes that the rows of the curves are of.
+        transfer: what stands for the float model's thresholds.
+    """
+
+    float_model: Curves
+    artefact: Curves
+    names: Sequence[str]
+    transfer: ScoreTransfer
+
+
+def draw_overlay(overlay: Overlay) -> bytes:
+    """Precision over recall and F1 over the score asked for, float and int8, of the first classes that have objects."""
+    rows = [k for k in range(len(overlay.names)) if not np.isnan(overlay.float_model.f1[k]).any()][:_MOST_CLASSES]
+    figure = make_figure(10, 0.4 + 2.4 * max(len(rows), 1))
+    grid = figure.subplots(max(len(rows), 1), 2, squeeze=False)
+    wanted = overlay.transfer.score_threshold
+    for k, (recall, score) in zip(rows, grid, strict=False):
+        name = overlay.names[k]
+        for curves, colour, label in ((overlay.float_model, GREEN, "float"), (overlay.artefact, BLUE, "int8")):
+            recall.plot(STEPS, curves.precision[k], color=colour, lw=1.6, label=label)
+            score.plot(STEPS, curves.f1[k], color=colour, lw=1.6, label=label)
+        score.axvline(wanted, color=GREEN, lw=1, ls="--")
+        score.axvline(overlay.transfer.maps[name].of(wanted), color=BLUE, lw=1, ls="--")
+        recall.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+        score.set(xlabel="score asked for", ylabel="F1", xlim=(0, 1), ylim=(0, 1.02))
+        for axes in (recall, score):
+            axes.set_title(*plain_names([name]), fontsize=10)
+            tidy_axes(axes)
+        recall.legend(frameon=False, loc="lower left")
+    return encode_png(figure)
 
 
 def draw_ap(rows: Sequence[ArtefactRow]) -> bytes:

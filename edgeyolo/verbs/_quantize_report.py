@@ -9,21 +9,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeyolo.spec.detecting import DEFAULT_SCORE_THRESHOLD
 from edgeyolo.spec.errors import MissingPackageError
 from edgeyolo.spec.machine import processor_name
 from edgeyolo.spec.model import Latency, Score
 from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.qparams import load_qparams
-from edgeyolo.spec.target import Precision
+from edgeyolo.spec.target import Precision, needs_scales
+from edgeyolo.spec.transfer import DEFAULT_MATCH, ScoreTransfer
 from edgeyolo.verbs._artefacts import Built, open_built, time_session
-from edgeyolo.verbs._evaluate import measure_artefact
+from edgeyolo.verbs._evaluate import measure_and_see, measure_artefact
+from edgeyolo.verbs._thresholds import compare_scores
 
 if TYPE_CHECKING:
     from edgeyolo.quantization.quantize import Quantized
     from edgeyolo.quantization.recover.qat import QatResult
     from edgeyolo.quantization.study.budget import BudgetResult
     from edgeyolo.report.quantization import BudgetTrail, EngineDifference, QatHistory, WorstPicture
-    from edgeyolo.spec.detections import Image
+    from edgeyolo.report.quantization_plots import Overlay
+    from edgeyolo.spec.detections import Detections, Image
     from edgeyolo.spec.receptive_field import ReceptiveField
     from edgeyolo.verbs._quantize import Findings, Job
 
@@ -78,10 +82,12 @@ def report_on(job: Job, found: Findings, scores: Sequence[Score], folder: Path) 
         qat=qat_history(found.qat),
         budget=budget_trail(found.budget, job.options.max_drop, job.options.target),
         parity=tuple(measured.differences),
+        findings=quantized.calibration.findings,
+        transfers=tuple(measured.transfers),
         worst=measured.worst,
     )
     try:
-        write_report(folder, report, measured.worst_jpegs)
+        write_report(folder, report, measured.worst_jpegs, measured.overlay)
     except MissingPackageError as error:
         logger.warning("report.json is written, report.html is not: %s", error)
     return tuple(measured.scores)
@@ -123,6 +129,9 @@ class EngineFigures:
         self.size_bytes: dict[str, int] = {}
         self.latencies: dict[str, Latency] = {}
         self.differences: list[EngineDifference] = []
+        self.transfers: list[ScoreTransfer] = []
+        self.overlay: Overlay | None = None
+        self._expected: dict[int, Detections] = {}
         self.worst: tuple[WorstPicture, ...] = ()
         self.worst_jpegs: dict[str, bytes] = {}
         for runnable in list_runnable():
@@ -139,11 +148,37 @@ class EngineFigures:
 
     def _measure(self, built: Built, *, is_timed: bool) -> None:
         data, name = self._job.scored_data, built.name
-        score = measure_artefact(built.session, built.artefact, built.spec, data, progress=self._job.progress)
+        measured = (built.session, built.artefact, built.spec, data)
+        if needs_scales(built.artefact.precision):
+            score, seen = measure_and_see(*measured, progress=self._job.progress)
+            self._compare_thresholds(name, seen)
+        else:
+            score = measure_artefact(*measured, progress=self._job.progress)
         self.scores.append(score)
         self.size_bytes[name] = built.size_bytes
         if is_timed:
             self.latencies[name] = time_session(built.session, built.spec, data, device=processor_name())
+
+    def _compare_thresholds(self, name: str, seen: dict[int, Detections]) -> None:
+        """What stands for thresholds of the float model, and for the first artefact curves of both."""
+        from edgeyolo.evaluation.curves import measure_curves
+        from edgeyolo.evaluation.measure import detect_everyday
+        from edgeyolo.report.quantization_plots import Overlay
+        from edgeyolo.training.torch_session import TorchSession
+
+        data, spec = self._job.scored_data, self._job.source.record.model
+        if not self._expected:
+            session = TorchSession(self._quantized.reference)
+            self._expected = detect_everyday(session, spec, data, progress=self._job.progress)
+        if not any(map(len, self._expected.values())):
+            return
+        transfer = compare_scores(
+            self._expected, seen, data, name, score_threshold=DEFAULT_SCORE_THRESHOLD, match=DEFAULT_MATCH
+        )
+        self.transfers.append(transfer)
+        if self.overlay is None:
+            curves = [measure_curves(found, data) for found in (self._expected, seen)]
+            self.overlay = Overlay(curves[0], curves[1], data.class_names, transfer)
 
     def _compare(self, built: Built) -> None:
         """Raw maps against fake-quant, and the pictures on which boxes differ most from those of the float model."""

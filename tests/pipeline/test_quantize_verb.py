@@ -64,7 +64,11 @@ def test_the_report_has_a_row_for_every_engine(whole_way: WholeWay, tmp_path: Pa
     assert [row["path"] for row in report["signal"]] == list(layers)
     rows = report["sensitivity"]["rows"]
     assert len(rows) == report["groups"] and rows[0]["map_float"] is not None and rows[1]["map_float"] is None
+    assert {row["artefact"] for row in report["transfers"]} == {name for name in names[2:] if name.endswith("int8")}
+    for row in report["transfers"]:
+        assert row["overall"]["float_model"]["right"] > 0 and set(row["maps"]) == set(report["model"]["class_names"])
     html = (out / "report.html").read_text()
+    assert 'id="thresholds"' in html and "F1 of float and int8" in html
     assert all(name in html for name in names) and "http" not in html.replace("http://www.w3.org", "")
     assert "scale groups" in result.explanation and "head output" in result.explanation
     assert (out / "graph.dot").read_text().startswith("digraph") and (out / "sensitivity.png").stat().st_size > 1000

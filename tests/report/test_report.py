@@ -17,6 +17,7 @@ from edgeyolo.quantization.study.signal_left import SQNR_LIMIT_DB, LayerSignal
 from edgeyolo.report import QuantizationReport, artefact_rows, write_report
 from edgeyolo.report import quantization_plots as plots
 from edgeyolo.report.quantization import BudgetTrail, EngineDifference, Provenance, QatHistory, WorstPicture
+from edgeyolo.spec.calibration_finding import CalibrationFinding
 from edgeyolo.spec.errors import MissingPackageError
 from edgeyolo.spec.model import AnchorDecode, InputSpec, Latency, ModelSpec, Score
 from edgeyolo.spec.receptive_field import ReceptiveField
@@ -228,6 +229,17 @@ def test_levels_stand_beside_anchors_and_objects(tmp_path: Path) -> None:
     text, page = read_page(tmp_path)
     assert page.rows["fields"][1] == ["8", "795 x 771", "131", "8 x 8"]
     assert "8, 30, 88 px" in text
+
+
+def test_what_is_wrong_with_calibration_pictures_is_told(tmp_path: Path) -> None:
+    found = CalibrationFinding(
+        fault="held-out", verdict="accepted", value=0.25, limit=0.02, what=f"a quarter of {NASTY}", hint="Take others"
+    )
+    report = small_report(findings=(found,))
+    write_report(tmp_path, report, {})
+    assert load_json(tmp_path / "report.json", QuantizationReport) == report
+    _, page = read_page(tmp_path)
+    assert page.rows["findings"][1] == ["held-out", "accepted", "0.25", "0.02", f"a quarter of {NASTY}. Take others."]
 
 
 def test_the_headline_names_the_worst_artefact_that_ships(tmp_path: Path) -> None:
