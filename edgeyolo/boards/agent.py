@@ -204,18 +204,18 @@ class Upload:
         return {}
 
 
-def lacking(wheels: list[str]) -> dict[str, Any]:
-    """Which of the wheels, by digest, are not unpacked here."""
-    return {"lacking": [sha256 for sha256 in wheels if not (_place() / "wheels" / sha256).is_dir()]}
+def lacking(archives: list[str]) -> dict[str, Any]:
+    """Which of the archives, by digest, are not unpacked here."""
+    return {"lacking": [sha256 for sha256 in archives if not (_place() / "unpacked" / sha256).is_dir()]}
 
 
 def unpack(path: str, sha256: str) -> dict[str, Any]:
-    """Unpack a wheel that was sent into a folder of its own, which Python can be given; the archive goes.
+    """Unpack an archive that was sent, a wheel as Python wants it, into a folder of its own; the archive goes.
 
     Source: PyPA specifications, Binary distribution format.
     """
     with _alone():
-        folder = _place() / "wheels" / sha256
+        folder = _place() / "unpacked" / sha256
         work = Path(f"{folder}.tmp")
         shutil.rmtree(work, ignore_errors=True)
         with zipfile.ZipFile(path) as archive:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeyolo.backends import load_engine
+from edgeyolo.boards.pictures import SPLIT
 from edgeyolo.boards.wheels import BoardPython, collect_wheels
 from edgeyolo.boards.wire import Wire
 from edgeyolo.bundle import read_manifest
@@ -57,16 +58,7 @@ class Workplace:
         wheels = {
             sha256_of(path): path for path in collect_wheels(wanted, python, wheelhouse=wheelhouse, progress=progress)
         }
-        lacking = wire.ask("lacking", wheels=list(wheels))["lacking"]
-        _check_room([wheels[sha256] for sha256 in lacking], wire)
-        for done, sha256 in enumerate(lacking):
-            path = wheels[sha256]
-            progress.step(f"{self._host}: environment", done, len(lacking), path.name)
-            place = self._carry(path)
-            wire.ask("unpack", path=place, sha256=sha256)
-        if lacking:
-            progress.step(f"{self._host}: environment", len(lacking), len(lacking))
-        folders = [posixpath.join(wire.facts["place"], "wheels", sha256) for sha256 in wheels]
+        folders = self._unpack(wheels, progress)
         self._environment = {
             "PYTHONPATH": ":".join(folders),
             "PYTHONNOUSERSITE": "1",
@@ -85,6 +77,26 @@ class Workplace:
         """
         carried = [word for option, path in (files or {}).items() for word in (option, self._carry(path))]
         return self._edgeyolo("bench", self._carry(bundle), *options, *carried)
+
+    def evaluate(self, bundle: Path, pictures: Path, options: Sequence[str]) -> dict[str, Any]:
+        """Measure a bundle's accuracy there, and give what its `evaluate --json` says; errors as `bench`.
+
+        Args:
+            pictures: that `pack_split` wrote.
+        """
+        (folder,) = self._unpack({sha256_of(pictures): pictures}, SILENT)
+        return self._edgeyolo("evaluate", self._carry(bundle), "--data", folder, "--split", SPLIT, *options)
+
+    def _unpack(self, archives: Mapping[str, Path], progress: Progress) -> list[str]:
+        """Carry archives, by their digests, and unpack each, unless it is there; the folders on the board."""
+        lacking = self._wire.ask("lacking", archives=list(archives))["lacking"]
+        _check_room([archives[sha256] for sha256 in lacking], self._wire)
+        for done, sha256 in enumerate(lacking):
+            progress.step(f"{self._host}: environment", done, len(lacking), archives[sha256].name)
+            self._wire.ask("unpack", path=self._carry(archives[sha256]), sha256=sha256)
+        if lacking:
+            progress.step(f"{self._host}: environment", len(lacking), len(lacking))
+        return [posixpath.join(self._wire.facts["place"], "unpacked", sha256) for sha256 in archives]
 
     def _edgeyolo(self, *words: str) -> dict[str, Any]:
         command = [self._wire.address.python, "-m", "edgeyolo", *words, "--json"]
@@ -152,16 +164,16 @@ def _check_machine(manifest: Manifest, python: BoardPython, bundle: Path, host: 
         )
 
 
-def _check_room(wheels: Sequence[Path], wire: Wire) -> None:
-    """Raise OutputError where the wheels, unpacked, do not fit on the board's disk."""
+def _check_room(archives: Sequence[Path], wire: Wire) -> None:
+    """Raise OutputError where archives, unpacked, do not fit on the board's disk."""
     needed = 0
-    for wheel in wheels:
-        with zipfile.ZipFile(wheel) as archive:
+    for path in archives:
+        with zipfile.ZipFile(path) as archive:
             needed += sum(entry.file_size for entry in archive.infolist())
-    needed += max((wheel.stat().st_size for wheel in wheels), default=0)
+    needed += max((path.stat().st_size for path in archives), default=0)
     if needed > wire.facts["free_bytes"]:
         raise OutputError(
-            f"the board's disk has no room: {needed // _MIB} MiB are needed for edgeyolo and the engine, and "
+            f"the board's disk has no room: {needed // _MIB} MiB are needed, and "
             f"{wire.facts['free_bytes'] // _MIB} MiB are free",
             where=wire.address.host,
             hint="Make room on the board",

@@ -1,7 +1,8 @@
-"""What `bench` and `deploy` do with boards at the end of a wire: who is asked, and how the answers are shown."""
+"""What `bench`, `evaluate` and `deploy` do with boards at the end of a wire: who is asked, how answers are shown."""
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgeyolo.cli._bench import check_gate, write_csv
 from edgeyolo.cli.console import Console
 from edgeyolo.spec.benchmark import Spread
 from edgeyolo.spec.boards import FleetBoard, FleetOptions, HostOptions
+from edgeyolo.spec.deploying import EvaluateOptions
 from edgeyolo.spec.detecting import BenchOptions
 from edgeyolo.spec.errors import EdgeYoloError, UnfinishedError, UsageError
 from edgeyolo.spec.progress import Progress
@@ -61,6 +63,34 @@ def bench_on_hosts(console: Console, bundle: Path, options: BenchOptions, hosts:
         check_gate(Spread(**record["spread"]["total"]), options.max_ms, record["host"], console)
     if options.csv is not None:
         write_csv(options.csv, records, console)
+
+
+def evaluate_on_hosts(console: Console, bundle: Path, data: Path, options: EvaluateOptions, hosts: HostOptions) -> None:
+    """Measure a bundle's accuracy on every host."""
+    from edgeyolo import verbs
+    from edgeyolo.boards.pictures import pack_split
+    from edgeyolo.boards.work import Workplace
+    from edgeyolo.data.dataset import open_dataset
+
+    if options.record or options.reference is not None:
+        raise UsageError("--record and --reference are not for boards over ssh", hint="Leave them out")
+    dataset = open_dataset(data, options.split or verbs.validation_split(data))
+    words = ["--threads", str(options.threads), *(("--nms", options.nms) if options.nms else ())]
+    with tempfile.TemporaryDirectory(prefix="edgeyolo-") as folder:
+        pictures = Path(folder) / f"{dataset.split}.zip"
+        with console.show_progress() as shown:
+            pack_split(dataset, pictures, shown)
+
+        def job(wire: Wire, progress: Progress) -> dict[str, Any]:
+            place = Workplace(wire, bundle, extras=["evaluate"], wheelhouse=hosts.wheelhouse, progress=progress)
+            score = place.evaluate(bundle, pictures, words) | {"data": dataset.name, "split": dataset.split}
+            if hosts.clean:
+                wire.ask("clean")
+            return {"host": wire.address.host, **score}
+
+        scores = _at_hosts(console, hosts, job)
+    columns = ("host", "artefact", "split", "images", "boxes", "ap", "ap50", "ap75")
+    console.show_table(columns, [tuple(score[column] for column in columns) for score in scores])
 
 
 def install_on_hosts(console: Console, bundle: Path, hosts: HostOptions) -> None:

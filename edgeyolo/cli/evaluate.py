@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from edgeyolo.cli.console import Console
+from edgeyolo.spec.boards import HostOptions
 from edgeyolo.spec.deploying import EvaluateOptions
 from edgeyolo.spec.machine import is_first_process
 
@@ -20,9 +21,15 @@ def evaluate(
     source: Annotated[Path, typer.Argument(help="Bundle (or its folder), checkpoint, or folder with a model.onnx.")],
     data: Annotated[Path, typer.Option(help="Data set.")],
     options: EvaluateOptions,
+    hosts: HostOptions,
 ) -> None:
-    """Measure accuracy (COCO definitions, AP in percent)."""
+    """Measure accuracy, here or on boards (COCO definitions, AP in percent)."""
     from edgeyolo import verbs
+    from edgeyolo.cli import _boards
+
+    if hosts.host:
+        _boards.evaluate_on_hosts(console, source, data, options, hosts)
+        return
 
     with console.show_progress() as progress:
         score = verbs.evaluate(

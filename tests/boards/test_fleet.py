@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgeyolo import verbs
 from edgeyolo.boards.fleet import load_fleet
+from edgeyolo.boards.pictures import pack_split
+from edgeyolo.data.dataset import open_dataset
+from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.spec.errors import FormatError, UnknownNameError, UsageError
 
 # A board's own Python has every package, so that wheels with nothing in them will do; `./python` is in its home.
@@ -97,6 +103,57 @@ def test_a_gate_holds_on_boards_and_nothing_is_left_there(boards: tuple, bundle:
     assert running.returncode == 4, errors
     assert json.loads(told)["boards"][0]["runs"] == 2
     assert [path.name for path in (left.home / ".cache/edgeyolo/boards").iterdir()] == ["lock"]
+
+
+def test_accuracy_on_a_board_is_that_of_here(
+    boards: tuple, model_folder: Path, wheelhouse: Path, tmp_path: Path
+) -> None:
+    """Boxes, classes and ignored objects arrive there as they are read here."""
+    left, _ = boards
+    draw_dataset(tmp_path / "drawn", {"val": 3}, image_hw=(64, 96))
+    drawn = open_dataset(tmp_path / "drawn", "val")
+    records = [dataclasses.replace(record, class_ids=record.class_ids % 2) for record in drawn.records]
+    pack_split(dataclasses.replace(drawn, class_names=("disc", "ring"), records=records), tmp_path / "shapes.zip")
+    with zipfile.ZipFile(tmp_path / "shapes.zip") as archive:
+        archive.extractall(tmp_path / "shapes")
+    bundle = verbs.deploy(model_folder, "host-onnx", tmp_path / "shapes.eyb").bundle
+    here = verbs.evaluate(bundle, tmp_path / "shapes")
+    hosts = [
+        "--host",
+        "left",
+        "--ssh-config",
+        left.ssh_config,
+        "--board-python",
+        "./python",
+        "--wheelhouse",
+        wheelhouse,
+    ]
+    running = start("evaluate", bundle, "--data", tmp_path / "shapes", *hosts)
+    told, errors = running.communicate(timeout=120)
+    assert running.returncode == 0, errors
+    (there,) = json.loads(told)["boards"]
+    assert (there["data"], there["split"], there["images"], there["boxes"]) == ("shapes", "val", 3, here.boxes)
+    assert there["ap50"] == pytest.approx(here.ap50) and there["per_class"].keys() == here.per_class.keys()
+
+
+def test_a_packed_split_reads_as_it_was(tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "shapes", {"test": 3}, image_hw=(64, 96))
+    given = open_dataset(tmp_path / "shapes", "test")
+    crowd = dataclasses.replace(
+        given.records[0],
+        ignored_boxes_xyxy=np.array([[1.5, 2, 30.25, 40]], np.float32),
+        ignored_class_ids=np.array([1]),
+    )
+    given = dataclasses.replace(given, records=[crowd, *given.records[1:]])
+    pack_split(given, tmp_path / "packed.zip")
+    with zipfile.ZipFile(tmp_path / "packed.zip") as archive:
+        archive.extractall(tmp_path / "packed")
+    read = open_dataset(tmp_path / "packed", "val")
+    assert read.class_names == given.class_names
+    for mine, theirs in zip(given.records, read.records, strict=True):
+        assert mine.image_path.read_bytes() == theirs.image_path.read_bytes()
+        for name in ("boxes_xyxy", "class_ids", "ignored_boxes_xyxy", "ignored_class_ids"):
+            np.testing.assert_allclose(getattr(mine, name), getattr(theirs, name), rtol=1e-6)
 
 
 def test_a_fleet_goes_on_where_it_stopped(boards: tuple, bundle: Path, wheelhouse: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_bench_and_deploy_on_an_emulated_arm_board(board, python_on_arm: Path, b
     assert record["spread"]["total"]["median_ms"] >= record["spread"]["network"]["median_ms"] > 0
     assert set(record) - {"host"} == set(BenchRecord.__struct_fields__)
 
-    environment = board.home / ".cache/edgeyolo/boards/wheels"
+    environment = board.home / ".cache/edgeyolo/boards/unpacked"
     made = {path: path.stat().st_ctime_ns for path in environment.iterdir()}
     assert len(made) > 10
     # The second time, neither is the index asked nor anything unpacked.
