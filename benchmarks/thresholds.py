@@ -4,9 +4,9 @@
         --case ppyoloe-s runs/ppyoloe/int8 --planted ppyoloe-s runs/ppyoloe/int8 head_.*class_attention 0.3
 
 Thresholds are found on val and measured on test, pictures that had no part in them. A planted case is a folder whose
-scales of the inputs of some layers are made so much smaller that their values clip: scores move, and AP hardly does. Two
-other ways to find thresholds stand beside ours: where precision on val is nearest to the float model's, and where int8
-has as many detections. Writes benchmarks/results/thresholds.json.
+scales of the inputs of some layers are made so much smaller that their values clip: scores move, and AP hardly does.
+Two other ways to find thresholds stand beside ours: where precision on val is nearest to the float model's, and where
+int8 has as many detections. Writes benchmarks/results/thresholds.json.
 """
 
 from __future__ import annotations
