@@ -20,7 +20,9 @@ PANEL = "The way to a board"
 
 def estimate(
     console: Console,
-    source: Annotated[Path, typer.Argument(help="Bundle, folder from `edgeyolo quantize`, or a float checkpoint.")],
+    source: Annotated[
+        Path, typer.Argument(help="Bundle, folder from `edgeyolo quantize`, checkpoint, or name of a model.")
+    ],
     options: EstimateOptions,
 ) -> None:
     """Say how long a network takes on a board before you have it, as a range."""

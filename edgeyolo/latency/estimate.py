@@ -100,7 +100,7 @@ def _on_processor(network: Network, name: str, threads: int, without: str) -> Es
         coverage=COVERAGE,
         method="timed here" if is_timed else "by layers",
         rests_on=("measured", "counted", "published") if is_timed else ("counted", "published"),
-        sources=(board.source,),
+        sources=(board.source, *([f"one thread of {load_known().measured_on}"] if is_timed else [])),
     )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
 from edgeyolo.spec.latency import Estimate, EstimateOptions
-from edgeyolo.spec.model import ModelRecord, ModelSpec
+from edgeyolo.spec.model import ModelRecord
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.settings import check_settings
@@ -48,20 +48,22 @@ class EstimateResult:
 
 @dataclass(frozen=True)
 class _Source:
-    """A network to be estimated: what it is, and how to open it here in one thread."""
+    """A network to be estimated: what it is, and how to open it here in one thread, where it can be."""
 
-    spec: ModelSpec
-    target: str
+    name: str
+    image_hw: tuple[int, int]
     precision: Precision
-    convolutions: list[Convolution]
-    open: Callable[[], Session]
+    convolutions: Sequence[Convolution]
+    open: Callable[[], Session] | None
+    target: str = ""
 
 
 def estimate(source: Path, options: EstimateOptions | None = None, *, progress: Progress = SILENT) -> EstimateResult:
     """How long a network takes on boards that are not here, as ranges.
 
     Args:
-        source: a bundle for an ncnn board, a folder that `quantize` wrote, or a float checkpoint.
+        source: a bundle for an ncnn board, a folder that `quantize` wrote, a float checkpoint, or the name of a model,
+            which is not timed here.
 
     Raises:
         UnknownNameError: no such board. UsageError: no board given, a bundle that does not say what it computes, a
@@ -76,7 +78,10 @@ def estimate(source: Path, options: EstimateOptions | None = None, *, progress: 
     named = [board for name in options.board for board in _boards_of(name)]
     with _opened(source, options.precision) as network:
         boards = _choose_boards(named, network.target, options)
-        here, notes = _time(network, progress) if options.measure and _any_processor(boards) else (None, [])
+        here: HereTime | None = None
+        notes: list[str] = []
+        if options.measure and network.open is not None and _any_processor(boards):
+            here, notes = _time(network, network.open, progress)
         found = []
         for board in boards:
             wanted = Network(
@@ -94,7 +99,7 @@ def estimate(source: Path, options: EstimateOptions | None = None, *, progress: 
     from edgeyolo.spec.work import count_gflops
 
     ordered = tuple(sorted(found, key=lambda one: one.middle_ms))
-    return EstimateResult(network.spec.name, count_gflops(network.convolutions), ordered, here, tuple(notes))
+    return EstimateResult(network.name, count_gflops(network.convolutions), ordered, here, tuple(notes))
 
 
 def _boards_of(name: str) -> list[str]:
@@ -129,6 +134,9 @@ def _opened(source: Path, precision: Precision | None) -> Iterator[_Source]:
         if source.suffix == ".eyb" or (source / "manifest.json").is_file():
             yield from _of_bundle(source, precision)
             return
+        if not source.exists() and (model := _of_model(str(source), precision)) is not None:
+            yield model
+            return
         with model_folder(source) as folder:
             record = load_json(folder / "model.json", ModelRecord)
             check_onnx(folder, record)
@@ -142,8 +150,8 @@ def _opened(source: Path, precision: Precision | None) -> Iterator[_Source]:
             built: Precision = chosen if chosen in here.precisions else "fp32"
             artefact = backends.build(folder / "model.onnx", record.model, qparams, here, out, precision=built)
             yield _Source(
-                record.model,
-                "",
+                record.model.name,
+                record.model.input.image_hw,
                 chosen,
                 engine.list_convolutions(out, artefact, record.model),
                 lambda: backends.open_artefact(out, artefact, record.model, threads=1),
@@ -169,15 +177,29 @@ def _of_bundle(source: Path, precision: Precision | None) -> Iterator[_Source]:
         except UsageError as error:
             raise UsageError(error.what, where=source, hint=error.hint) from None
         yield _Source(
-            manifest.model,
-            manifest.target,
+            manifest.model.name,
+            manifest.model.input.image_hw,
             manifest.artefact.precision,
             convolutions,
             lambda: open_session(bundle.folder, manifest, threads=1),
+            manifest.target,
         )
 
 
-def _time(network: _Source, progress: Progress) -> tuple[HereTime | None, list[str]]:
+def _of_model(name: str, precision: Precision | None) -> _Source | None:
+    """A model of the registry at its own size, in int8 if nothing else is said; None where it has none of the name."""
+    from edgeyolo import models
+
+    if name not in models.model_names():
+        return None
+    chosen = precision or "int8"
+    convolutions = [replace(one, is_int8=needs_scales(chosen)) for one in models.convolutions_of(name)]
+    return _Source(name, (0, 0), chosen, convolutions, None)
+
+
+def _time(
+    network: _Source, open_session: Callable[[], Session], progress: Progress
+) -> tuple[HereTime | None, list[str]]:
     """Its time here, and what to say of it; none where it does not run here."""
     import numpy as np
 
@@ -187,12 +209,12 @@ def _time(network: _Source, progress: Progress) -> tuple[HereTime | None, list[s
     progress.step("estimate", 0, 1, "timing it on this computer, in one thread")
     try:
         rulers = backends.load_engine(_ENGINE).open_rulers()
-        session = network.open()
+        session = open_session()
     except (MissingPackageError, BackendError) as error:
         progress.step("estimate", 1, 1, "not timed")
         return None, [f"It was not timed here, so the ranges are wider: {error}"]
     try:
-        images = np.zeros((1, 3, *network.spec.input.image_hw), np.float32)
+        images = np.zeros((1, 3, *network.image_hw), np.float32)
         here = time_here(lambda: session.run(images), network.convolutions, rulers)
     finally:
         session.close()

@@ -73,6 +73,17 @@ def test_what_says_too_little_is_refused(model_folder: Path, bundle: Path) -> No
         verbs.estimate(model_folder, EstimateOptions(board=("rockchip-rk3588-npu",)))
 
 
+def test_a_model_by_its_name_is_one_of_the_list() -> None:
+    found = verbs.estimate(Path("yolox-nano"), EstimateOptions(board=("raspberry-pi-5", "rockchip-rk3588-npu")))
+    assert {one.board: (one.method, one.precision) for one in found.estimates} == {
+        "raspberry-pi-5": ("by layers", "int8"),
+        "rockchip-rk3588-npu": ("interpolated", "int8"),
+    }
+    assert found.here is None and found.gflops == pytest.approx(
+        1.08, rel=0.05
+    )  # its authors count more than convolutions
+
+
 def test_models_are_sorted_by_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     known = ["yolov8n", "yolov7-nano", "yolox-nano"]
     monkeypatch.setattr(models, "model_names", lambda: known)
