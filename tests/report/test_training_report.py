@@ -85,10 +85,10 @@ def make_record(class_names: tuple[str, ...], epochs: int = 2) -> tuple[Checkpoi
         name="yolov7-nano",
         activation=model.config.activation,
         class_names=class_names,
-        input=model.make_input_spec((64, 64)),
+        input=model.make_input_spec((64, 96)),
         decode=model.decode,
     )
-    config = TrainConfig(model="yolov7-nano", epochs=epochs, image_size=64, batch=4)
+    config = TrainConfig(model="yolov7-nano", epochs=epochs, image_size="64x96", batch=4)
     rows = [
         EpochRow(
             epoch=i,
@@ -161,7 +161,7 @@ def test_the_first_batches_are_those_of_the_run(drawn: tuple[Dataset, Dataset]) 
     config = msgspec.structs.replace(record.config, seed=3, batch=3, augment=AugmentConfig(mosaic=0.5))
     record = msgspec.structs.replace(record, config=config)
     loader = make_loader(
-        train, EpochOrder(len(train), 3, 3), input_spec=InputSpec(image_hw=(64, 64)), augment=config.augment
+        train, EpochOrder(len(train), 3, 3), input_spec=InputSpec(image_hw=(64, 96)), augment=config.augment
     )
     loader.start_epoch(0)
     for mine, theirs in zip(first_batches(record, train, count=6), loader, strict=True):

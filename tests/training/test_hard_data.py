@@ -81,7 +81,7 @@ def test_one_picture_of_one_cell_is_explained(model: str, tmp_path: Path) -> Non
 def test_pictures_of_every_size(tmp_path: Path) -> None:
     sizes_hw = [(8, 8), (3000, 4000), (1, 3000), (3000, 1), (50, 60), (1, 1)]
     data = draw(tmp_path, sizes_hw, [[0], [0, 1], [1], [0], [1], [0]])
-    losses_of(data, tmp_path / "run", multi_scale=0.5)
+    losses_of(data, tmp_path / "run", multi_scale=0.5, image_size="64x96")
 
 
 def test_a_picture_that_breaks_between_epochs_is_named_and_replaced(

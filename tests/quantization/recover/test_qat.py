@@ -353,7 +353,7 @@ def test_the_detection_loss_of_the_model_can_join(name: str, case: Case, tmp_pat
     else:
         model = models.create(name, classes)
     spec = msgspec.structs.replace(
-        case.spec, name=model.config.name, input=model.make_input_spec((64, 64)), decode=model.decode
+        case.spec, name=model.config.name, input=model.make_input_spec((64, 96)), decode=model.decode
     )
     small = replace(
         case,
