@@ -16,6 +16,7 @@ from edgeyolo.spec.progress import Progress
 from edgeyolo.spec.qparams import CalibrationRecord, save_qparams
 from edgeyolo.spec.quantizing import QUANTIZED_FILES, QuantizeOptions
 from edgeyolo.spec.recipe import load_recipe
+from edgeyolo.spec.sizes import image_hw_of, image_size_of
 from edgeyolo.spec.strict import encode_json, load_json
 from edgeyolo.verbs._artefacts import measure_built
 from edgeyolo.verbs._deploy import check_onnx
@@ -55,6 +56,10 @@ def quantize_imported(
     check_recipe(settings, where=source)
     check_replaceable(out, QUANTIZED_FILES, sources=(source, data))
     record = load_json(source / "model.json", ModelRecord)
+    image_hw = record.model.input.image_hw
+    if options.image_size is not None and image_hw_of(options.image_size) != image_hw:
+        hint = "Import the file again with --image-size"
+        raise UsageError(f"its graph is for {image_size_of(image_hw)} pixels", where=source, hint=hint)
     check_onnx(source, record)
     train_data, choice_data = open_training_data(data)
     if options.needs_labels:

@@ -123,6 +123,8 @@ def test_what_needs_torch_or_cannot_be_quantized_is_said(foreign: Path, tmp_path
     for flags in ({"qat": True}, {"max_drop": 1.0}, {"sensitivity": True}):
         with pytest.raises(UsageError, match="needs a network that torch computes"):
             verbs.quantize(foreign / "raw", data, out, options=verbs.QuantizeOptions(**flags))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="for 64 pixels"):
+        verbs.quantize(foreign / "raw", data, out, options=verbs.QuantizeOptions(image_size=128))
     with pytest.raises(UsageError, match=r"needs a network of torch.*int8-mse"):
         verbs.quantize(foreign / "raw", data, out, recipe="int8-output")
     recipe = tmp_path / "none.toml"

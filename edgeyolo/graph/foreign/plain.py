@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeyolo.graph.foreign.focus import fold_focus
-from edgeyolo.graph.foreign.reading import picture_input
+from edgeyolo.graph.foreign.reading import node_label, picture_input
 from edgeyolo.spec.detections import Float32
 from edgeyolo.spec.errors import BackendError
 from edgeyolo.spec.packages import import_package
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 OPSET = 19  # the first whose QuantizeLinear takes fp16 scales, as our own exports have it
 _OLDEST = 7  # from which opsets are converted
 _SIDES = (32, 8192)
+_MOST_ELEMENTS = 1 << 28  # of one tensor
 _TOLERANCE = 1e-4  # of the range of each output, before and after
 
 
@@ -36,6 +38,7 @@ def plain_graph(model: ModelProto, image_hw: tuple[int, int] | None, *, where: P
             converted, or a graph that gives other numbers afterwards.
     """
     result = _with_size(model, image_hw, where)
+    _check_elements(result, where)
     before = _run(result, where)
     result = fold_focus(_simplified(_converted(result, where), where))
     for old, new in zip(before, _run(result, where), strict=True):
@@ -129,6 +132,15 @@ def _with_size(model: ModelProto, image_hw: tuple[int, int] | None, where: Path)
     for entry in graph.output:
         entry.type.tensor_type.ClearField("shape")
     return result
+
+
+def _check_elements(model: ModelProto, where: Path) -> None:
+    """Raise BackendError for a tensor too large to be computed, before anything is."""
+    shapes = infer_shapes(model)
+    for node in model.graph.node:
+        for name in node.output:
+            if math.prod(shapes.get(name, ())) > _MOST_ELEMENTS:
+                raise BackendError(f"{node_label(node)} would hold {list(shapes[name])} values", where=where)
 
 
 def _converted(model: ModelProto, where: Path) -> ModelProto:

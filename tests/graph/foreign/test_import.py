@@ -198,6 +198,11 @@ def _half(model: onnx.ModelProto) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float16), "a_weight"))
 
 
+def _huge(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1 << 40]), "many"))
+    model.graph.node.append(helper.make_node("ConstantOfShape", ["many"], ["zeros"], "the_huge"))
+
+
 def _second_input(model: onnx.ModelProto) -> None:
     model.graph.input.append(helper.make_tensor_value_info("scale_factor", TensorProto.FLOAT, [1, 2]))
 
@@ -221,6 +226,7 @@ def _external(model: onnx.ModelProto) -> None:
         (_suppression, r"NonMaxSuppression 'the_nms' chooses boxes.*Export without NMS"),
         (_quantized, r"QuantizeLinear 'the_q': the graph is quantized already"),
         (_half, r"weight 'a_weight' is float16.*Export in float32"),
+        (_huge, r"ConstantOfShape 'the_huge' would hold \[1099511627776\] values"),
         (_second_input, r"has 2 inputs \('input.1', 'scale_factor'\)"),
         (_channels_last, r"not \(B, 3, H, W\) float32"),
         (_external, r"kept in another file"),
