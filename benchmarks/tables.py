@@ -310,6 +310,7 @@ def latency() -> str:
         if row["threads"] != "1" or row["board"] == "all":
             rows.append([row["board"], row["threads"], row["method"], *_off(row)])
     rows += [["all", "all", "timed on another x86 computer", *_off(row)] for row in found["elsewhere"]]
+    rows += [[f"{row['board']}, older ncnn", row["threads"], row["method"], *_off(row)] for row in found["older"]]
     rows += [[row["board"], "", row["method"], *_off(row)] for row in found["points"] if row["board"] != "all"]
     headings = ["board", "threads", "way", "times", "median error", "nine of ten", "in the range", "range, times"]
     return markdown(headings, rows, words=3)

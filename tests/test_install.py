@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
+SHIPPED_KINDS = ("*.py", "*.j2", "*.toml", "*.json")
 SHIPPED = ("edgeyolo", "targets", "calib", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 
 
@@ -40,7 +41,7 @@ def test_wheel_carries_every_module_and_every_toml(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     package = ROOT / "edgeyolo"
-    modules = {str(path.relative_to(ROOT)) for kind in ("*.py", "*.j2") for path in package.rglob(kind)}
+    modules = {str(path.relative_to(ROOT)) for kind in SHIPPED_KINDS for path in package.rglob(kind)}
     tomls = {
         f"edgeyolo/_{path.parent.name}/{path.name}" for shelf in ("targets", "calib") for path in shelf_files(shelf)
     }
