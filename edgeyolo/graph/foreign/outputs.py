@@ -22,8 +22,7 @@ def with_outputs(model: ModelProto, described: Described) -> ModelProto:
     result = type(model)()
     result.CopyFrom(model)
     tensors = described.tensors or (_append_rows(result, described),)
-    for old, new in zip(tensors, output_names(len(tensors)), strict=True):
-        _rename(result, old, new)
+    _rename(result, dict(zip(tensors, output_names(len(tensors)), strict=True)))
     del result.graph.output[:], result.graph.value_info[:]
     names = output_names(len(tensors))
     result.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
@@ -85,10 +84,14 @@ class _Tail:
         return name
 
 
-def _rename(model: ModelProto, old: str, new: str) -> None:
+def _rename(model: ModelProto, names: dict[str, str]) -> None:
+    """Old -> new; another tensor that has a new name already gets one of its own."""
+    taken = {name: f"{name}/other" for name in names.values() if name not in names}
     for node in model.graph.node:
-        node.input[:] = [new if name == old else name for name in node.input]
-        node.output[:] = [new if name == old else name for name in node.output]
+        node.input[:] = [(taken | names).get(name, name) for name in node.input]
+        node.output[:] = [(taken | names).get(name, name) for name in node.output]
+    for tensor in model.graph.initializer:
+        tensor.name = taken.get(tensor.name, tensor.name)
 
 
 def _drop_unread(model: ModelProto) -> None:

@@ -159,6 +159,24 @@ def test_an_open_size_is_fixed_by_the_one_that_is_asked_for(tmp_path: Path, name
         verbs.import_graph(fixed, tmp_path / "other", ImportOptions(names=names, image_size=128))
 
 
+def test_tensors_that_are_called_like_ours_keep_out_of_the_way(tmp_path: Path, names: Path) -> None:
+    """A weight, a tensor inside, and two maps in the other order."""
+    network = make_foreign(PointStyle)
+    file = export_foreign(network, tmp_path / "detector.onnx", opset=17)
+    model = onnx.load(file)
+    maps = [node.output[0] for node in model.graph.node if node.op_type == "Conv"][-3:]
+    called = dict(zip(reversed(maps), ("map_0", "map_1", "map_2"), strict=True))
+    called |= {model.graph.node[0].output[0]: "map_3", model.graph.initializer[0].name: "map_4"}
+    for node in model.graph.node:
+        node.input[:] = [called.get(name, name) for name in node.input]
+        node.output[:] = [called.get(name, name) for name in node.output]
+    model.graph.initializer[0].name = "map_4"
+    file.write_bytes(model.SerializeToString())
+    spec = verbs.import_graph(file, tmp_path / "run", ImportOptions(names=names)).model
+    boxes, _ = decoded(tmp_path / "run", spec)
+    np.testing.assert_allclose(boxes, as_authors_read(network)[0], rtol=1e-4, atol=1e-3)
+
+
 def _one_node(operator: str, domain: str = "", **attributes: object) -> Callable[[onnx.ModelProto], None]:
     """Puts a node between the picture and the first convolution."""
 
