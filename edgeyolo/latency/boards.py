@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgeyolo.spec.errors import UnknownNameError
+from edgeyolo.spec.errors import UnknownNameError, UsageError
 from edgeyolo.spec.strict import decode_toml
 from edgeyolo.spec.target import Precision, list_targets, load_target, target_name
 
@@ -101,7 +101,7 @@ def boards_of(name: str) -> list[str]:
     """The board of that name, or the boards that run the bundles of a target of that name, or alias.
 
     Raises:
-        UnknownNameError: neither a board nor a target with boards; the message lists what is known.
+        UnknownNameError: neither a board nor a target. UsageError: a target of whose boards nothing is published.
     """
     if name in list_boards():
         return [name]
@@ -110,5 +110,6 @@ def boards_of(name: str) -> list[str]:
     if found:
         return found
     if target in list_targets():
-        raise UnknownNameError(f"latency, for nothing is published of {load_target(target).title}, of board", name, [])
+        what = f"nothing is published of how long networks take on {name} ({load_target(target).title})"
+        raise UsageError(what, hint=f"Boards that are known: {', '.join(list_boards())}")
     raise UnknownNameError("board", name, {*list_boards(), *(load_board(board).target for board in list_boards())})

@@ -17,12 +17,12 @@ from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.strict import load_json
 from edgeyolo.spec.target import Precision, load_target, needs_scales
+from edgeyolo.spec.work import Convolution, count_gflops
 from edgeyolo.verbs._deploy import check_onnx, model_folder
 
 if TYPE_CHECKING:
     from edgeyolo.backends import Session
     from edgeyolo.latency.here import HereTime
-    from edgeyolo.spec.work import Convolution
 
 _ENGINE = "ncnn"  # whose files say what a network computes, and which the boards were measured with
 
@@ -82,22 +82,16 @@ def estimate(source: Path, options: EstimateOptions | None = None, *, progress: 
         notes: list[str] = []
         if options.measure and network.open is not None and _any_processor(boards):
             here, notes = _time(network, network.open, progress)
+        known_ms, doubt = (None, 0.0) if here is None else (here.known_ms, here.doubt)
+        wanted = Network(network.convolutions, network.precision, known_ms, doubt)
         found = []
         for board in boards:
-            wanted = Network(
-                network.convolutions,
-                network.precision,
-                None if here is None else here.known_ms,
-                0.0 if here is None else here.doubt,
-            )
             try:
                 found.append(estimate_latency(wanted, board, threads=options.threads))
             except UsageError as error:
                 if board in named:
                     raise
                 notes.append(f"{board} is left out: {error.what}")
-    from edgeyolo.spec.work import count_gflops
-
     ordered = tuple(sorted(found, key=lambda one: one.middle_ms))
     return EstimateResult(network.name, count_gflops(network.convolutions), ordered, here, tuple(notes))
 
