@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -29,6 +30,7 @@ from edgeyolo.graph.half import cast_to_half, half_scales
 from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.runtime import Detector
 from edgeyolo.spec.errors import BackendError, FormatError, MissingPackageError, UnknownNameError, UsageError
+from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.target import Target, load_target
 
@@ -54,6 +56,11 @@ def write_graph(path: Path, nodes: list[Any], shape: list[Any], constants: dict[
 def one_conv(path: Path, shape: list[Any], weight: float = 1.0) -> Path:
     nodes = [helper.make_node("Conv", ["images", "w"], ["map_0"], "conv")]
     return write_graph(path, nodes, shape, {"w": np.full((4, 3, 1, 1), weight, np.float32)})
+
+
+def for_several(image_hw: tuple[int, int], batch: tuple[int, int]) -> ModelSpec:
+    spec = any_spec(image_hw)
+    return msgspec.structs.replace(spec, input=msgspec.structs.replace(spec.input, batch=batch))
 
 
 @pytest.mark.skipif(has_tensorrt, reason="tensorrt is installed here")
@@ -112,6 +119,29 @@ def test_an_open_batch_builds_with_a_profile(tmp_path: Path) -> None:
     build(path, SPEC, None, target, tmp_path / "out", precision="fp16")
     assert compile_for(tmp_path / "out/model.onnx", make_options(options), "fp16", capability="8.6")
     assert "--maxShapes=images:4x3x32x32" in (tmp_path / "out/trtexec.txt").read_text()
+
+
+@needs_rtx
+@pytest.mark.parametrize("batch", [(4, 4), (1, 4)])
+def test_a_graph_for_one_picture_becomes_a_plan_for_several(batch: tuple[int, int], tmp_path: Path) -> None:
+    path, spec = one_conv(tmp_path / "model.onnx", [1, 3, 32, 64]), for_several((32, 64), batch)
+    options = {"package": "tensorrt_rtx"}
+    target = Target(title="test", engine="tensorrt", precisions=("fp16",), engine_options=options)
+    artefact = build(path, spec, None, target, tmp_path / "out", precision="fp16")
+    assert artefact.options["max_batch"] == 4
+    assert compile_for(tmp_path / "out/model.onnx", make_options(artefact.options), "fp16", capability="8.6")
+    shapes = "--minShapes=images:1x3x32x64 --optShapes=images:4x3x32x64 --maxShapes=images:4x3x32x64"
+    assert (shapes in (tmp_path / "out/trtexec.txt").read_text()) == (batch == (1, 4))
+
+
+def test_dla_takes_a_fixed_number_of_pictures(tmp_path: Path) -> None:
+    path = one_conv(tmp_path / "model.onnx", [1, 3, 8, 8])
+    options = {"strongly_typed": False, "dla_core": 0}
+    target = Target(title="test", engine="tensorrt", precisions=("fp16",), dla_cores=1, engine_options=options)
+    with pytest.raises(
+        UsageError, match=r"DLA takes a fixed number of pictures, not 1 to 4\. Deploy it with --batch 4"
+    ):
+        build(path, for_several((8, 8), (1, 4)), None, target, tmp_path / "out", precision="fp16")
 
 
 @needs_rtx
