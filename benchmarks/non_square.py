@@ -6,7 +6,7 @@ Pictures of 1280x720 are made of four fields of view each, of the data set's val
 more the upper halves below; of an object that is cut, what shows is its box, and one of which less than half shows is
 left out. Either size shows them at half their size, as the network was trained. Each row is what `deploy` writes for
 this computer at either size, int8 calibrated anew for each, on 32 pictures; AP is of all pictures. Times are of whole
-calls on eight of them, in turns, the order changed from round to round; the ratio is that within a round, its median.
+calls on four of them, by one thread, in turns, the order changed from round to round; the ratio is that within a round, its median.
 The last row is the same at 384x640 with four pictures at a time, against one. Calibration and AP are kept in WORK for
 the same code.
 """
@@ -36,7 +36,7 @@ ROWS = (
     ("NCNN", "host-ncnn", "int8"),
     ("ONNX Runtime", "host-onnx", "fp32"),
 )
-TOGETHER, PICTURES, THREADS, WARM_UP = 4, 8, 2, 2
+TOGETHER, PICTURES, THREADS, WARM_UP = 4, 4, 1, 1
 FIELD_HW, FRAME_HW = (480, 640), (720, 1280)
 
 
