@@ -34,8 +34,8 @@ SMOKE = "import cv2, ncnn, numpy, platform; assert platform.machine() == 'aarch6
 TRIES, PAUSE_S = 3, 10
 MISSING = 3
 
-# The emulator is the dynamic one, because only that takes plugins; it runs with the libraries it was made for. What lies
-# under BOARD_ROOT is what the board's programs find under /, before what this machine has there.
+# The emulator is the dynamic one, because only that takes plugins; it runs with the libraries it was made for.
+# What lies under BOARD_ROOT is what the board's programs find under /, before what this machine has there.
 LAUNCHER = """\
 #!/bin/sh
 # Python 3.11 for aarch64; QEMU_CPU names the core, such as cortex-a53.
@@ -43,7 +43,8 @@ here=$(dirname "$(readlink -f "$0")")
 loader=$(echo "$here"/host/lib/*-linux-gnu/ld-linux-*.so.?)
 libraries=$(dirname "$loader"):$(echo "$here"/host/usr/lib/*-linux-gnu)
 emulator="$here/host/usr/bin/qemu-aarch64"
-exec "$loader" --library-path "$libraries" "$emulator" -L "${BOARD_ROOT:-$here/root}" "$here/root/usr/bin/python3.11" "$@"
+board="${BOARD_ROOT:-$here/root}"
+exec "$loader" --library-path "$libraries" "$emulator" -L "$board" "$here/root/usr/bin/python3.11" "$@"
 """
 
 APT_CONFIG = """\
