@@ -186,6 +186,19 @@ def little() -> str:
     return markdown([*headings, "on test", "AP of seeds on test", "s"], rows, words=3)
 
 
+def foreign() -> str:
+    """AP of weights that went three ways, and what int8 loses of the float graph's on each engine."""
+    rows, found = [], load("foreign")
+    for model in dict.fromkeys(row["model"] for row in found["rows"]):
+        for read in dict.fromkeys(row["read"] for row in found["rows"]):
+            aps = {row["artefact"]: row["ap"] for row in found["rows"] if (row["model"], row["read"]) == (model, read)}
+            if aps:
+                whole = aps.pop("onnxruntime fp32")
+                losses = [f"{ap:.2f} ({ap - whole:+.2f})" for ap in aps.values()]
+                rows.append([model if read == "our own export" else "", read, f"{whole:.2f}", *losses])
+    return markdown(["model", "read as", "float", *(f"{name} int8" for name in ENGINES.values())], rows, words=2)
+
+
 def host_cpu() -> str:
     """Engines on a desktop processor; beside it the same while one core is taken, where that was measured."""
     headings = ["engine", "ms", "of ncnn float32"]
@@ -351,6 +364,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rknn-zoo": rknn_zoo,
     "deployed": deployed,
     "figures": figures,
+    "foreign": foreign,
     "recipes": recipes,
     "calibration": calibration,
     "engines-apart": engines_apart,

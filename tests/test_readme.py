@@ -15,9 +15,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from foreign_detectors import DflStyle, export_foreign, make_foreign
 from official_files import write_official
 from shared import make_once
 
+from edgeyolo.data.dataset import open_dataset
 from edgeyolo.data.drawn import draw_dataset, draw_picture
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +77,10 @@ def test_every_command_runs(
         shutil.copytree(make_once(tmp_path_factory, "trained", train) / "runs", workspace / "runs")
     if document.name == "official-weights.md":
         write_official("yolox-nano", workspace / "yolox_nano.pth", monkeypatch, is_fresh=True)
+    if document.name == "foreign-onnx.md":
+        export_foreign(make_foreign(DflStyle), workspace / "detector.onnx", opset=17)
+        names = open_dataset(workspace / "cells", "train").class_names
+        (workspace / "names.txt").write_text("\n".join(names))
     for language, code in BLOCK.findall(document.read_text()):
         run_block(language, code, workspace)
     if document.name == "README.md":
