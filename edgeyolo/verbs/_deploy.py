@@ -318,7 +318,7 @@ def measured_here(
     manifest = with_score(manifest, score)
     try:
         transfer = find_thresholds(wanted, manifest, score.artefact, seen, dataset, progress)
-    except (MissingPackageError, DataError) as error:
+    except MissingPackageError as error:
         logger.warning("score thresholds stay those of the float model: %s", error)
         return manifest
     return msgspec.structs.replace(manifest, transfer=transfer)

@@ -132,3 +132,10 @@ def test_detections_are_judged_as_by_hand() -> None:
         assert sorted(got) == sorted(expected)
         assert judged.objects == sum(int((record.class_ids == class_id).sum()) for record in data.records)
     assert len(NAMES) == class_id + 1
+
+
+def test_where_nothing_is_found_thresholds_stay() -> None:
+    nothing = make_judged(np.zeros(0), np.zeros(0, bool))
+    found = transfer(nothing, nothing)
+    assert found.maps["a"].of(0.4) == pytest.approx(0.4) and found.maps["a"].is_pooled
+    assert found.overall.float_model.precision == -1.0
