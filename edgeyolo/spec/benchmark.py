@@ -56,7 +56,7 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Attributes:
         other: the bundle that the first one is compared with.
-        rounds: how often both were called.
+        rounds: in each of which both were loaded and called, several times in turns.
         total, network: median of the other's time / the first one's, for a picture, and the 95 % interval of that
             median.
     """

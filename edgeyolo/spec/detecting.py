@@ -78,7 +78,8 @@ class BenchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         max_ms: most milliseconds of a whole call, in the median and in the 90th percentile; exit code 4 where it is
             more.
         minutes: keep it busy for so long, in place of runs, and show each minute by itself, 0 for not.
-        compare: another bundle, called in turns with the first; gives the ratio of their times and its interval.
+        compare: another bundle, run in turns with the first in as many rounds as runs; gives the ratio of their times
+            and its interval.
         csv: file for the figures, a row per bundle and board.
     """
 
