@@ -6,9 +6,9 @@ Pictures of 1280x720 are made of four fields of view each, of the data set's val
 more the upper halves below; of an object that is cut, what shows is its box, and one of which less than half shows is
 left out. Either size shows them at half their size, as the network was trained. Each row is what `deploy` writes for
 this computer at either size, int8 calibrated anew for each, on 32 pictures; AP is of all pictures. Times are of whole
-calls on four of them, by one thread, in turns, the order changed from round to round; the ratio is that within a round, its median.
-The last row is the same at 384x640 with four pictures at a time, against one. Calibration and AP are kept in WORK for
-the same code.
+calls on four of them, by one thread, in turns, the order changed from round to round; the ratio is that within a round,
+its median. The last row is the same at 384x640 with four pictures at a time, against one. Calibration and AP are kept
+in WORK for the same code.
 """
 
 from __future__ import annotations

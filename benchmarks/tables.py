@@ -234,6 +234,19 @@ def doctor() -> str:
     return markdown(["model", "calibrated on", "found", "pictures"], rows, words=3)
 
 
+def non_square() -> str:
+    """A square input and one of the pictures' shape; or one picture at a time and four."""
+    rows = []
+    for row in load("non_square")["rows"]:
+        aps = [f"{row[f'ap_{size}']:.1f}" for size in ("640x640", "384x640")]
+        aps = ["", aps[1]] if "at a time" in row["engine"] else aps
+        times = [f"{row['before_ms']:.1f}", f"{row['after_ms']:.1f}", f"{row['ratio']:.2f}"]
+        engine, comma, how = row["engine"].partition(",")
+        rows.append([f"{engine} {row['precision']}{comma}{how}", *aps, *times, f"{row['network_ratio']:.2f}"])
+    headings = ["bundle", "AP at 640x640", "AP at 384x640", "ms before", "ms after", "ratio", "of the network alone"]
+    return markdown(headings, rows, words=1)
+
+
 def engines() -> str:
     """AP of one quantized folder on every engine, and how far apart those are that compute the same numbers."""
     models = load("engines")["models"]
@@ -379,6 +392,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engines-apart": engines_apart,
     "ablation": ablation,
     "host-cpu": host_cpu,
+    "non-square": non_square,
     "little": little,
     "arm": arm,
     "arm-cost": arm_cost,
