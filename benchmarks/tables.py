@@ -315,6 +315,31 @@ def rknn_accuracy() -> str:
     return markdown(["model", "artefact", "AP val", "test", "less ONNX Runtime's int8: val", "test"], rows, words=2)
 
 
+def handoffs() -> str:
+    """What other programs find, beside our own runtime."""
+    found: dict[tuple[str, str, str], dict[str, float]] = {}
+    for row in load("handoffs")["rows"]:
+        found.setdefault((row["model"], row["reader"], row["limits"]), {})[row["split"]] = row["ap"]
+    models = [model for model, _, _ in found]
+    rows = [
+        ["" if model in models[:i] else model, reader, limits, f"{ap['val']:.2f}", f"{ap['test']:.2f}"]
+        for i, ((model, reader, limits), ap) in enumerate(found.items())
+    ]
+    return markdown(["model", "who reads the network", "limits", "AP val", "test"], rows, words=3)
+
+
+def input_bytes() -> str:
+    """Preparing a picture as floats and as bytes."""
+    rows = []
+    for row in load("input_bytes")["rows"]:
+        ms, size = row["median_ms"], row["bytes"]
+        cells = [f"{ms['float32']:.2f}", f"{ms['uint8']:.2f}", f"{ms['uint8'] / ms['float32']:.2f}"]
+        sizes = [f"{size[name] / 1e6:.2f}" for name in ("float32", "uint8")]
+        rows.append([f"{row['side']} x {row['side']}", *cells, *sizes])
+    headings = ["input", "floats, ms", "bytes, ms", "ratio", "floats, MB", "bytes, MB"]
+    return markdown(headings, rows, words=1)
+
+
 def rknn_zoo() -> str:
     """Every model compiled for an NPU, or what the toolkit says."""
     rows = []
@@ -384,6 +409,8 @@ def load(name: str) -> dict[str, Any]:
 TABLES: dict[str, Callable[[], str]] = {
     "rknn-accuracy": rknn_accuracy,
     "rknn-zoo": rknn_zoo,
+    "handoffs": handoffs,
+    "input-bytes": input_bytes,
     "deployed": deployed,
     "figures": figures,
     "foreign": foreign,
