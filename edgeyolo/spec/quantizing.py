@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +30,8 @@ class QuantizeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
     Attributes:
         qat: train on with quantization in the loop, as the recipe says.
+        sparsity: 2:4 makes two weights of every four input channels zero and, with qat, trains the others; TensorRT
+            runs such layers faster on GPUs from Ampere on, Orin among them.
         max_drop: AP points that the artefact for the target may lose; layers are kept float until it holds.
         target: board that max_drop is about.
         sensitivity: measure what each scale group costs.
@@ -49,6 +51,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """
 
     qat: bool = False
+    sparsity: Literal["2:4"] | None = None
     max_drop: Annotated[float, Meta(ge=0, le=100)] | None = None
     target: str = "host-cpu"
     sensitivity: bool = False

@@ -34,6 +34,8 @@ class QatRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         precision: of the forward pass. bf16 has no more bits than the integers that are simulated: half of the
             roundings go the other way, and gradients follow them; auto is bf16 where the processor or GPU has it.
         seed: of order and augmentation.
+        sparsity: "2:4" makes two weights of every four input channels zero and trains the others, for NVIDIA GPUs from
+            Ampere on.
     """
 
     OLDER_WORDS: ClassVar = {"final_lr_factor": "final_learning_rate_factor", ("optimizer", "adam"): "adamw"}  # in 0.1
@@ -50,6 +52,7 @@ class QatRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     mosaic: Share = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     seed: WholeNumber = 0
+    sparsity: Literal["none", "2:4"] = "none"
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -185,17 +185,25 @@ def check_options(options: QuantizeOptions) -> None:
     """Raise UsageError for a value that cannot be used, UnknownNameError for no such target."""
     check_settings(options)
     check_accepted(options.accept)
+    if options.sparsity is not None and not options.qat:
+        raise UsageError("--sparsity is for a training with quantization in the loop", hint="Give --qat too")
     if options.max_drop is not None and "int8" not in load_target(options.target).precisions:
         raise UsageError("the target has no int8", where=options.target, hint="Choose another --target")
 
 
 def open_job(checkpoint: Path, data: Path, out: Path, recipe: str, options: QuantizeOptions, progress: Progress) -> Job:
     """Read recipe, checkpoint and data, and see that nothing of others is in the way; errors as in `quantize`."""
+    import msgspec
+
     from edgeyolo.evaluation.measure import check_classes
     from edgeyolo.spec.recipe import load_recipe
     from edgeyolo.training.checkpoint import load_checkpoint
 
     settings, work = load_recipe(recipe), Path(f"{out}.work")
+    if options.sparsity is not None:
+        settings = msgspec.structs.replace(
+            settings, qat=msgspec.structs.replace(settings.qat, sparsity=options.sparsity)
+        )
     check_replaceable(out, QUANTIZED_FILES, sources=(checkpoint, data))
     check_replaceable(work, _WORK_FILES)
     source = load_checkpoint(checkpoint).at_size(options.image_size)

@@ -36,6 +36,7 @@ from edgeyolo.graph.batch import with_batch
 from edgeyolo.graph.external_data import refuse_external_data
 from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.graph.qdq_check import check_qdq
+from edgeyolo.graph.sparsity import sparse_weights
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
 from edgeyolo.spec.manifest import Artefact
@@ -95,6 +96,9 @@ class TensorRtEngine(Engine):
         """
         options = _target_options(target, spec)
         model = with_batch(load_onnx(onnx_path), spec.input.batch)
+        options = dataclasses.replace(
+            options, sparse_weights=options.sparse_weights or bool(sparse_weights(model.graph))
+        )
         dla = options.dla_core >= 0
         if dla:
             refuse_open_batch(spec, engine="DLA")

@@ -153,8 +153,10 @@ class Parsed:
             config.builder_optimization_level = options.builder_level
 
     def _set_precision(self, config: Any, options: Options, precision: Precision) -> None:
-        """The builder's flags, which only a network without strong typing has."""
+        """The builder's flags; those of types are for a network without strong typing."""
         flags = self.trt.module.BuilderFlag
+        if options.sparse_weights:
+            config.set_flag(flags.SPARSE_WEIGHTS)
         if precision == "fp32" and hasattr(flags, "TF32"):
             config.clear_flag(flags.TF32)
         if options.strongly_typed:

@@ -102,6 +102,7 @@ def trtexec_command(
         words += [] if is_rtx else ["--stronglyTyped"]
     else:
         words += {"int8": ["--fp16", "--int8"], "fp16": ["--fp16"]}.get(precision, [])
+    words += ["--sparsity=enable"] if options.sparse_weights else []
     words += ["--noTF32"] if precision == "fp32" else []
     words += [f"--memPoolSize=workspace:{options.workspace_mib}"] if options.workspace_mib else []
     words += [f"--builderOptimizationLevel={options.builder_level}"] if options.builder_level >= 0 else []

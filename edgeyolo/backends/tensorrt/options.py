@@ -27,6 +27,7 @@ class Options:
         dla_core: DLA core to run on, -1 for the GPU.
         gpu_fallback: let layers that DLA cannot run go to the GPU.
         max_batch: largest batch of a graph whose batch is open.
+        sparse_weights: let layers whose weights are 2:4 sparse skip the zeros; `build` sets it where there are such.
         candidates: rows that leave the graph with in-graph post-processing.
         cuda_graph: capture a run and replay it.
         versions: of the package that may build and run, PEP 440; "" for any. `build` takes them from the target.
@@ -40,6 +41,7 @@ class Options:
     dla_core: int = -1
     gpu_fallback: bool = True
     max_batch: int = 1
+    sparse_weights: bool = False
     candidates: int = 1000
     cuda_graph: bool = True
     versions: str = ""

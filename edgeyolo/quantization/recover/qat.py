@@ -22,6 +22,7 @@ from edgeyolo.criteria.criterion import Criterion, Loss
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.evaluation.measure import check_classes
 from edgeyolo.quantization.quantize import Quantized
+from edgeyolo.quantization.recover.sparsity import hold_zeros, pruned, sparse_layers
 from edgeyolo.quantization.recover.stage_features import expose, feature_loss, float_teacher, stage_tensors
 from edgeyolo.quantization.recover.trainable import make_trainable
 from edgeyolo.spec.errors import UsageError
@@ -107,11 +108,13 @@ def train_quantized(
     config = msgspec.structs.replace(config_of(recipe, start.spec), device=device)
     check_classes(start.spec, start.val_data)
 
+    begun = start.quantized if recipe.sparsity == "none" else pruned(start.quantized)
+
     def make(_config: TrainConfig, device: torch.device, _record: CheckpointRecord | None) -> Job:
-        return QatJob(start, recipe, device)
+        return QatJob(start, recipe, device, begun)
 
     result = train_job(make, config, (start.train_data, start.val_data), out, resume=resume, progress=progress)
-    return _finish(start.quantized, recipe, result)
+    return _finish(begun, recipe, result)
 
 
 def config_of(recipe: QatRecipe, spec: ModelSpec) -> TrainConfig:
@@ -156,8 +159,11 @@ class QatJob(Job):
     trains_statistics = False
     counts_start = True
 
-    def __init__(self, start: QatStart, recipe: QatRecipe, device: torch.device) -> None:
-        student = _copy_to(make_trainable(start.quantized.fake_quant), device)
+    def __init__(self, start: QatStart, recipe: QatRecipe, device: torch.device, begun: Quantized) -> None:
+        """The student begins as `begun`, which is `start.quantized` or has fewer weights; the teacher has all."""
+        student = _copy_to(make_trainable(begun.fake_quant), device)
+        if recipe.sparsity != "none":
+            hold_zeros(student, sparse_layers(begun))
         super().__init__(start.spec, student, autocast_dtype(recipe.precision, device))
         self.recipe = recipe
         teacher = _copy_to(float_teacher(start.quantized), device).requires_grad_(False)
