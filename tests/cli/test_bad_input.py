@@ -37,6 +37,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["models", "--target", "jetson-cpu"], "Name one of them: jetson-agx-orin-cpu"),
         (["traim"], "train"),
         (["bench", "x.eyb", "--runs", "many"], "--runs"),
+        (["bench", "x.eyb", "y.eyb"], "--fleet"),
+        (["bench", "x.eyb", "--host", "pi", "--tune", "--image", "x.png"], "not for boards over ssh"),
+        (["bench", "x.eyb", "--host=-oProxyCommand=x"], "is no host"),
+        (["deploy", "{out}", "--out", "{out}"], "no --target is given"),
+        (["deploy", "x.eyb", "--rollback"], "--host user@board"),
     ],
 )
 def test_wrong_usage_exits_2(run: Run, arguments: list[str], expected: str, data: Path, tmp_path: Path) -> None:
