@@ -96,6 +96,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     qat: QatRecipe = QatRecipe()
 
 
+def with_sparsity(recipe: Recipe, sparsity: Literal["2:4"] | None) -> Recipe:
+    """The recipe with that sparsity in its training; as it is for None."""
+    if sparsity is None:
+        return recipe
+    return msgspec.structs.replace(recipe, qat=msgspec.structs.replace(recipe.qat, sparsity=sparsity))
+
+
 def list_recipes() -> list[str]:
     """Names of the recipes known."""
     return list_shelf("calib")

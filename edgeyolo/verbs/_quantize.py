@@ -193,17 +193,11 @@ def check_options(options: QuantizeOptions) -> None:
 
 def open_job(checkpoint: Path, data: Path, out: Path, recipe: str, options: QuantizeOptions, progress: Progress) -> Job:
     """Read recipe, checkpoint and data, and see that nothing of others is in the way; errors as in `quantize`."""
-    import msgspec
-
     from edgeyolo.evaluation.measure import check_classes
-    from edgeyolo.spec.recipe import load_recipe
+    from edgeyolo.spec.recipe import load_recipe, with_sparsity
     from edgeyolo.training.checkpoint import load_checkpoint
 
-    settings, work = load_recipe(recipe), Path(f"{out}.work")
-    if options.sparsity is not None:
-        settings = msgspec.structs.replace(
-            settings, qat=msgspec.structs.replace(settings.qat, sparsity=options.sparsity)
-        )
+    settings, work = with_sparsity(load_recipe(recipe), options.sparsity), Path(f"{out}.work")
     check_replaceable(out, QUANTIZED_FILES, sources=(checkpoint, data))
     check_replaceable(work, _WORK_FILES)
     source = load_checkpoint(checkpoint).at_size(options.image_size)

@@ -94,11 +94,8 @@ class TensorRtEngine(Engine):
 
         Where tensorrt_rtx is installed, its parser reads the graph, so that what TensorRT does not take is found here.
         """
-        options = _target_options(target, spec)
         model = with_batch(load_onnx(onnx_path), spec.input.batch)
-        options = dataclasses.replace(
-            options, sparse_weights=options.sparse_weights or bool(sparse_weights(model.graph))
-        )
+        options = _target_options(target, spec, is_sparse=bool(sparse_weights(model.graph)))
         dla = options.dla_core >= 0
         if dla:
             refuse_open_batch(spec, engine="DLA")
@@ -238,8 +235,9 @@ def _read_graph(path: Path) -> bytes:
     return raw
 
 
-def _target_options(target: Target, spec: ModelSpec) -> Options:
+def _target_options(target: Target, spec: ModelSpec, *, is_sparse: bool) -> Options:
     options = make_options(target.engine_options)
+    options = dataclasses.replace(options, sparse_weights=options.sparse_weights or is_sparse)
     if spec.input.batch[1] > 1:
         options = dataclasses.replace(options, max_batch=spec.input.batch[1])
     is_accepted_version("0", target.engine_versions, where=target.title)  # refuses a malformed range here, not there
