@@ -225,15 +225,6 @@ def thresholds() -> str:
     return markdown(headings, rows, words=2)
 
 
-def doctor() -> str:
-    """What the calibration doctor says of good sets and of planted faults."""
-    rows = []
-    for row in load("doctor")["rows"]:
-        found = [f"{one['fault']} {one['value']:.3g} ({one['verdict']})" for one in row["findings"]]
-        rows.append([row["model"], row["set"], "; ".join(found) or "nothing", str(row["pictures"])])
-    return markdown(["model", "calibrated on", "found", "pictures"], rows, words=3)
-
-
 def non_square() -> str:
     """A square input and one of the pictures' shape; or one picture at a time and four."""
     rows = []
@@ -428,7 +419,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "latency": latency,
     "latency-detectors": latency_detectors,
     "engines": engines,
-    "doctor": doctor,
     "thresholds": thresholds,
 }
 
