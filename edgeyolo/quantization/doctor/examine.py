@@ -72,7 +72,7 @@ def examine(
     if model is None:
         return Examination(tuple(found))
     ours = [batch for batch, _ in zip(calibration, range(network.LEAST_LOOKED_AT), strict=False)]
-    found += network.find_unlike_training(model, ours)
+    found += network.find_unlike_training(model, ours, input_spec)
     deploy = trace_deploy_form(model)
     placement = find_placement(deploy)
     here = network.collect_features(deploy, placement, ours)

@@ -14,6 +14,7 @@ from edgeyolo.quantization.calibrate.histogram import Histogram
 from edgeyolo.quantization.calibrate.scales import Scales, integer_limit
 from edgeyolo.quantization.placement.groups import Placement
 from edgeyolo.spec.calibration_finding import CalibrationFinding
+from edgeyolo.spec.model import InputSpec
 
 LEAST_LOOKED_AT = 8  # pictures of either kind; of fewer nothing can be said
 MOST_UNLIKE, FAR_TOO_UNLIKE = 1.3, 2.6  # standard deviations
@@ -125,7 +126,9 @@ def find_dead_channels(ours: Features, theirs: Features | None) -> list[Calibrat
     ]
 
 
-def find_unlike_training(model: nn.Module, batches: Sequence[Tensor]) -> list[CalibrationFinding]:
+def find_unlike_training(
+    model: nn.Module, batches: Sequence[Tensor], input_spec: InputSpec
+) -> list[CalibrationFinding]:
     """Another order of colours, or another range of values, than the network was trained with.
 
     The first batch norm keeps mean and variance of what it saw in training. Nothing is found where there is none, or it
@@ -135,7 +138,8 @@ def find_unlike_training(model: nn.Module, batches: Sequence[Tensor]) -> list[Ca
     if norm is None:
         return []
     given, swapped = (
-        [_statistics(model, norm, batch.flip(1) if turn else batch) for batch in batches] for turn in (0, 1)
+        [_statistics(model, norm, _exchange(batch, input_spec) if turn else batch) for batch in batches]
+        for turn in (0, 1)
     )
     (distance, factor), (turned, _) = _off(norm, given), _off(norm, swapped)
     if max(factor, 1 / factor) > MOST_OFF_RANGE:
@@ -162,6 +166,12 @@ def find_unlike_training(model: nn.Module, batches: Sequence[Tensor]) -> list[Ca
             hint="Correct the order: pictures are BGR, as cv2.imread gives them; the model's input says its own",
         )
     ]
+
+
+def _exchange(batch: Tensor, input_spec: InputSpec) -> Tensor:
+    """The same pictures with red and blue exchanged before they were normalised."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (input_spec.mean, input_spec.std))
+    return ((batch * std + mean).flip(1) - mean) / std
 
 
 def find_saturated(features: Features, placement: Placement, scales: Scales) -> list[CalibrationFinding]:
