@@ -67,7 +67,7 @@ def test_imported_weights_are_quantized_and_deployed(
     file, licence = FILES[name]
     write_official(name, tmp_path / file, monkeypatch, is_fresh=True)
     verbs.import_weights(tmp_path / file, tmp_path / "run", image_size=64)
-    options = verbs.QuantizeOptions(report=False, evaluate=False)
+    options = verbs.QuantizeOptions(report=False, evaluate=False, doctor=False)  # of random weights little is alive
     verbs.quantize(tmp_path / "run", tmp_path / "data", tmp_path / "int8", recipe="int8-max", options=options)
     loaded = load_checkpoint(tmp_path / "run")
     spec: ModelSpec = loaded.record.model
@@ -76,7 +76,7 @@ def test_imported_weights_are_quantized_and_deployed(
     for target in ("host-onnx", "host-ncnn"):
         verbs.deploy(tmp_path / "run", target, tmp_path / "float.eyb", precision="fp32")
         found = Detector.load(tmp_path / "float.eyb", score_threshold=0.01).detect(picture)
-        np.testing.assert_allclose(found.boxes_xyxy, wanted.boxes_xyxy, atol=1e-2)
+        np.testing.assert_allclose(found.boxes_xyxy, wanted.boxes_xyxy, atol=1e-4 * 64)
         np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-4)
         bundle = verbs.deploy(tmp_path / "int8", target, tmp_path / f"{target}.eyb", precision="int8").bundle
         assert Detector.load(bundle).detect(picture) is not None

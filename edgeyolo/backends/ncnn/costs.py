@@ -32,6 +32,7 @@ Way = Literal[
 
 _FOLDER = Path(__file__).with_name("costs")
 _DEPTHWISE = " depthwise"
+_DIRECT = 16  # outputs up to which a strided convolution of floats is no matrix product: half the work on an A53
 _NARROW = 128  # channels up to which the engine takes winograd F(6,3) for floats
 
 
@@ -111,9 +112,10 @@ def convolution_kind(layer: Layer, in_chs: int) -> str:
 
 
 def size_kind(kernel: int, stride: int, in_chs: int, out_chs: int) -> str:
-    """Kernel, stride, and what else decides which code the engine runs: "1x1", "3x3 wide", "3x3/2", "3x3/2 of 3"."""
+    """Kernel, stride, and what else decides which code the engine runs: "1x1", "3x3 wide", "3x3/2 narrow"."""
     if stride > 1:
-        return f"{kernel}x{kernel}/{stride}" + (" of 3" if in_chs == 3 else "")
+        is_narrow = out_chs <= _DIRECT and kernel > 1
+        return f"{kernel}x{kernel}/{stride}" + (" of 3" if in_chs == 3 else " narrow" if is_narrow else "")
     return f"{kernel}x{kernel}" + (" wide" if kernel == 3 and max(in_chs, out_chs) > _NARROW else "")
 
 
