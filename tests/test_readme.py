@@ -31,15 +31,13 @@ SUBSTITUTIONS = {
     "edgeyolo demo\n": "edgeyolo demo --epochs 1 --pictures 16\n",
     "--epochs 60": "--epochs 1",
     "--image-size 320": "--image-size 64 --batch 4 --set workers=0",
-    # in pictures as few and small, channels are dead that are not in others
-    "--image-size 384x640 --no-report": "--image-size 64x96 --no-report --accept dead-channel",
     "--image-size 384x640": "--image-size 64x96",
     "--model yolov7-tiny": "--model yolov7-nano",
     "--runs 200": "--runs 5",
 }
 # Documents that start from what the README trains; that is made once in a run.
 TRAINED = "edgeyolo train --model yolov7-nano --data cells --epochs 60 --image-size 320 --out runs/cells\n"
-START_TRAINED = ("formats.md", "intel.md", "latency.md", "quantization.md", "sizes.md")
+START_TRAINED = ("formats.md", "hand-offs.md", "intel.md", "latency.md", "quantization.md", "sizes.md")
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def _transfer(reference: Judged, other: Judged, threshold: float, match: Match) 
     lacking = _per_picture(reference, wanted)[0] - _per_picture(other, count)[0]
     part = _part_to_move(float(lacking.sum()), float((lacking**2).sum()), _COUNT_CAUTION)
     if part:
-        count = max(1, round(count + part * (wanted - count)))
+        count = min(max(1, round(count + part * (wanted - count))), len(other.scores))
         threshold = _threshold_for(other, count)
     return _matched(reference, wanted, other, count, match) or threshold
 

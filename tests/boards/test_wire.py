@@ -142,7 +142,7 @@ def test_at_a_terminal_ssh_asks_itself(board, answer: str, is_known: bool) -> No
     # The shell, which begins a session, has as its terminal the first one that it opens.
     at_terminal = ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(other_end)]
     command = [*at_terminal, sys.executable, "-c", code, board.name, str(board.ssh_config)]
-    child = subprocess.Popen(command, start_new_session=True)
+    child = subprocess.Popen(command, start_new_session=True, stdin=other_end)  # so that it is there until it is opened
     os.close(other_end)
     said = b""
     try:

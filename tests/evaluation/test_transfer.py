@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -81,6 +82,16 @@ def test_where_accuracy_is_lost_labels_correct_it(match: Match, threshold: float
     at_user = found.per_class["a"]
     assert abs(value(at_user.untransferred, match) - value(at_user.float_model, match)) > 7
     assert value(at_user.transferred, match) == pytest.approx(value(at_user.float_model, match), abs=1)
+
+
+def test_an_artefact_that_finds_too_few_gives_all_that_it_has() -> None:
+    scores, right = make_float(np.random.default_rng(3))
+    kept = scores > np.sort(scores)[-40]
+    reference = make_judged(scores, right)
+    other = dataclasses.replace(make_judged(scores[kept], right[kept]), objects=reference.objects)
+    found = transfer(reference, other, "recall", 0.1)
+    assert found.maps["a"].of(0.1) == pytest.approx(scores[kept].min(), abs=1e-4)
+    assert found.overall.transferred.detections >= kept.sum() - 1  # thresholds have four digits
 
 
 def value(point: OperatingPoint, match: Match) -> float:

@@ -115,7 +115,7 @@ def find_dead_channels(ours: Features, theirs: Features | None) -> list[Calibrat
     return [
         CalibrationFinding(
             fault="dead-channel",
-            verdict="refused" if alive else "warned",
+            verdict="warned",
             value=count,
             limit=0,
             what=f"{count} channels never change ({int(dead[worst].sum())} of them in '{worst}'), {why}",
