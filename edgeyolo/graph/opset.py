@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _OLD_OPSET, _OLD_IR = 13, 7  # the first with per-channel Q/DQ
-# Operators that mean the same at opset 13 and in the exporter's opset, and attributes that came after it with the
-# value that says "as before".
+# Operators that mean the same at opset 13 and in the exporter's opset, though they were defined anew in between, and
+# attributes that came after it with the value that says "as before".
 _SAME = (
     *("Conv", "LeakyRelu", "Relu", "Sigmoid", "HardSigmoid", "Clip", "Mul", "Add", "Sub", "Div", "Concat"),
     *("MaxPool", "GlobalAveragePool", "GlobalMaxPool", "ConvTranspose", "Transpose", "Constant", "Gemm", "MatMul"),
-    *("Softmax", "Flatten", "DequantizeLinear"),
+    *("Softmax", "Flatten", "DequantizeLinear", "Identity", "Where", "Pow"),
 )
 _AXES_BY_INPUT = ("ReduceMean", "ReduceMax")  # since opset 18; an attribute before
 _UNCHANGED: dict[str, dict[str, object]] = {
@@ -78,13 +78,13 @@ def lower_opset(model: ModelProto) -> ModelProto:
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in result.graph.initializer}
     for node in result.graph.node:
         where = f"{node.op_type} '{node.name}'"
-        if node.op_type not in _UNCHANGED:
+        if node.op_type not in _UNCHANGED and not _is_as_old(node.op_type):
             raise BackendError(
                 "is an operator that opset 13 does not have, or defines differently",
                 where=where,
                 hint="Train the model with another activation (leaky_relu, silu or relu)",
             )
-        later = _UNCHANGED[node.op_type]
+        later = _UNCHANGED.get(node.op_type, {})
         kept = [attribute for attribute in node.attribute if attribute.name not in later]
         for attribute in node.attribute:
             if attribute.name in later and onnx.helper.get_attribute_value(attribute) != later[attribute.name]:
@@ -104,3 +104,13 @@ def lower_opset(model: ModelProto) -> ModelProto:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise BackendError(f"the graph has no form at opset 13 ({error})") from None
     return result
+
+
+def _is_as_old(operator: str) -> bool:
+    """Whether it has been defined since opset 13 as it is now."""
+    from onnx import defs
+
+    try:
+        return bool(defs.get_schema(operator).since_version <= _OLD_OPSET)
+    except defs.SchemaError:
+        return False
