@@ -210,8 +210,6 @@ def model_folder(source: Path, image_size: int | str | None = None) -> Iterator[
 
 def with_batch(record: ModelRecord, batch: int | str) -> ModelRecord:
     """The record of a model whose engine is to take so many pictures at once, a `BatchSize`."""
-    import msgspec
-
     spec = record.model
     picture = msgspec.structs.replace(spec.input, batch=batch_of(batch))
     return msgspec.structs.replace(record, model=msgspec.structs.replace(spec, input=picture))
@@ -248,8 +246,6 @@ def choose_precision(target: Target, wanted: str | None, qparams: QParams | None
 
 def with_input(spec: ModelSpec, board: Target) -> ModelSpec:
     """The model as its graph is to take pictures on that board."""
-    import msgspec
-
     return msgspec.structs.replace(spec, input=msgspec.structs.replace(spec.input, pixels=board.input))
 
 
