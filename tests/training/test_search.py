@@ -84,8 +84,8 @@ search(config, Path({str(folder)!r}), Path({str(tmp_path)!r}), options)
     table = tmp_path / "search.csv"
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and child.poll() is None:
-        if table.exists() and table.read_text().count("done") >= 1:
-            break
+        if table.exists() and (tmp_path / f"trial-{table.read_text().count('done'):04d}").is_dir():
+            break  # one is done and the next has begun; a trial that nobody has signed yet is waited for
         time.sleep(0.02)
     assert child.poll() is None, child.communicate()
     child.kill()
