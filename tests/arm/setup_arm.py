@@ -13,6 +13,7 @@ by a digest of these files, which can be deleted at any time.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import logging
 import os
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 logger = logging.getLogger("setup_arm")
@@ -107,8 +109,9 @@ def set_up(home: Path) -> None:
     logger.info("%.0f s: ready", time.monotonic() - started)
 
 
-def unpack_debian(work: Path) -> None:
-    """qemu of this machine's architecture into `work/host`, an arm64 userland into `work/root`."""
+@contextlib.contextmanager
+def own_apt() -> Iterator[tuple[Path, str, dict[str, str]]]:
+    """A folder with an apt state of its own, up to date; this machine's architecture; what apt-get finds it by."""
     with tempfile.TemporaryDirectory(prefix="edgeyolo-apt-") as folder:
         apt = Path(folder)
         for name in ("state/lists/partial", "cache/archives/partial"):
@@ -117,9 +120,17 @@ def unpack_debian(work: Path) -> None:
         config = apt / "apt.conf"
         host = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
         config.write_text(APT_CONFIG.format(folder=apt, host=host))
+        environment = {"APT_CONFIG": str(config)}
+        retry(["apt-get", "--quiet", "update"], environment=environment)
+        yield apt, host, environment
+
+
+def unpack_debian(work: Path) -> None:
+    """qemu of this machine's architecture into `work/host`, an arm64 userland into `work/root`."""
+    with own_apt() as (apt, host, environment):
         names = [f"{name}:arm64" for name in read_lines(PACKAGES)]
-        for arguments in (["update"], ["install", "--yes", "--download-only", f"qemu-user:{host}", *names]):
-            retry(["apt-get", "--quiet", *arguments], environment={"APT_CONFIG": str(config)})
+        install = ["install", "--yes", "--download-only", f"qemu-user:{host}", *names]
+        retry(["apt-get", "--quiet", *install], environment=environment)
         for archive in sorted((apt / "cache/archives").glob("*.deb")):
             machine = archive.stem.rpartition("_")[2]
             for place, wanted in (("host", (host,)), ("root", ("arm64", "all"))):

@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "arm"))
 
-from setup_arm import APT_CONFIG, MISSING, TOOLS, retry, run
+from setup_arm import MISSING, TOOLS, own_apt, retry, run
 
 logger = logging.getLogger("setup_sshd")
 
@@ -85,16 +84,7 @@ def set_up(home: Path) -> None:
 
 def unpack_debian(root: Path) -> None:
     """The packages, and nothing that they depend on beside."""
-    with tempfile.TemporaryDirectory(prefix="edgeyolo-apt-") as folder:
-        apt = Path(folder)
-        for name in ("state/lists/partial", "cache/archives/partial"):
-            (apt / name).mkdir(parents=True)
-        (apt / "status").touch()
-        config = apt / "apt.conf"
-        host = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-        config.write_text(APT_CONFIG.format(folder=apt, host=host))
-        environment = {"APT_CONFIG": str(config)}
-        retry(["apt-get", "--quiet", "update"], environment=environment)
+    with own_apt() as (apt, host, environment):
         packages = [f"{name}:{host}" for name in PACKAGES]
         retry(["sh", "-c", f"cd {apt} && apt-get --quiet download {' '.join(packages)}"], environment=environment)
         for archive in sorted(apt.glob("*.deb")):

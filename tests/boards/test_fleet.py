@@ -57,6 +57,11 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
 
 
+def at_left(ssh_config: Path, wheelhouse: Path) -> list[object]:
+    reached = ["--ssh-config", ssh_config, "--board-python", "./python"]
+    return ["--host", "left", *reached, "--wheelhouse", wheelhouse]
+
+
 def test_two_boards_at_once_and_one_dies(boards: tuple, bundle: Path, wheelhouse: Path, tmp_path: Path) -> None:
     left, right = boards
     write_python(right, "sleep 100")
@@ -88,16 +93,7 @@ def test_two_boards_at_once_and_one_dies(boards: tuple, bundle: Path, wheelhouse
 
 def test_a_gate_holds_on_boards_and_nothing_is_left_there(boards: tuple, bundle: Path, wheelhouse: Path) -> None:
     left, _ = boards
-    hosts = [
-        "--host",
-        "left",
-        "--ssh-config",
-        left.ssh_config,
-        "--board-python",
-        "./python",
-        "--wheelhouse",
-        wheelhouse,
-    ]
+    hosts = at_left(left.ssh_config, wheelhouse)
     running = start("bench", bundle, *hosts, "--runs", "2", "--max-ms", "0.001", "--clean")
     told, errors = running.communicate(timeout=120)
     assert running.returncode == 4, errors
@@ -118,16 +114,7 @@ def test_accuracy_on_a_board_is_that_of_here(
         archive.extractall(tmp_path / "shapes")
     bundle = verbs.deploy(model_folder, "host-onnx", tmp_path / "shapes.eyb").bundle
     here = verbs.evaluate(bundle, tmp_path / "shapes")
-    hosts = [
-        "--host",
-        "left",
-        "--ssh-config",
-        left.ssh_config,
-        "--board-python",
-        "./python",
-        "--wheelhouse",
-        wheelhouse,
-    ]
+    hosts = at_left(left.ssh_config, wheelhouse)
     running = start("evaluate", bundle, "--data", tmp_path / "shapes", *hosts)
     told, errors = running.communicate(timeout=120)
     assert running.returncode == 0, errors
