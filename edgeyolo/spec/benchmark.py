@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from edgeyolo.spec.layers import LayerReport
 from edgeyolo.spec.tuning import Tuning
 
 
@@ -89,6 +90,7 @@ class BenchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         throttled: what slowed the processor down meanwhile; empty where nothing is known to have.
         minutes: of a sustained load.
         max_ms: the limit that was asked for.
+        layers: in which precision each layer runs, and how long it takes; None unless it was asked for.
     """
 
     bundle: str
@@ -116,3 +118,4 @@ class BenchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     tuning: Tuning | None = None
     comparison: Comparison | None = None
     max_ms: float | None = None
+    layers: LayerReport | None = None
