@@ -111,10 +111,14 @@ def anchor_boxes(raw: Tensor, cells: Cells, decode: AnchorDecode) -> Tensor:
     """Boxes (P, 4) xyxy in input pixels of raw values (P, 5 + K) at these cells; as `AnchorDecode` says."""
     from edgeyolo.heads import anchor  # here, so that models of other heads do without that module
 
-    stride = torch.tensor(decode.strides, device=raw.device, dtype=raw.dtype)[cells.level, None]
-    anchor_wh = torch.tensor(decode.anchors_wh, device=raw.device, dtype=raw.dtype)[cells.level, cells.anchor]
+    head = anchor.AnchorHead(decode)
+    levels = zip(decode.strides, decode.anchors_wh, head.reach, strict=True)
+    places = [(stride, *wh, reach) for stride, anchors_wh, reach in levels for wh in anchors_wh]
+    counts = torch.tensor([len(anchors_wh) for anchors_wh in decode.anchors_wh], device=raw.device)
+    which = (counts.cumsum(0) - counts)[cells.level] + cells.anchor
     cells_xy = torch.stack([cells.column, cells.row], dim=1)
-    boxes_xyxy: Tensor = anchor.anchor_boxes(raw[:, :4].sigmoid(), cells_xy, stride, anchor_wh, torch)
+    rest = torch.tensor(places, device=raw.device, dtype=raw.dtype)[which]
+    boxes_xyxy: Tensor = head.boxes_xyxy(raw[:, :4], torch.cat([cells_xy, rest], dim=1), torch)
     return boxes_xyxy
 
 

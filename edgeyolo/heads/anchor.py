@@ -1,33 +1,42 @@
-"""Anchor heads (YOLOv5, YOLOv7); the formulas are those of `spec.model.AnchorDecode`."""
+"""Anchor heads (YOLOv3 to v5, YOLOv7); the formulas are those of `spec.model.AnchorDecode`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from edgeyolo.heads._head import Array, Candidates, Maths, Predictions, RawHead, Tail
 from edgeyolo.heads._scores import all_cells_xy, cells_xy, check_numbers, logit, select_scores, sigmoid
-from edgeyolo.spec.detections import Float32
+from edgeyolo.spec.detections import Float32, Int64
 from edgeyolo.spec.model import AnchorDecode
 from edgeyolo.spec.tensor import output_names
 
 _NO_BOX = 5  # channels of an anchor before its classes: tx, ty, tw, th, objectness
 _LARGEST_SIDE = 1_000_000
+_LARGEST_REACH = 10.0
+_MOST_LOG_SIZE = 16.0  # of a side, in anchors: far from what float32 cannot hold
+_USUAL_REACH = 2.0
 
 
-def anchor_boxes(shares: Array, cells_xy: Array, strides: Array, anchors_wh: Array, maths: Maths) -> Array:
+def anchor_boxes(values: Array, places: Array, size: str, maths: Maths, sigmoid: Callable[[Array], Array]) -> Array:
     """Boxes (..., 4) xyxy in input pixels.
 
     Args:
-        shares: (..., 4 or more), the sigmoids of tx, ty, tw and th first.
-        cells_xy: (..., 2) column and row.
-        strides: (..., 1) input pixels.
-        anchors_wh: (..., 2) input pixels.
+        values: (..., 4) tx, ty, tw, th.
+        places: (..., 6), as `AnchorHead.make_places` gives them.
+        size: as `AnchorDecode.size`.
         maths: the module numpy or torch.
+        sigmoid: of its arrays.
     """
-    centres_xy = (2.0 * shares[..., :2] - 0.5 + cells_xy) * strides
-    halves_wh = 0.5 * (2.0 * shares[..., 2:4]) ** 2 * anchors_wh
+    cells_xy, stride, anchors_wh, reach = places[..., :2], places[..., 2:3], places[..., 3:5], places[..., 5:]
+    centres_xy = (reach * (sigmoid(values[..., :2]) - 0.5) + 0.5 + cells_xy) * stride
+    if size == "exp":
+        grown = maths.exp(maths.clip(values[..., 2:4], None, _MOST_LOG_SIZE))
+    else:
+        grown = (2.0 * sigmoid(values[..., 2:4])) ** 2
+    halves_wh = 0.5 * grown * anchors_wh
     return maths.concatenate((centres_xy - halves_wh, centres_xy + halves_wh), axis=-1)
 
 
@@ -39,6 +48,8 @@ class AnchorHead(RawHead):
     def __init__(self, spec: AnchorDecode) -> None:
         super().__init__(spec)
         self.anchors_wh = spec.anchors_wh
+        self.size = spec.size
+        self.reach = spec.reach or (_USUAL_REACH,) * len(spec.strides)
         self._levels = [np.asarray(level, np.float32) for level in spec.anchors_wh]  # each (anchors, 2)
 
     def list_checks(self) -> Iterator[tuple[str, bool]]:
@@ -47,6 +58,10 @@ class AnchorHead(RawHead):
         yield "anchors_wh", len(self.anchors_wh) == len(self.strides) and all(self.anchors_wh)
         sides = [side for level in self.anchors_wh for anchor in level for side in anchor]
         yield "anchors_wh", all(0 < side <= _LARGEST_SIDE for side in sides)
+        yield (
+            "reach",
+            len(self.reach) == len(self.strides) and all(1 <= reach <= _LARGEST_REACH for reach in self.reach),
+        )
 
     def output_names(self) -> list[str]:
         """See `Head.output_names`."""
@@ -59,8 +74,7 @@ class AnchorHead(RawHead):
 
     def decode(self, maps: Sequence[Float32], *, score_threshold: float, multi_label: bool = False) -> Candidates:
         """See `Head.decode`."""
-        levels = zip(maps, self._levels, self.strides, strict=True)
-        found = [_decode_level(*level, score_threshold, multi_label) for level in levels]
+        found = [self._decode_level(raw, level, score_threshold, multi_label) for level, raw in enumerate(maps)]
         boxes_xyxy, scores, class_ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return boxes_xyxy, scores, class_ids
 
@@ -75,17 +89,25 @@ class AnchorHead(RawHead):
         return levels
 
     def make_places(self, image_hw: tuple[int, int]) -> Float32:
-        """(N, 5): column, row, stride, anchor width and height."""
+        """(N, 6): column, row, stride, anchor width and height, reach."""
         places = []
-        for anchors, stride, grid_hw in zip(self._levels, self.strides, self.grids_hw(image_hw), strict=True):
-            cells = np.tile(all_cells_xy(grid_hw), (len(anchors), 1))
-            sizes = np.repeat(anchors, grid_hw[0] * grid_hw[1], axis=0)
-            places.append(np.concatenate((cells, np.full((len(cells), 1), stride), sizes), axis=1, dtype=np.float32))
+        for level, grid_hw in enumerate(self.grids_hw(image_hw)):
+            anchors = len(self._levels[level])
+            cells, anchor = (
+                np.tile(all_cells_xy(grid_hw), (anchors, 1)),
+                np.repeat(np.arange(anchors), math.prod(grid_hw)),
+            )
+            places.append(self._places(level, cells, anchor))
         return np.concatenate(places)
+
+    def _places(self, level: int, cells_xy: Float32, anchor: Int64) -> Float32:
+        """(P, 6), as `make_places`, of cells (P, 2) and anchors (P,) of one level."""
+        stride, reach = np.full((len(anchor), 1), self.strides[level]), np.full((len(anchor), 1), self.reach[level])
+        return np.concatenate((cells_xy, stride, self._levels[level][anchor], reach), axis=1, dtype=np.float32)
 
     def boxes_xyxy(self, values: Array, places: Array, maths: Maths) -> Array:
         """See `RawHead.boxes_xyxy`."""
-        return anchor_boxes(maths.sigmoid(values), places[..., :2], places[..., 2:3], places[..., 3:], maths)
+        return anchor_boxes(values, places, self.size, maths, maths.sigmoid)
 
     def append_rows(
         self, tail: Tail, maps: Sequence[str], *, num_classes: int, image_hw: tuple[int, int]
@@ -97,29 +119,37 @@ class AnchorHead(RawHead):
             by_anchor = tail.add("Reshape", name, tail.shape(0, count, _NO_BOX + num_classes, cells))
             by_cell = tail.add("Transpose", by_anchor, perm=[0, 1, 3, 2])
             levels.append(tail.add("Reshape", by_cell, tail.shape(0, count * cells, _NO_BOX + num_classes)))
-        rows = tail.add("Sigmoid", tail.add("Concat", *levels, axis=1))
-        xy, wh, objectness, classes = tail.split(rows, 2, 2, 1, num_classes, axis=2)
-        cells_xy, strides, anchors_wh = np.split(self.make_places(image_hw)[None], (2, 3), axis=2)
-        in_cells = tail.add("Add", tail.add("Mul", xy, tail.constant(2.0)), tail.constant(cells_xy - 0.5))
-        centre = tail.add("Mul", in_cells, tail.constant(strides))
-        half_wh = tail.add("Mul", tail.add("Mul", wh, wh), tail.constant(2.0 * anchors_wh))
-        boxes_xyxy = tail.add("Concat", tail.add("Sub", centre, half_wh), tail.add("Add", centre, half_wh), axis=2)
+        rows = tail.add("Concat", *levels, axis=1)
+        xy, wh, scores = tail.split(rows, 2, 2, 1 + num_classes, axis=2)
+        objectness, classes = tail.split(tail.add("Sigmoid", scores), 1, num_classes, axis=2)
+        boxes_xyxy = self._append_boxes(tail, xy, wh, image_hw)
         return boxes_xyxy, tail.add("Transpose", tail.add("Mul", objectness, classes), perm=[0, 2, 1])
+
+    def _append_boxes(self, tail: Tail, xy: str, wh: str, image_hw: tuple[int, int]) -> str:
+        cells_xy, strides, anchors_wh, reach = np.split(self.make_places(image_hw)[None], (2, 3, 5), axis=2)
+        moved = tail.add("Mul", tail.add("Sigmoid", xy), tail.constant(reach))
+        centre = tail.add(
+            "Mul", tail.add("Add", moved, tail.constant(cells_xy + 0.5 - reach / 2)), tail.constant(strides)
+        )
+        if self.size == "exp":
+            grown, share = tail.add("Exp", tail.add("Min", wh, tail.constant(_MOST_LOG_SIZE))), 0.5
+        else:
+            sides = tail.add("Sigmoid", wh)
+            grown, share = tail.add("Mul", sides, sides), 2.0
+        half_wh = tail.add("Mul", grown, tail.constant(share * anchors_wh))
+        return tail.add("Concat", tail.add("Sub", centre, half_wh), tail.add("Add", centre, half_wh), axis=2)
+
+    def _decode_level(self, raw: Float32, level: int, score_threshold: float, multi_label: bool) -> Candidates:
+        """One map (anchors x (5 + K), h, w). No score is over the objectness: that alone sorts out most cells."""
+        _, height, width = raw.shape
+        by_anchor = raw.reshape(len(self._levels[level]), -1, height * width)  # (anchors, 5 + K, h * w)
+        anchor, cell = np.nonzero(~(by_anchor[:, 4] < logit(score_threshold)))  # NaN stays, to be reported
+        rows = by_anchor[anchor, :, cell]  # (N, 5 + K)
+        check_numbers(rows)
+        shares = sigmoid(rows[:, 4:])
+        row, class_ids, scores = select_scores(shares[:, :1] * shares[:, 1:], score_threshold, multi_label)
+        places = self._places(level, cells_xy(cell[row], width), anchor[row])
+        return anchor_boxes(rows[row, :4], places, self.size, np, sigmoid), scores, class_ids
 
 
 HEAD = AnchorHead
-
-
-def _decode_level(
-    raw: Float32, anchors_wh: Float32, stride: int, score_threshold: float, multi_label: bool
-) -> Candidates:
-    """One map (anchors x (5 + K), h, w). No score is over the objectness, so that alone sorts out most cells."""
-    _, height, width = raw.shape
-    by_anchor = raw.reshape(len(anchors_wh), -1, height * width)  # (anchors, 5 + K, h * w)
-    anchor, cell = np.nonzero(~(by_anchor[:, 4] < logit(score_threshold)))  # NaN stays, to be reported
-    rows = by_anchor[anchor, :, cell]  # (N, 5 + K)
-    check_numbers(rows)
-    rows = sigmoid(rows)
-    row, class_ids, scores = select_scores(rows[:, 4:5] * rows[:, _NO_BOX:], score_threshold, multi_label)
-    boxes_xyxy = anchor_boxes(rows[row], cells_xy(cell[row], width), stride, anchors_wh[anchor[row]], np)
-    return boxes_xyxy, scores, class_ids

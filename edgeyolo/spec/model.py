@@ -47,16 +47,25 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return (3, *self.image_hw) if self.pixels == "float32" else (*self.image_hw, 3)
 
 
-class AnchorDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="anchor"):
-    """Anchor heads (YOLOv5/YOLOv7): one map (B, anchors x (5 + K), H/s, W/s) per level, finest first.
+class AnchorDecode(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag="anchor"
+):
+    """Anchor heads (YOLOv3 to v5, YOLOv7): one map (B, anchors x (5 + K), H/s, W/s) per level, finest first.
 
     Channels are anchor-major: for anchor a, `a * (5 + K) + (tx, ty, tw, th, objectness, class 0 ... K-1)`.
-    With the sigmoid of each: centre = (2 t_xy - 0.5 + cell_xy) x stride, size = (2 t_wh)^2 x anchor_wh,
+    With the sigmoid of each: centre = (g t_xy - (g - 1) / 2 + cell_xy) x stride, size = (2 t_wh)^2 x anchor_wh,
     score of class k = objectness x class k. Pixels are input pixels.
+
+    Attributes:
+        size: how tw and th become a size: "square" as said, "exp" by exp(t_wh) x anchor_wh, t_wh at most 16 (YOLOv3
+            and v4).
+        reach: g of each level, at least 1; 2 for all where it is empty.
     """
 
     strides: tuple[int, ...]
     anchors_wh: tuple[tuple[tuple[float, float], ...], ...]
+    size: Literal["square", "exp"] = "square"
+    reach: tuple[float, ...] = ()
 
     @property
     def output_count(self) -> int:

@@ -22,8 +22,11 @@ DFL = DflDecode(strides=(8, 16, 32), bins=17)
 CORNER = DflDecode(strides=(8, 16, 32), bins=8, offset=0.0)
 POINT = PointDecode(strides=(8, 16, 32), box="centre", objectness=True)
 SIDES = PointDecode(strides=(8, 16, 32), box="sides", objectness=False)
+GROWN = msgspec.structs.replace(ANCHOR, size="exp", reach=(1.2, 1.0))
 EVERY = pytest.mark.parametrize(
-    "spec", [ANCHOR, DFL, CORNER, POINT, SIDES], ids=["anchor", "dfl", "corner", "point", "sides"]
+    "spec",
+    [ANCHOR, GROWN, DFL, CORNER, POINT, SIDES],
+    ids=["anchor", "anchor-exp", "dfl", "corner", "point", "sides"],
 )
 
 
@@ -43,8 +46,11 @@ def anchor_rows(maps: list[np.ndarray], spec: AnchorDecode, num_classes: int) ->
                         sigmoid(float(v))
                         for v in maps[level][a * (5 + num_classes) : (a + 1) * (5 + num_classes), y, x]
                     ]
-                    cx, cy = (2 * t[0] - 0.5 + x) * stride, (2 * t[1] - 0.5 + y) * stride
+                    g = spec.reach[level] if spec.reach else 2
+                    cx, cy = (g * t[0] - (g - 1) / 2 + x) * stride, (g * t[1] - (g - 1) / 2 + y) * stride
                     w, h = (2 * t[2]) ** 2 * anchor_w, (2 * t[3]) ** 2 * anchor_h
+                    if spec.size == "exp":  # exp(t) is the odds of its sigmoid
+                        w, h = t[2] / (1 - t[2]) * anchor_w, t[3] / (1 - t[3]) * anchor_h
                     box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
                     predictions.append([(*box, t[4] * t[5 + k], k) for k in range(num_classes)])
     return predictions

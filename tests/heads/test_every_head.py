@@ -19,6 +19,7 @@ from edgeyolo.spec.model import AnchorDecode, BoxesDecode, Decode, DflDecode, Gr
 from edgeyolo.spec.tensor import INPUT_NAME, ROW_NAMES
 
 ANCHOR = AnchorDecode(strides=(8, 16), anchors_wh=(((10.0, 13.0), (16.0, 30.0)), ((30.0, 61.0),)))  # uneven on purpose
+GROWN = AnchorDecode(strides=(8, 16), anchors_wh=ANCHOR.anchors_wh, size="exp", reach=(1.05, 2.0))
 DFL = DflDecode(strides=(8, 16, 32), bins=7)
 CORNER = DflDecode(strides=(8, 16, 32), bins=8, offset=0.0)
 POINT = PointDecode(strides=(8, 16, 32), box="centre", objectness=True)
@@ -28,7 +29,7 @@ CORNERS = BoxesDecode(strides=(1,), rows=50, box="xyxy")
 GRAPH = GraphDecode(strides=(8,), candidates=5)
 ROWS = RowsDecode(strides=(8,), layout="best-class", predictions=5)
 Layout = Literal["class-scores", "best-class"]
-RAW_KINDS = {"anchor": ANCHOR, "dfl": DFL, "corner": CORNER, "point": POINT, "sides": SIDES}
+RAW_KINDS = {"anchor": ANCHOR, "anchor-exp": GROWN, "dfl": DFL, "corner": CORNER, "point": POINT, "sides": SIDES}
 MAPS_KINDS = RAW_KINDS | {"centres": CENTRES, "corners": CORNERS}
 ALL = list(MAPS_KINDS.values())
 RAW = pytest.mark.parametrize("spec", RAW_KINDS.values(), ids=RAW_KINDS)
