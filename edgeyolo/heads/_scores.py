@@ -36,6 +36,13 @@ def sigmoid(logits: Float32) -> Float32:
     return np.float32(1.0) / (np.float32(1.0) + np.exp(-np.clip(logits, -80.0, 80.0)))
 
 
+def softmax(logits: Float32) -> Float32:
+    """Shares (N, K) of each row."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: Float32 = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
 def logit(score: float) -> np.float32:
     """The logit below which the sigmoid is under `score`, one rounding step lower to be on the safe side."""
     if score <= 0.0:

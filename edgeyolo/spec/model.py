@@ -73,6 +73,27 @@ class AnchorDecode(
         return len(self.strides)
 
 
+class GridDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="grid"):
+    """The grid of YOLOv1: one map (B, boxes x 5 + K, H/s, W/s) of plain numbers, no logits.
+
+    Channels: for box b, `b * 5 + (x, y, w, h, confidence)`, then K classes, which the boxes of a cell share.
+    centre = (xy + cell_xy) x stride, size = wh^2 x the input's size, score of class k = confidence x class k, both
+    clipped to 0-1. Pixels are input pixels.
+    Source: YOLO, arXiv 1506.02640, section 2; w and h are the roots of equation 3.
+
+    Attributes:
+        boxes: of each cell.
+    """
+
+    strides: tuple[int, ...]
+    boxes: int
+
+    @property
+    def output_count(self) -> int:
+        """How many raw maps the network gives."""
+        return len(self.strides)
+
+
 class DflDecode(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag="dfl"
 ):
@@ -190,7 +211,7 @@ class RowsDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
         return 1
 
 
-RawDecode = AnchorDecode | DflDecode | PointDecode
+RawDecode = AnchorDecode | DflDecode | GridDecode | PointDecode
 Decode = RawDecode | BoxesDecode | GraphDecode | RowsDecode
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from edgeyolo.heads import head_of
 from edgeyolo.spec.errors import BackendError
-from edgeyolo.spec.model import AnchorDecode, BoxesDecode, Decode, DflDecode, GraphDecode, PointDecode
+from edgeyolo.spec.model import AnchorDecode, BoxesDecode, Decode, DflDecode, GraphDecode, GridDecode, PointDecode
 
 Row = tuple[float, float, float, float, float, int]
 
@@ -23,11 +23,17 @@ CORNER = DflDecode(strides=(8, 16, 32), bins=8, offset=0.0)
 POINT = PointDecode(strides=(8, 16, 32), box="centre", objectness=True)
 SIDES = PointDecode(strides=(8, 16, 32), box="sides", objectness=False)
 GROWN = msgspec.structs.replace(ANCHOR, size="exp", reach=(1.2, 1.0))
-EVERY = pytest.mark.parametrize(
-    "spec",
-    [ANCHOR, GROWN, DFL, CORNER, POINT, SIDES],
-    ids=["anchor", "anchor-exp", "dfl", "corner", "point", "sides"],
-)
+GRID = GridDecode(strides=(16,), boxes=2)
+KINDS = {
+    "anchor": ANCHOR,
+    "anchor-exp": GROWN,
+    "dfl": DFL,
+    "corner": CORNER,
+    "point": POINT,
+    "sides": SIDES,
+    "grid": GRID,
+}
+EVERY = pytest.mark.parametrize("spec", KINDS.values(), ids=KINDS)
 
 
 def sigmoid(x: float) -> float:
@@ -92,6 +98,22 @@ def point_rows(maps: list[np.ndarray], spec: PointDecode, num_classes: int) -> l
     return predictions
 
 
+def grid_rows(maps: list[np.ndarray], spec: GridDecode, num_classes: int) -> list[list[Row]]:
+    predictions = []
+    for (stride,), raw in [(spec.strides, maps[0])]:
+        _, rows, columns = raw.shape
+        for b in range(spec.boxes):
+            for i in range(rows):
+                for j in range(columns):
+                    x, y, w, h, sure = (float(v) for v in raw[5 * b : 5 * b + 5, i, j])
+                    cx, cy, w, h = (x + j) * stride, (y + i) * stride, w**2 * columns * stride, h**2 * rows * stride
+                    box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
+                    shares = (float(v) for v in raw[5 * spec.boxes :, i, j])
+                    scores = [min(max(sure, 0), 1) * min(max(share, 0), 1) for share in shares]
+                    predictions.append([(*box, score, k) for k, score in enumerate(scores)])
+    return predictions
+
+
 def boxes_rows(maps: list[np.ndarray], spec: BoxesDecode, num_classes: int) -> list[list[Row]]:
     predictions = []
     for column in maps[0].T.tolist():
@@ -102,7 +124,13 @@ def boxes_rows(maps: list[np.ndarray], spec: BoxesDecode, num_classes: int) -> l
     return predictions
 
 
-ROWS = {AnchorDecode: anchor_rows, BoxesDecode: boxes_rows, DflDecode: dfl_rows, PointDecode: point_rows}
+ROWS = {
+    AnchorDecode: anchor_rows,
+    BoxesDecode: boxes_rows,
+    DflDecode: dfl_rows,
+    GridDecode: grid_rows,
+    PointDecode: point_rows,
+}
 
 
 def reference(maps: list[np.ndarray], spec: Decode, num_classes: int, threshold: float, multi_label: bool) -> list[Row]:

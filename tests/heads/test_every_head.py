@@ -15,7 +15,16 @@ from edgeyolo import heads
 from edgeyolo.graph.postprocess import append_postprocess, append_rows
 from edgeyolo.heads import head_of, kind_of, maps_head_of, raw_head_of
 from edgeyolo.spec.errors import BackendError, UnknownNameError
-from edgeyolo.spec.model import AnchorDecode, BoxesDecode, Decode, DflDecode, GraphDecode, PointDecode, RowsDecode
+from edgeyolo.spec.model import (
+    AnchorDecode,
+    BoxesDecode,
+    Decode,
+    DflDecode,
+    GraphDecode,
+    GridDecode,
+    PointDecode,
+    RowsDecode,
+)
 from edgeyolo.spec.tensor import INPUT_NAME, ROW_NAMES
 
 ANCHOR = AnchorDecode(strides=(8, 16), anchors_wh=(((10.0, 13.0), (16.0, 30.0)), ((30.0, 61.0),)))  # uneven on purpose
@@ -24,12 +33,14 @@ DFL = DflDecode(strides=(8, 16, 32), bins=7)
 CORNER = DflDecode(strides=(8, 16, 32), bins=8, offset=0.0)
 POINT = PointDecode(strides=(8, 16, 32), box="centre", objectness=True)
 SIDES = PointDecode(strides=(8, 16, 32), box="sides", objectness=False)
+GRID = GridDecode(strides=(16,), boxes=2)
 CENTRES = BoxesDecode(strides=(1,), rows=50, objectness=True)
 CORNERS = BoxesDecode(strides=(1,), rows=50, box="xyxy")
 GRAPH = GraphDecode(strides=(8,), candidates=5)
 ROWS = RowsDecode(strides=(8,), layout="best-class", predictions=5)
 Layout = Literal["class-scores", "best-class"]
 RAW_KINDS = {"anchor": ANCHOR, "anchor-exp": GROWN, "dfl": DFL, "corner": CORNER, "point": POINT, "sides": SIDES}
+RAW_KINDS |= {"grid": GRID}
 MAPS_KINDS = RAW_KINDS | {"centres": CENTRES, "corners": CORNERS}
 ALL = list(MAPS_KINDS.values())
 RAW = pytest.mark.parametrize("spec", RAW_KINDS.values(), ids=RAW_KINDS)
@@ -41,7 +52,7 @@ NUM_CLASSES = 3
 def random_maps(spec: Decode) -> list[np.ndarray]:
     """(1, C, h, w) each."""
     rng = np.random.default_rng(0)
-    if isinstance(spec, BoxesDecode):  # whose scores are shares
+    if isinstance(spec, BoxesDecode | GridDecode):  # whose scores are shares
         return [rng.random((1, *s), np.float32) for s in head_of(spec).map_shapes(NUM_CLASSES, IMAGE_HW)]
     return [rng.normal(-0.5, 2, (1, *s)).astype(np.float32) for s in head_of(spec).map_shapes(NUM_CLASSES, IMAGE_HW)]
 
@@ -129,7 +140,7 @@ def test_predictions_are_sorted_alike_in_numpy_and_torch(spec: Decode) -> None:
             mine, other = getattr(ours, name), getattr(theirs, name)
             assert (mine is None) == (other is None)
             if mine is not None:
-                np.testing.assert_array_equal(mine, other.numpy())
+                np.testing.assert_allclose(mine, other.numpy(), rtol=1e-5, atol=1e-6)  # some are logarithms
 
 
 def test_what_the_graph_has_decoded_is_not_decoded_again() -> None:
@@ -139,7 +150,7 @@ def test_what_the_graph_has_decoded_is_not_decoded_again() -> None:
             head_for(spec)
 
 
-@pytest.mark.parametrize("spec", [ANCHOR, DFL, POINT, CENTRES, GRAPH, ROWS], ids=lambda s: kind_of(type(s)))
+@pytest.mark.parametrize("spec", [ANCHOR, DFL, POINT, GRID, CENTRES, GRAPH, ROWS], ids=lambda s: kind_of(type(s)))
 def test_a_kind_without_its_file_is_named_and_the_others_work(spec: Decode, monkeypatch: pytest.MonkeyPatch) -> None:
     module = head_of(spec).__class__.__module__.rpartition(".")[2]
     listed = list(heads.pkgutil.iter_modules(heads.__path__))
