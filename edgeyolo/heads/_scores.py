@@ -38,7 +38,7 @@ def sigmoid(logits: Float32) -> Float32:
 
 def softmax(logits: Float32) -> Float32:
     """Shares (N, K) of each row."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     shares: Float32 = powers / powers.sum(axis=1, keepdims=True)
     return shares
 

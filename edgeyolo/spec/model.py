@@ -50,22 +50,29 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 class AnchorDecode(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag="anchor"
 ):
-    """Anchor heads (YOLOv3 to v5, YOLOv7): one map (B, anchors x (5 + K), H/s, W/s) per level, finest first.
+    """Anchor heads (YOLOv2 to v5, YOLOv7, PP-YOLO): one map (B, anchors x (5 + K), H/s, W/s) per level, finest first.
 
     Channels are anchor-major: for anchor a, `a * (5 + K) + (tx, ty, tw, th, objectness, class 0 ... K-1)`.
     With the sigmoid of each: centre = (g t_xy - (g - 1) / 2 + cell_xy) x stride, size = (2 t_wh)^2 x anchor_wh,
     score of class k = objectness x class k. Pixels are input pixels.
 
+    With an `iou_power` p, one more logit for each anchor, of its box's overlap, stands before all of these channels,
+    (B, anchors x (6 + K), H/s, W/s), and objectness^(1 - p) x overlap^p takes the place of the objectness.
+
     Attributes:
         size: how tw and th become a size: "square" as said, "exp" by exp(t_wh) x anchor_wh, t_wh at most 16 (YOLOv3
             and v4).
         reach: g of each level, at least 1; 2 for all where it is empty.
+        iou_power: p, in [0, 1); 0 where no overlap is predicted. Source: PP-YOLO, arXiv 2007.12099, section 3.3.
+        classes: whether a class's share is the sigmoid of its logit, or the softmax's (YOLOv2).
     """
 
     strides: tuple[int, ...]
     anchors_wh: tuple[tuple[tuple[float, float], ...], ...]
     size: Literal["square", "exp"] = "square"
     reach: tuple[float, ...] = ()
+    iou_power: float = 0.0
+    classes: Literal["sigmoid", "softmax"] = "sigmoid"
 
     @property
     def output_count(self) -> int:

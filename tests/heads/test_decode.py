@@ -23,6 +23,8 @@ CORNER = DflDecode(strides=(8, 16, 32), bins=8, offset=0.0)
 POINT = PointDecode(strides=(8, 16, 32), box="centre", objectness=True)
 SIDES = PointDecode(strides=(8, 16, 32), box="sides", objectness=False)
 GROWN = msgspec.structs.replace(ANCHOR, size="exp", reach=(1.2, 1.0))
+AWARE = msgspec.structs.replace(GROWN, iou_power=0.4)
+SOFT = msgspec.structs.replace(GROWN, classes="softmax")
 GRID = GridDecode(strides=(16,), boxes=2)
 KINDS = {
     "anchor": ANCHOR,
@@ -44,21 +46,24 @@ def anchor_rows(maps: list[np.ndarray], spec: AnchorDecode, num_classes: int) ->
     """For every prediction, one row per class."""
     predictions = []
     for level, stride in enumerate(spec.strides):
-        _, height, width = maps[level].shape
-        for a, (anchor_w, anchor_h) in enumerate(spec.anchors_wh[level]):
-            for y in range(height):
-                for x in range(width):
-                    t = [
-                        sigmoid(float(v))
-                        for v in maps[level][a * (5 + num_classes) : (a + 1) * (5 + num_classes), y, x]
-                    ]
+        raw, power, anchors_wh = maps[level], spec.iou_power, spec.anchors_wh[level]
+        overlaps, main = (raw[: len(anchors_wh)], raw[len(anchors_wh) :]) if power else (None, raw)
+        for a, (anchor_w, anchor_h) in enumerate(anchors_wh):
+            for y in range(raw.shape[1]):
+                for x in range(raw.shape[2]):
+                    logits = [float(v) for v in main[a * (5 + num_classes) : (a + 1) * (5 + num_classes), y, x]]
+                    t = [sigmoid(v) for v in logits]
                     g = spec.reach[level] if spec.reach else 2
                     cx, cy = (g * t[0] - (g - 1) / 2 + x) * stride, (g * t[1] - (g - 1) / 2 + y) * stride
                     w, h = (2 * t[2]) ** 2 * anchor_w, (2 * t[3]) ** 2 * anchor_h
                     if spec.size == "exp":  # exp(t) is the odds of its sigmoid
                         w, h = t[2] / (1 - t[2]) * anchor_w, t[3] / (1 - t[3]) * anchor_h
                     box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
-                    predictions.append([(*box, t[4] * t[5 + k], k) for k in range(num_classes)])
+                    sure = t[4] ** (1 - power) * (sigmoid(float(overlaps[a, y, x])) ** power if power else 1)
+                    shares = t[5:]
+                    if spec.classes == "softmax":
+                        shares = [math.exp(v) / sum(map(math.exp, logits[5:])) for v in logits[5:]]
+                    predictions.append([(*box, sure * shares[k], k) for k in range(num_classes)])
     return predictions
 
 

@@ -33,6 +33,8 @@ DFL = DflDecode(strides=(8, 16, 32), bins=7)
 CORNER = DflDecode(strides=(8, 16, 32), bins=8, offset=0.0)
 POINT = PointDecode(strides=(8, 16, 32), box="centre", objectness=True)
 SIDES = PointDecode(strides=(8, 16, 32), box="sides", objectness=False)
+AWARE = AnchorDecode(strides=(8, 16), anchors_wh=ANCHOR.anchors_wh, size="exp", reach=(1.05, 1.05), iou_power=0.5)
+SOFT = AnchorDecode(strides=(16,), anchors_wh=ANCHOR.anchors_wh[:1], size="exp", reach=(1.0,), classes="softmax")
 GRID = GridDecode(strides=(16,), boxes=2)
 CENTRES = BoxesDecode(strides=(1,), rows=50, objectness=True)
 CORNERS = BoxesDecode(strides=(1,), rows=50, box="xyxy")
@@ -40,7 +42,7 @@ GRAPH = GraphDecode(strides=(8,), candidates=5)
 ROWS = RowsDecode(strides=(8,), layout="best-class", predictions=5)
 Layout = Literal["class-scores", "best-class"]
 RAW_KINDS = {"anchor": ANCHOR, "anchor-exp": GROWN, "dfl": DFL, "corner": CORNER, "point": POINT, "sides": SIDES}
-RAW_KINDS |= {"grid": GRID}
+RAW_KINDS |= {"grid": GRID, "aware": AWARE, "softmax": SOFT}
 MAPS_KINDS = RAW_KINDS | {"centres": CENTRES, "corners": CORNERS}
 ALL = list(MAPS_KINDS.values())
 RAW = pytest.mark.parametrize("spec", RAW_KINDS.values(), ids=RAW_KINDS)
