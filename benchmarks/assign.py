@@ -85,7 +85,7 @@ def _match_picture(
     maps: list[Tensor], targets: Tensor, decode: AnchorDecode, rules: OtaRules
 ) -> tuple[Cells, Tensor] | None:
     targets = torch.cat([torch.zeros_like(targets[:, :1]), targets[:, 1:]], dim=1)
-    cells = list_candidates(maps, targets, decode, rules)
+    cells = list_candidates(maps, targets, decode, rules).cells
     if len(cells.picture) == 0:
         return None
     raw = read_cells(maps, cells)
