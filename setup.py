@@ -19,6 +19,7 @@ TENSORRT = ["tensorrt-rtx-cu12>=1.7; platform_machine == 'x86_64'", "cuda-python
 RKNN = ["rknn-toolkit-lite2>=2.3.2; platform_machine == 'aarch64' and python_version < '3.13'"]
 REPORT = ["matplotlib>=3.8", "jinja2>=3.1"]
 SEARCH = ["optuna>=4.3"]
+TRACK = ["scipy>=1.10"]
 TENSORBOARD = ["tensorboard>=2.12"]
 REMOTE = ["fsspec>=2024.2"]
 SUPERVISION = ["supervision>=0.30"]  # the first that does not bring another OpenCV along
@@ -76,6 +77,7 @@ setup(
         "evaluate": ["pycocotools>=2.0.8"],
         "report": REPORT,
         "search": SEARCH,
+        "track": TRACK,
         "tensorboard": TENSORBOARD,
         "remote": REMOTE,
         "supervision": SUPERVISION,

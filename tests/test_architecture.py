@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "edgeyolo"
 GROUND_FLOOR = (
     ("spec",),
     ("geometry",),
-    ("heads",),
+    ("heads", "tracking"),
     ("data", "bundle", "graph"),
     ("backends",),
     ("handoffs",),

@@ -1,0 +1,82 @@
+"""Options of a tracker, and what it says about one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgeyolo.spec.detections import Int64
+from edgeyolo.spec.settings import PartBelowOne, Share, WholeNumber
+
+Float64 = npt.NDArray[np.float64]
+TrackMethod = Literal["bytetrack", "botsort"]
+DEFAULT_FRAME_RATE = 30.0
+
+
+class TrackSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a tracker follows objects; the defaults are those that its authors publish.
+
+    Attributes:
+        high_threshold: detections above this score are looked at first, and only they start a track.
+        low_threshold: detections above this score, and below the high one, may continue a track.
+        new_threshold: score from which on a detection starts a track.
+        match_threshold: in the first association, cost at and above which a detection and a track do not belong
+            together; the cost is 1 - IoU x score.
+        buffer: frames that a lost track is kept for, at 30 frames per second; more or fewer at other rates.
+        fuse_score: multiply the overlap by the detection's score before the cost is made of it.
+        pixel_boxes: count pixels as the authors' programs do, a box from x1 to x2 being x2 - x1 + 1 wide.
+        per_class: never let a detection of one class continue a track of another.
+        camera_motion: botsort only: follow the movement of the camera, where frames are given.
+        proximity_threshold: with appearance, cost of overlap above which it does not count.
+        appearance_threshold: with appearance, half a cosine distance above which it does not count.
+    """
+
+    high_threshold: Share = 0.6
+    low_threshold: Share = 0.1
+    new_threshold: Share = 0.7
+    match_threshold: Share = 0.8
+    buffer: WholeNumber = 30
+    fuse_score: bool = True
+    pixel_boxes: bool = False
+    per_class: bool = False
+    camera_motion: bool = True
+    proximity_threshold: Share = 0.5
+    appearance_threshold: PartBelowOne = 0.25
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Objects of one frame that are followed, in the order of the tracker's list: older tracks first.
+
+    Attributes:
+        track_ids: (M,) int64 from 1 on; never used again by the same tracker.
+        boxes_xyxy: (M, 4) float64, the tracker's estimate, in pixels of the frame; may reach beyond its borders.
+        scores: (M,) float64 in [0, 1], of the latest detection.
+        class_ids: (M,) int64 in [0, K), of the latest detection.
+    """
+
+    track_ids: Int64
+    boxes_xyxy: Float64
+    scores: Float64
+    class_ids: Int64
+
+    def __len__(self) -> int:
+        return len(self.track_ids)
+
+    def as_dicts(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
+        """One plain dictionary per object, for JSON."""
+        rows = zip(self.track_ids.tolist(), self.boxes_xyxy, self.scores, self.class_ids.tolist(), strict=True)
+        return [
+            {
+                "id": track_id,
+                "box_xyxy": [round(float(v), 2) for v in box],
+                "score": round(float(score), 4),
+                "class": class_names[class_id],
+            }
+            for track_id, box, score, class_id in rows
+        ]

@@ -1,0 +1,9 @@
+"""In: what is detected in one frame after the other. Out: `Tracks`, the same objects with the same ids.
+
+Verb: `Tracker(...).update(detections, frame)`. Ground floor; association needs scipy.
+"""
+
+from edgeyolo.spec.tracking import Tracks, TrackSettings
+from edgeyolo.tracking.tracker import Tracker
+
+__all__ = ["TrackSettings", "Tracker", "Tracks"]
