@@ -36,7 +36,7 @@ test-all: check
 test-oldest:
 	test -x $(OLDEST)/python || $(PYTHON) -m venv .venv-oldest
 	$(OLDEST)/python -m pip install --quiet --disable-pip-version-check --constraint tests/oldest.txt setuptools pytest pytest-xdist \
-		hypothesis --editable '.[train,openvino,tensorrt,search,tensorboard,remote]'
+		hypothesis --editable '.[train,openvino,tensorrt,search,tensorboard,remote,live]'
 	$(OLDEST)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow" -W default $(CORE)
 
 test-arm: $(READY)

@@ -22,6 +22,8 @@ SEARCH = ["optuna>=4.3"]
 TRACK = ["scipy>=1.10"]
 TENSORBOARD = ["tensorboard>=2.12"]
 REMOTE = ["fsspec>=2024.2"]
+# The page, metrics and MQTT: plain Python, 400 KB together.
+LIVE = ["h11>=0.14", "prometheus-client>=0.20", "paho-mqtt>=2.0"]
 SUPERVISION = ["supervision>=0.30"]  # the first that does not bring another OpenCV along
 TRAIN = [
     "torch>=2.8",
@@ -51,6 +53,7 @@ setup(
     package_dir={"edgeyolo": "edgeyolo", "edgeyolo._targets": "targets", "edgeyolo._calib": "calib"},
     package_data={
         "edgeyolo": ["py.typed"],
+        "edgeyolo.live": ["page.html"],
         "edgeyolo.report": ["*.j2"],
         "edgeyolo.backends.ncnn": ["costs/*.toml"],
         "edgeyolo.latency": ["boards/*.toml", "networks.json"],
@@ -81,7 +84,8 @@ setup(
         "tensorboard": TENSORBOARD,
         "remote": REMOTE,
         "supervision": SUPERVISION,
-        "dev": [*TRAIN, *OPENVINO, *TENSORRT, *SEARCH, *TENSORBOARD, *REMOTE, *SUPERVISION, *CHECKS],
+        "live": LIVE,
+        "dev": [*TRAIN, *OPENVINO, *TENSORRT, *SEARCH, *TENSORBOARD, *REMOTE, *SUPERVISION, *LIVE, *CHECKS],
     },
     entry_points={"console_scripts": ["edgeyolo=edgeyolo.cli.app:main"]},
 )

@@ -23,7 +23,7 @@ GROUND_FLOOR = (
     ("backends",),
     ("handoffs",),
     ("runtime",),
-    ("evaluation", "latency"),
+    ("evaluation", "latency", "live"),
     ("boards",),
 )
 UPSTAIRS = (

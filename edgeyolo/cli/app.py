@@ -29,6 +29,9 @@ _ORDER = [
     "build",
     "detect",
     "bench",
+    "serve",
+    "service",
+    "data",
 ]
 _ORDER += ["models", "targets", "recipes", "inspect", "doctor"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeyolo.cli._signals import stopping_on_signals
 from edgeyolo.cli.console import Console
 from edgeyolo.spec.detecting import DetectOptions, Thresholds
 
@@ -165,7 +165,7 @@ class _Tour:
             ending.callback(self._tell_failures, texts, run, told)
             ending.callback(self._tell_summaries, run)
             videos = self._open_videos(run, options.save, ending) if options.save is not None else {}
-            signals = ending.enter_context(_stopping_on_signals(run))
+            signals = ending.enter_context(stopping_on_signals(run.stop))
             for name, image, detections in ending.enter_context(run):
                 record = _make_record(name, image, detections, names, run.timing)
                 self._tell(record | {"seconds": round(run.seconds, 3)})
@@ -218,25 +218,6 @@ class _Tour:
                 f"{summary.batch:.1f} at a time, median ms: {times or 'none'}"
             )
             self._console.show_json_line({"stream": stem, "summary": asdict(summary)})
-
-
-@contextlib.contextmanager
-def _stopping_on_signals(run: StreamsRun) -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM ends the streams, and is noted in the list; a second one has its usual effect."""
-    caught: list[int] = []
-
-    def stop(number: int, frame: object) -> None:
-        caught.append(number)
-        signal.signal(number, before[number])
-        run.stop()
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before: dict[int, Any] = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _make_record(

@@ -39,15 +39,23 @@ def read_image(path: Path) -> Image:
     Raises:
         ImageError: it cannot be read, is empty, is cut off, is larger than `MOST_PIXELS`, or is not a picture.
     """
-    raw = read_bytes(path)
-    _check_whole(raw, path)
-    _check_size(raw, path)
+    return decode_image(read_bytes(path), path)
+
+
+def decode_image(raw: bytes, where: object) -> Image:
+    """As `read_image`, from its bytes.
+
+    Args:
+        where: what they are called in messages.
+    """
+    _check_whole(raw, where)
+    _check_size(raw, where)
     try:
         image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise ImageError(f"cannot be decoded ({error.err or error})", where=path) from None
+        raise ImageError(f"cannot be decoded ({error.err or error})", where=where) from None
     if image is None:
-        raise ImageError("is not a picture that OpenCV can decode, or is damaged", where=path, hint="Replace the file")
+        raise ImageError("is not a picture that OpenCV can decode, or is damaged", where=where, hint="Replace the file")
     return np.asarray(image, np.uint8)
 
 
@@ -103,7 +111,7 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def _check_whole(raw: bytes, path: Path) -> None:
+def _check_whole(raw: bytes, where: object) -> None:
     """Some versions of OpenCV give the upper part of a cut-off file without a word."""
     whole = True
     if raw.startswith(_JPEG):
@@ -114,7 +122,7 @@ def _check_whole(raw: bytes, path: Path) -> None:
     elif raw.startswith(b"RIFF") and len(raw) >= 12:
         whole = len(raw) >= struct.unpack_from("<I", raw, 4)[0] + 8
     if not whole:
-        raise ImageError("is cut off", where=path, hint="Copy or download the file again")
+        raise ImageError("is cut off", where=where, hint="Copy or download the file again")
 
 
 def _has_png_end(raw: bytes) -> bool:
@@ -128,25 +136,27 @@ def _has_png_end(raw: bytes) -> bool:
     return False
 
 
-def _check_size(raw: bytes, path: Path) -> None:
+def _check_size(raw: bytes, where: object) -> None:
     """Before memory is taken for it."""
-    height, width = _stated_hw(raw) or (0, 0)
+    height, width = stated_hw(raw) or (0, 0)
     if height * width > MOST_PIXELS:
         raise ImageError(
             f"is {width}x{height}, and {MOST_PIXELS:,} pixels are the most that is read",
-            where=path,
+            where=where,
             hint="Cut it into tiles",
         )
 
 
-def _stated_hw(raw: bytes) -> tuple[int, int] | None:
-    """Size as the header has it, which may be turned afterwards."""
+def stated_hw(raw: bytes) -> tuple[int, int] | None:
+    """Height and width as a header has them, which may be turned afterwards; None where they are not found."""
     try:
         if raw.startswith(_PNG):
             width, height = struct.unpack_from(">II", raw, 16)
             return height, width
         if (order := _TIFF.get(raw[:4])) is not None:
             return _tiff_hw(raw, order)
+        if raw[8:16] == b"WEBPVP8X" and len(raw) >= 30:
+            return _webp_canvas_hw(raw)
     except struct.error:
         return None
     return _header_hw(raw)
@@ -229,5 +239,9 @@ def _webp_hw(head: bytes) -> tuple[int, int] | None:
         return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
     has_exif = len(head) > 20 and head[20] & 0x08
     if chunk == b"VP8X" and not has_exif and len(head) >= 30:
-        return int.from_bytes(head[27:30], "little") + 1, int.from_bytes(head[24:27], "little") + 1
+        return _webp_canvas_hw(head)
     return None
+
+
+def _webp_canvas_hw(head: bytes) -> tuple[int, int]:
+    return int.from_bytes(head[27:30], "little") + 1, int.from_bytes(head[24:27], "little") + 1

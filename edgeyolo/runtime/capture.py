@@ -92,6 +92,7 @@ class FrameReader:
     Args:
         reconnect_s: for how long a live source that goes away is tried again, in seconds; 0 for not at all.
         wait: waits so many seconds, and says whether to give up.
+        patient: take a live source that does not open for one that went away.
 
     Attributes:
         live: whether it goes on by itself; a source with an end, such as a video behind an address, does not.
@@ -103,7 +104,12 @@ class FrameReader:
     """
 
     def __init__(
-        self, source: Source, *, reconnect_s: float = 0.0, wait: Callable[[float], bool] | None = None
+        self,
+        source: Source,
+        *,
+        reconnect_s: float = 0.0,
+        wait: Callable[[float], bool] | None = None,
+        patient: bool = False,
     ) -> None:
         self.source = source
         self.reconnects = 0
@@ -112,11 +118,11 @@ class FrameReader:
         self._index = 0
         self._capture = source.connect()
         first = _read_frame(self._capture)
-        if first is None:
+        if first is None and not (patient and source.live):
             self._capture.release()
             problem = "does not open or gives no frame" if source.live else "is no video that can be read"
             raise DataError(problem, where=source.where, hint=source.hint)
-        self._next: Image | None = first
+        self._next = first
         count, fps = self._capture.get(cv2.CAP_PROP_FRAME_COUNT), self._capture.get(cv2.CAP_PROP_FPS)
         self._count = int(count) if math.isfinite(count) and count > 0 else 0
         self.fps = fps if math.isfinite(fps) and 1 <= fps <= 1000 else 0.0
@@ -146,9 +152,9 @@ class FrameReader:
         gone = DataError(f"gives no more frames, after {self._index}", where=self.source.where, hint=self.source.hint)
         if self._reconnect_s <= 0:
             raise gone
-        logger.warning(
-            "%s: gives no more frames; trying to open it again for %g s", self.source.where, self._reconnect_s
-        )
+        limit = f"for {self._reconnect_s:g} s" if math.isfinite(self._reconnect_s) else "until it is back"
+        more = "more " if self._index else ""
+        logger.warning("%s: gives no %sframes; trying to open it again %s", self.source.where, more, limit)
         lost, pause_s = time.monotonic(), SHORTEST_PAUSE_S
         while (left_s := lost + self._reconnect_s - time.monotonic()) > 0:
             if self._wait(min(pause_s, left_s)):

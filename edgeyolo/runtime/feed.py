@@ -40,6 +40,21 @@ class StreamSummary:
     latency: dict[str, Spread]
 
 
+@dataclass(frozen=True)
+class StreamCounts:
+    """Frames of a stream so far, as in `StreamSummary`.
+
+    Attributes:
+        captured_s: when the latest was captured, by `time.perf_counter`; 0 before the first.
+    """
+
+    captured: int = 0
+    detected: int = 0
+    dropped: int = 0
+    reconnects: int = 0
+    captured_s: float = 0.0
+
+
 class Feed:
     """One source of a run.
 
@@ -54,12 +69,16 @@ class Feed:
         self.reader = reader
         self.stem, self.live, self.fps = reader.source.stem, reader.live, reader.fps
         self.captured = self.detected = self.shared = 0
-        self.first_s = self.last_s = 0.0
+        self.first_s = self.last_s = self.captured_s = 0.0
         self.times: deque[tuple[Timing, float]] = deque(maxlen=REMEMBERED)
 
     def seconds(self, frame: Frame) -> float:
         """When a frame was captured, from the first one on; for a file, when it is shown."""
         return frame.index / self.fps if self.fps and not self.live else frame.captured_s - self.first_s
+
+    def counts(self, dropped: int) -> StreamCounts:
+        """What became of its frames so far."""
+        return StreamCounts(self.captured, self.detected, dropped, self.reader.reconnects, self.captured_s)
 
     def count(self, frame: Frame, timing: Timing, batch: int) -> None:
         """A frame was detected on, in a batch of so many."""

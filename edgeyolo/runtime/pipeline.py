@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 from edgeyolo.runtime.capture import FrameReader, Source, make_source
 from edgeyolo.runtime.clock import Timing
 from edgeyolo.runtime.detector import Detector
-from edgeyolo.runtime.feed import Feed, StreamSummary
+from edgeyolo.runtime.feed import Feed, StreamCounts, StreamSummary
 from edgeyolo.runtime.gather import QUEUE_FRAMES, Frame, Gather
 from edgeyolo.spec.detections import Detections, Image
 from edgeyolo.spec.errors import DataError
@@ -53,6 +53,7 @@ class StreamsRun:
         every_frame: wait for the detector instead of dropping frames, also where a source is live.
         reconnect_s: for how long a live source that goes away is tried again, seconds; 0 for not at all.
         max_wait_ms: how long a frame waits for those of other sources, to be computed together with them.
+        patient: take live sources that do not open for ones that went away, and will be tried again.
 
     Attributes:
         feeds: the sources that did open, by their position in `sources`.
@@ -71,11 +72,12 @@ class StreamsRun:
         every_frame: bool = False,
         reconnect_s: float = 10.0,
         max_wait_ms: float = DEFAULT_WAIT_MS,
+        patient: bool = False,
     ) -> None:
         self._stopping = threading.Event()
         self._detector = detector
         self.errors: dict[int, DataError] = {}
-        self.feeds = self._open(sources, reconnect_s)
+        self.feeds = self._open(sources, reconnect_s, patient)
         newest_wins = [feed.live and not every_frame for feed in self.feeds.values()]
         self._positions = list(self.feeds)  # of the feeds, as the queues count them
         self._frames = Gather(newest_wins, most=detector.batch, wait_s=max_wait_ms / 1e3)
@@ -131,14 +133,21 @@ class StreamsRun:
             for position, dropped in zip(self._positions, self._frames.dropped, strict=True)
         }
 
-    def _open(self, sources: Sequence[Source | str | Path | int], reconnect_s: float) -> dict[int, Feed]:
+    def counts(self) -> dict[int, StreamCounts]:
+        """Of each source that did open, what became of its frames so far; cheaper than `summaries`."""
+        return {
+            position: self.feeds[position].counts(dropped)
+            for position, dropped in zip(self._positions, self._frames.dropped, strict=True)
+        }
+
+    def _open(self, sources: Sequence[Source | str | Path | int], reconnect_s: float, patient: bool) -> dict[int, Feed]:
         """Those that do open; all at the same time, for an address that does not answer takes its time."""
         taken: dict[str, int] = {}
 
         def read(position: int) -> FrameReader | None:
             try:
                 source = _as_source(sources[position])
-                return FrameReader(source, reconnect_s=reconnect_s, wait=self._stopping.wait)
+                return FrameReader(source, reconnect_s=reconnect_s, wait=self._stopping.wait, patient=patient)
             except DataError as error:
                 self.errors[position] = error
                 return None
@@ -161,6 +170,7 @@ class StreamsRun:
                 if not feed.captured:
                     feed.first_s = now_s
                 feed.captured += 1
+                feed.captured_s = now_s
                 if self._stopping.is_set() or not self._frames.put(Frame(number, index, image, now_s)):
                     break
         except DataError as error:

@@ -1,0 +1,58 @@
+"""`edgeyolo serve`: what the board sees, on a page, for Prometheus, over MQTT, and kept to be labelled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeyolo.cli._signals import stopping_on_signals
+from edgeyolo.cli.console import Console
+from edgeyolo.spec.detecting import Thresholds
+from edgeyolo.spec.serving import RecordOptions, ServeOptions
+
+PANEL = "On the board"
+
+
+def serve(
+    console: Console,
+    bundle: Annotated[Path, typer.Argument(help="Bundle that `edgeyolo deploy` wrote.")],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Videos, addresses (rtsp://...), camera numbers, pipelines (csi://0); none for /detect alone."
+        ),
+    ] = None,
+    *,
+    thresholds: Thresholds,
+    options: ServeOptions,
+    recording: RecordOptions,
+) -> None:
+    """Show on a page what the board sees, until Ctrl-C.
+
+    The page is at http://127.0.0.1:8080; /metrics is for Prometheus, /detect takes a picture (POST) and answers JSON,
+    /healthz says whether all is well. A source that goes away is tried again until it is back; a video file is played
+    again and again.
+    """
+    from edgeyolo.live.live import Live
+    from edgeyolo.runtime import Detector
+
+    with console.show_progress() as progress:
+        detector = Detector.load(
+            bundle,
+            threads=options.threads,
+            score_threshold=thresholds.score_threshold,
+            transfer=thresholds.transfer,
+            iou_threshold=thresholds.iou_threshold,
+            max_detections=thresholds.max_detections,
+            nms=thresholds.nms,
+            multi_label=thresholds.multi_label,
+            progress=progress,
+        )
+    with detector, Live(detector, sources or [], options, recording) as live, stopping_on_signals(live.stop):
+        console.say(f"Open {live.url}")
+        if live.token is None:
+            console.say("Only this computer can; --host 0.0.0.0 lets others, with a token")
+        console.show_json_line({"url": live.url, "port": live.port})
+        live.run()
