@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -24,3 +24,20 @@ def drop_block(x: Tensor, probability: Tensor | float, size: int) -> Tensor:
     around = F.pad(corners, (wide - 1, wide - 1, high - 1, high - 1))
     kept = 1 - F.max_pool2d(around, (high, wide), stride=1)  # (B, C, H, W)
     return x * (kept * (kept.numel() / kept.sum().clamp(min=1))).to(x.dtype)
+
+
+class DropBlock(nn.Module):
+    """`drop_block` while training; folded, nothing."""
+
+    def __init__(self, probability: float = 0.1, size: int = 3) -> None:
+        super().__init__()
+        self.probability = probability
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same."""
+        return drop_block(x, self.probability, self.size) if self.training else x
+
+    def fold(self) -> nn.Identity:
+        """What it is in eval mode."""
+        return nn.Identity()

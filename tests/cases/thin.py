@@ -22,6 +22,7 @@ SHARE = 8
 SMALL = (
     *("yolov7-nano", "yolov7-tiny", "ppyoloe-s", "ppyoloe-plus-s"),
     *("yolov5n", "yolov6n", "yolov8n", "yolox-nano", "yolox-tiny", "damo-ns"),
+    *("yolov1-nano", "yolov2-nano", "ppyolo-tiny"),
 )
 _THIN = ", thin"
 _SIZES = (

@@ -12,7 +12,7 @@ from torch import nn
 from edgeyolo import models
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.errors import UnknownNameError, UsageError
-from edgeyolo.spec.model import AnchorDecode, PointDecode
+from edgeyolo.spec.model import AnchorDecode, GridDecode, PointDecode
 
 NAMES = models.model_names()
 
@@ -21,7 +21,9 @@ def expected_channels(model):
     """Channels of the maps of each level."""
     decode, classes = model.decode, model.config.num_classes
     if isinstance(decode, AnchorDecode):
-        return [[len(level) * (5 + classes)] for level in decode.anchors_wh]
+        return [[len(level) * (5 + classes + (decode.iou_power > 0))] for level in decode.anchors_wh]
+    if isinstance(decode, GridDecode):
+        return [[5 * decode.boxes + classes]]
     if isinstance(decode, PointDecode):
         return [[classes, 1, 4] if decode.objectness else [classes, 4]] * len(decode.strides)
     return [[classes, 4 * decode.bins]] * len(decode.strides)

@@ -6,6 +6,8 @@ from enum import Enum
 
 from torch import fx, nn
 
+from edgeyolo.nn.coord import place_map
+
 Modules = dict[str, nn.Module]
 
 
@@ -104,6 +106,8 @@ def effect_of(node: fx.Node, modules: Modules) -> Effect:
         return Effect.NEW
     if node.op == "call_module":
         return _effect_of_module(modules[str(node.target)])
+    if node.target is place_map:
+        return Effect.NEW
     if node.op == "call_function" and (getattr(node.target, "__module__", None) or "torch").split(".")[0] not in _TORCH:
         return Effect.UNKNOWN
     name = operator_name(node, modules)
