@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,12 +14,17 @@ import typer
 
 from edgeyolo.cli._signals import stopping_on_signals
 from edgeyolo.cli.console import Console
+from edgeyolo.cli.flags import Shown
 from edgeyolo.spec.detecting import DetectOptions, Thresholds
+from edgeyolo.spec.errors import UsageError
+from edgeyolo.spec.tracking import TrackSettings
+from edgeyolo.spec.zones import Zones, load_zones
 
 if TYPE_CHECKING:
     from edgeyolo.runtime import Detections, Detector
     from edgeyolo.runtime.capture import Source
     from edgeyolo.runtime.clock import Timing
+    from edgeyolo.runtime.follow import Followers
     from edgeyolo.runtime.pipeline import StreamsRun
     from edgeyolo.runtime.video_file import VideoFile
     from edgeyolo.spec.detections import Image
@@ -39,21 +44,26 @@ def detect(
     ],
     thresholds: Thresholds,
     options: DetectOptions,
+    tracking: Annotated[TrackSettings, Shown()],
 ) -> None:
     """Find objects in pictures, videos and cameras.
 
     With --json, pictures give one object at the end; where there is a video or a camera, every frame gives one line as
     it is done, and each stream one line of counts and times after its last. Ctrl-C ends a stream and sums it up.
     Cameras that are given one after another share the engine, and so do videos where the bundle takes several pictures
-    at once (deploy --batch); other videos follow each other.
+    at once (deploy --batch); other videos follow each other. With --track, detections count from the low_threshold of
+    the tracker on, where no --score-threshold is given; --set and --config set the tracker.
     """
     from edgeyolo.runtime import Detector
+    from edgeyolo.runtime.follow import Followers
 
+    lowest = tracking.low_threshold if options.track else None
+    zones = _load_zones(options)
     with console.show_progress() as progress:
         detector = Detector.load(
             bundle,
             threads=options.threads,
-            score_threshold=thresholds.score_threshold,
+            score_threshold=lowest if thresholds.score_threshold is None else thresholds.score_threshold,
             transfer=thresholds.transfer,
             iou_threshold=thresholds.iou_threshold,
             max_detections=thresholds.max_detections,
@@ -62,7 +72,10 @@ def detect(
             progress=progress,
         )
     with detector:
-        tour = _Tour(detector, options, console)
+        followers = None
+        if options.track is not None:
+            followers = Followers(options.track, tracking, detector.class_names, zones)
+        tour = _Tour(detector, options, console, followers)
         tour.detect_all(sources)
     tour.conclude()
 
@@ -70,8 +83,11 @@ def detect(
 class _Tour:
     """One call of the verb: goes from source to source and keeps what the end is to tell."""
 
-    def __init__(self, detector: Detector, options: DetectOptions, console: Console) -> None:
+    def __init__(
+        self, detector: Detector, options: DetectOptions, console: Console, followers: Followers | None
+    ) -> None:
         self._detector, self._options, self._console = detector, options, console
+        self._followers, self._turn = followers, 0
         self._records: list[dict[str, Any]] = []
         self._errors: list[dict[str, str]] = []
         self._names: set[str] = set()
@@ -135,24 +151,24 @@ class _Tour:
         return 0 < self._options.frames <= self._count
 
     def _detect_pictures(self, source: str) -> None:
-        from edgeyolo.runtime.draw import draw_detections
         from edgeyolo.runtime.stream import open_stream
 
+        sequence = str(Path(source).parent)
         for name, image in open_stream(source):
             if self._is_enough():
                 return
             detections = self._detector.detect(image)
-            self._tell(_make_record(name, image, detections, self._detector.class_names, self._detector.timing))
+            self._tell(self._make_record(name, image, detections, self._detector.timing, sequence))
             if self._options.save is not None:
-                drawn = draw_detections(image, detections, self._detector.class_names)
+                drawn = self._draw(image, detections, sequence)
                 _write_picture(self._options.save / _free_name(name, self._names), drawn)
 
     def _detect_streams(self, texts: list[str], sources: list[Source]) -> bool:
         """Frames as they come, into a video for each source; False where a signal asked for the end."""
-        from edgeyolo.runtime.draw import draw_detections
         from edgeyolo.runtime.pipeline import StreamsRun
 
-        options, names = self._options, self._detector.class_names
+        options = self._options
+        self._turn += 1
         run = StreamsRun(
             self._detector,
             sources,
@@ -167,13 +183,37 @@ class _Tour:
             videos = self._open_videos(run, options.save, ending) if options.save is not None else {}
             signals = ending.enter_context(stopping_on_signals(run.stop))
             for name, image, detections in ending.enter_context(run):
-                record = _make_record(name, image, detections, names, run.timing)
+                feed = run.feeds[run.source]
+                record = self._make_record(name, image, detections, run.timing, (self._turn, run.source), feed.fps)
                 self._tell(record | {"seconds": round(run.seconds, 3)})
                 if videos:
-                    videos[run.source].write(draw_detections(image, detections, names), run.seconds)
+                    videos[run.source].write(self._draw(image, detections, (self._turn, run.source)), run.seconds)
                 if self._is_enough():
                     break
             return not signals
+
+    def _make_record(
+        self, name: str, image: Image, detections: Detections, timing: Timing, source: Hashable, frame_rate: float = 0.0
+    ) -> dict[str, Any]:
+        """What is told of a frame, which is the next one of its sequence where objects are followed."""
+        names = self._detector.class_names
+        record = {
+            "picture": name,
+            "image_hw": [image.shape[0], image.shape[1]],
+            "latency_ms": round(timing.total_ms, 3),
+        }
+        if self._followers is None:
+            return record | {"objects": detections.as_dicts(names)}
+        follower = self._followers.of(source, frame_rate)
+        record |= {"objects": follower.update(detections, image).as_dicts(names)}
+        return record if follower.counts is None else record | {"zones": follower.counts}
+
+    def _draw(self, image: Image, detections: Detections, source: Hashable) -> Image:
+        from edgeyolo.runtime.draw import draw_detections
+
+        if self._followers is None:
+            return draw_detections(image, detections, self._detector.class_names)
+        return self._followers.of(source).draw(image)
 
     def _open_videos(self, run: StreamsRun, folder: Path, ending: contextlib.ExitStack) -> dict[int, VideoFile]:
         from edgeyolo.runtime.video_file import VideoFile
@@ -220,15 +260,12 @@ class _Tour:
             self._console.show_json_line({"stream": stem, "summary": asdict(summary)})
 
 
-def _make_record(
-    name: str, image: Image, detections: Detections, class_names: tuple[str, ...], timing: Timing
-) -> dict[str, Any]:
-    return {
-        "picture": name,
-        "image_hw": [image.shape[0], image.shape[1]],
-        "latency_ms": round(timing.total_ms, 3),
-        "objects": detections.as_dicts(class_names),
-    }
+def _load_zones(options: DetectOptions) -> Zones | None:
+    if options.zones is None:
+        return None
+    if options.track is None:
+        raise UsageError("zones count what is followed", where="--zones", hint="Give --track bytetrack too")
+    return load_zones(options.zones)
 
 
 def _summarise(record: dict[str, Any]) -> str:

@@ -38,18 +38,24 @@ def draw_detections(image: Image, detections: Detections, class_names: Sequence[
         ImageError: not a picture.
     """
     canvas = bgr_from_any(image).copy()
-    height, width = canvas.shape[:2]
-    line_px = max(1, round((height + width) / 560))
+    line_px = line_width(canvas)
     objects = zip(detections.boxes_xyxy, detections.scores.tolist(), detections.class_ids.tolist(), strict=True)
     for box_xyxy, score, class_id in reversed(list(objects)):
         left, top, right, bottom = (round(float(v)) for v in box_xyxy)
         colour = class_colour(class_id)
         cv2.rectangle(canvas, (left, top), (right - 1, bottom - 1), colour, line_px)
-        _draw_label(canvas, f"{class_names[class_id]} {score:.2f}", (left, top), colour)
+        draw_label(canvas, f"{class_names[class_id]} {score:.2f}", (left, top), colour)
     return canvas
 
 
-def _draw_label(canvas: Image, text: str, corner_xy: tuple[int, int], colour: tuple[int, int, int]) -> None:
+def line_width(canvas: Image) -> int:
+    """Pixels, more on a larger picture."""
+    height, width = canvas.shape[:2]
+    width_px: int = max(1, round((height + width) / 560))
+    return width_px
+
+
+def draw_label(canvas: Image, text: str, corner_xy: tuple[int, int], colour: tuple[int, int, int]) -> None:
     """Put `text` on a filled ground above `corner_xy`, or below where there is no room, all inside the picture."""
     height, width = canvas.shape[:2]
     scale = max(0.4, (height + width) / 3600)

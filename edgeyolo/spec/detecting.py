@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from edgeyolo.spec.settings import Count, NotNegative, Positive, Share, WholeNumber
+from edgeyolo.spec.tracking import TrackMethod
 
 Nms = Literal["greedy", "diou", "matrix"]
 DEFAULT_NMS: Nms = "greedy"
@@ -48,6 +49,9 @@ class DetectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     Attributes:
         save: folder for pictures, and a video (.mp4) of each stream, with the boxes drawn.
+        track: follow objects from frame to frame, and give each an id: bytetrack, or botsort, which also follows the
+            movement of the camera. Pictures of one folder are the frames of one sequence.
+        zones: with track, a TOML file of lines and areas to count in.
         threads: threads of the engine, 0 for the bundle's number or fewer, as other work leaves cores.
         frames: stop after so many pictures, 0 for all there are.
         every_frame: drop no frame of a live source, however late the boxes come.
@@ -56,6 +60,8 @@ class DetectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """
 
     save: Path | None = None
+    track: TrackMethod | None = None
+    zones: Path | None = None
     threads: WholeNumber = 0
     frames: WholeNumber = 0
     every_frame: bool = False

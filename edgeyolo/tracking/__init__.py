@@ -3,7 +3,8 @@
 Verb: `Tracker(...).update(detections, frame)`. Ground floor; association needs scipy.
 """
 
-from edgeyolo.spec.tracking import Tracks, TrackSettings
+from edgeyolo.spec.tracking import TrackSettings
+from edgeyolo.spec.tracks import Tracks
 from edgeyolo.tracking.tracker import Tracker
 
 __all__ = ["TrackSettings", "Tracker", "Tracks"]

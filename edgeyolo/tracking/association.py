@@ -6,7 +6,7 @@ import numpy as np
 
 from edgeyolo.spec.detections import Int64
 from edgeyolo.spec.errors import MissingPackageError
-from edgeyolo.spec.tracking import Float64
+from edgeyolo.spec.tracks import Float64
 
 
 def overlaps(first_xyxy: Float64, second_xyxy: Float64, *, pixel_boxes: bool = False) -> Float64:

@@ -7,7 +7,7 @@ import numpy as np
 
 from edgeyolo.geometry.network_input import bgr_from_any
 from edgeyolo.spec.detections import Float32, Image
-from edgeyolo.spec.tracking import Float64
+from edgeyolo.spec.tracks import Float64
 
 DOWNSCALE = 2  # corners are looked for in a picture of half the size
 MAX_CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX, CORNER_BLOCK_PX = 1000, 0.01, 1, 3

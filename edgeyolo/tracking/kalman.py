@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edgeyolo.spec.tracking import Float64
+from edgeyolo.spec.tracks import Float64
 
 POSITION, VELOCITY = 1 / 20, 1 / 160  # standard deviations, as parts of a box's size
 

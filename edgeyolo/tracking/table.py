@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeyolo.spec.detections import Int64
-from edgeyolo.spec.tracking import Float64
+from edgeyolo.spec.tracks import Float64
 from edgeyolo.tracking import kalman
 from edgeyolo.tracking.association import normalised
 

@@ -13,7 +13,8 @@ import numpy as np
 from edgeyolo.spec.detections import Detections, Image, Int64
 from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
 from edgeyolo.spec.settings import check_settings
-from edgeyolo.spec.tracking import DEFAULT_FRAME_RATE, Float64, TrackMethod, Tracks, TrackSettings
+from edgeyolo.spec.tracking import DEFAULT_FRAME_RATE, TrackMethod, TrackSettings
+from edgeyolo.spec.tracks import Float64, Tracks
 from edgeyolo.tracking.association import assign, cosine_distances, normalised, overlaps
 from edgeyolo.tracking.camera_motion import CameraMotion
 from edgeyolo.tracking.kalman import AspectState, BoxState, SizeState
