@@ -35,7 +35,8 @@ from edgeyolo.runtime.pipeline import StreamsRun
 from edgeyolo.spec.detections import Detections, Image
 from edgeyolo.spec.errors import EdgeYoloError, OutputError, UnknownNameError
 from edgeyolo.spec.serving import RecordOptions, ServeOptions
-from edgeyolo.spec.tracking import DEFAULT_FRAME_RATE, TrackMethod, Tracks
+from edgeyolo.spec.tracking import DEFAULT_FRAME_RATE, TrackMethod
+from edgeyolo.spec.tracks import Tracks
 from edgeyolo.tracking import Tracker
 
 _TICK_S = 0.25
