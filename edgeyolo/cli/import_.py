@@ -23,7 +23,7 @@ def import_(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Weights as a family's authors publish them (.pt, .pth, .pdparams), or a detector as .onnx."
+            help="Weights as a family's authors publish them (.pt, .pth, .pdparams, .weights), or a detector as .onnx."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, or for model.onnx and model.json.")],
@@ -37,7 +37,9 @@ def import_(
         return
     if options.head is not None or options.describe is not None:
         raise UsageError("--head and --describe are for ONNX files", where=file, hint="Leave them out")
-    result = verbs.import_weights(file, out, model=options.model, names=options.names, image_size=options.image_size)
+    result = verbs.import_weights(
+        file, out, model=options.model, names=options.names, image_size=options.image_size, cfg=options.cfg
+    )
     _show(console, result.model)
     console.say(f"Wrote {result.checkpoint}")
     _say_next(console, out)

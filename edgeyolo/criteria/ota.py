@@ -31,7 +31,7 @@ from edgeyolo.losses.quality_focal import quality_focal_terms
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import AnchorDecode
 
-_LEVEL_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
+_LEVEL_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06), 5: (4.0, 1.0, 0.5, 0.4, 0.1)}
 _AUXILIARY_SHARE = 0.25
 _USUAL_OBJECTS = 7.3  # per picture of COCO, on which the weights were found
 _RAREST_OBJECTS = 0.5  # per picture that objectness is still weighed up for

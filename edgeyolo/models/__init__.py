@@ -19,13 +19,16 @@ import torch
 from torch import nn
 
 from edgeyolo.heads import Anchors, head_of
+from edgeyolo.models._cfg import OWN, CfgNetwork, is_same, network_of
 from edgeyolo.models._companion import Accompanied, Companion
 from edgeyolo.models._network import DetectorNetwork
+from edgeyolo.models._planned import PlannedNetwork
 from edgeyolo.nn.fold import fold_in_place
 from edgeyolo.spec.errors import CheckpointError, UnknownNameError, UsageError
 from edgeyolo.spec.model import ModelSpec, Origin
 from edgeyolo.spec.provenance import sha256_of
 from edgeyolo.spec.work import Convolution, count_gflops
+from edgeyolo.weights.darknet_cfg import parse_cfg, read_cfg, without_training
 from edgeyolo.weights.pretrained import (
     Comparison,
     OfficialWeights,
@@ -39,6 +42,7 @@ __all__ = [
     "Accompanied",
     "Anchors",
     "Companion",
+    "DarknetModel",
     "DetectorNetwork",
     "ModelInfo",
     "anchors_in",
@@ -51,6 +55,7 @@ __all__ = [
     "is_published",
     "learning_rate_of",
     "list_models",
+    "load_darknet",
     "load_official_weights",
     "load_pretrained",
     "model_names",
@@ -110,6 +115,8 @@ def create(
 
 def rebuild(spec: ModelSpec) -> DetectorNetwork:
     """The network that a record describes, its anchors too, with random weights; arguments checked as by `create`."""
+    if spec.structure:
+        return network_of(parse_cfg(spec.structure, where=spec.name), spec.structure, spec.name)
     return create(spec.name, len(spec.class_names), activation=spec.activation, anchors_wh=anchors_in(spec))
 
 
@@ -153,7 +160,7 @@ def load_pretrained(
     """A detector with the weights of an official checkpoint, in training form and eval mode. Nothing in it is run.
 
     Args:
-        path: as the authors publish it: `.pt`, `.pth`, or `.pdparams` of PaddleDetection.
+        path: as the authors publish it: `.pt`, `.pth`, `.pdparams` of PaddleDetection, or `.weights` of darknet.
         num_classes: K, None for the file's; with another K the outputs are made anew, and a warning says so.
         activation: as for `create`.
 
@@ -169,6 +176,45 @@ def load_pretrained(
     place_weights(model, published, weights)
     model.eval()
     return model
+
+
+@dataclasses.dataclass(frozen=True)
+class DarknetModel:
+    """What a cfg and its weights are.
+
+    Attributes:
+        network: in training form and eval mode; a model of the registry where one has these layers.
+        image_hw: of the cfg, pixels.
+        structure: the cfg, where no model of the registry has these layers; else "".
+        origin: the file; whose it is, and under which licence, nobody says.
+    """
+
+    network: DetectorNetwork
+    image_hw: tuple[int, int]
+    structure: str
+    origin: Origin
+
+
+def load_darknet(cfg_path: Path, path: Path) -> DarknetModel:
+    """The network of a darknet `.cfg`, with its classes and anchors, and the values of a `.weights`.
+
+    Raises:
+        CheckpointError: either cannot be read, describes what is not built here, or they are not of each other.
+    """
+    cfg = read_cfg(cfg_path)
+    structure = without_training(cfg_path.read_text(encoding="utf-8", errors="replace"))
+    network: DetectorNetwork = network_of(cfg, structure, cfg_path.stem)
+    assert isinstance(network, CfgNetwork)
+    own, published = network.config, OWN
+    for name in model_names():
+        family = _family_of(name)
+        if issubclass(family.Network, PlannedNetwork) and is_same(family.VARIANTS[name], own):
+            network, structure = create(name, own.num_classes, anchors_wh=own.anchors_wh), ""
+            published = family.PUBLISHED
+            break
+    place_weights(network, published, read_weights(path))
+    origin = Origin(source=OWN.source, licence=OWN.licence, file=path.name, sha256=sha256_of(path))
+    return DarknetModel(network.eval(), cfg.image_hw, structure, origin)
 
 
 def load_official_weights(model: nn.Module, path: Path) -> list[str]:

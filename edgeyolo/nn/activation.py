@@ -30,6 +30,8 @@ def make_activation(name: str | None, *, inplace: bool = False) -> nn.Module:
     """
     if name is None:
         return nn.Identity()
+    if name == "sigmoid":  # of attention, in a network that somebody else describes: none for all layers of a model
+        return nn.Sigmoid()
     if name not in _ACTIVATIONS:
         raise UnknownNameError("activation", name, _ACTIVATIONS)
     if name == "leaky_relu":

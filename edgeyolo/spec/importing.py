@@ -20,6 +20,7 @@ class ImportOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         model: model of the zoo; guessed from the tensors if not given.
         names: text file with the name of a class on each line; the file's own, or COCO's where it has 80, if not given.
         image_size: side in pixels of the square input, or its height and width; the model's own if not given.
+        cfg: of a darknet .weights, the .cfg that it was trained with: layers, classes, anchors and size are as it says.
         head: how the outputs of an ONNX file are read: raw maps as dfl, anchor or point, or decoded boxes; found by
             running it if not given.
         describe: what else is known of an ONNX file, a .toml; what it leaves out is guessed and shown.
@@ -28,5 +29,6 @@ class ImportOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     model: str | None = None
     names: Path | None = None
     image_size: ImageSize | None = None
+    cfg: Path | None = None
     head: HeadKind | None = None
     describe: Path | None = None

@@ -13,7 +13,9 @@ FORMAT_VERSION = 1
 
 PixelType = Literal["float32", "uint8"]
 
-_PERMISSIVE = frozenset({"Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "ISC", "CC0-1.0", "Unlicense"})
+_PERMISSIVE = frozenset(
+    {"Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "ISC", "CC0-1.0", "Unlicense"} | {"LicenseRef-public-domain"}
+)
 
 
 class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -251,6 +253,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         activation: the activation of its hidden layers.
         class_names: K names; class id is the position.
         origin: the weights that its own are, or began as; None where all were made here.
+        structure: the cfg of darknet's that describes its layers, where it is no model of the registry.
     """
 
     name: str
@@ -259,6 +262,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     input: InputSpec
     decode: Decode
     origin: Origin | None = None
+    structure: str = ""
 
     @property
     def output_count(self) -> int:

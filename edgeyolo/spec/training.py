@@ -223,7 +223,7 @@ class TrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """What `train` does besides what its config says.
 
     Attributes:
-        weights: checkpoint to start from, or official .pt or .pdparams.
+        weights: checkpoint to start from, or official .pt, .pdparams or .weights.
         resume: go on from the last checkpoint in the folder of the run.
         report: write train.html: curves, confusion, pictures.
     """

@@ -34,7 +34,7 @@ from edgeyolo.training.rep_optimizer import multiply_learning, scales_of, take_r
 from edgeyolo.training.teacher import anchors_of_checkpoint, make_distiller
 
 _LOG = logging.getLogger(__name__)
-_OFFICIAL_SUFFIXES = (".pt", ".pth", ".pdparams")
+_OFFICIAL_SUFFIXES = (".pt", ".pth", ".pdparams", ".weights")
 
 
 class DetectorJob(Job):
@@ -199,7 +199,7 @@ def choose_anchors(config: TrainConfig, data: Dataset, weights: Path | None) -> 
 
 
 def load_start(model: models.DetectorNetwork, weights: Path) -> Origin | None:
-    """Load weights to fine-tune from; a `.pt`, `.pth` or `.pdparams` is read as an official file.
+    """Load weights to fine-tune from; a `.pt`, `.pth`, `.pdparams` or `.weights` is read as an official file.
 
     Returns:
         Who has published them, if anybody.

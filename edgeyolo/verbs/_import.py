@@ -26,7 +26,13 @@ class ImportResult:
 
 
 def import_weights(
-    file: Path, out: Path, *, model: str | None = None, names: Path | None = None, image_size: int | str | None = None
+    file: Path,
+    out: Path,
+    *,
+    model: str | None = None,
+    names: Path | None = None,
+    image_size: int | str | None = None,
+    cfg: Path | None = None,
 ) -> ImportResult:
     """Write official weights as `best.safetensors` in the folder `out`, with their origin and licence in its record.
 
@@ -35,6 +41,7 @@ def import_weights(
         model: name in the zoo; None for the one that the tensors fit.
         names: a text file, the name of a class on each line; None for COCO's, where there are 80 classes.
         image_size: side in pixels of the square input, or such as "384x640"; None for the model's own.
+        cfg: of a darknet `.weights`, which says the model, its classes, its anchors and its size.
 
     Raises:
         CheckpointError: unreadable, of another model, or of none that is known. UnknownNameError, UsageError: no such
@@ -49,21 +56,36 @@ def import_weights(
     path = out / "best.safetensors"
     if path.exists():
         raise OutputError("there is a checkpoint already", where=path, hint="Give another --out, or remove it")
-    name = model or _only_guess(file)
-    network = models.load_pretrained(name, file)
-    image_hw = image_hw_of(image_size or network.config.image_size)
+    if cfg is not None:
+        _check_cfg(file, model)
+        found = models.load_darknet(cfg, file)
+        network, structure, origin = found.network, found.structure, found.origin
+        image_hw = image_hw_of(image_size) if image_size else found.image_hw
+    else:
+        network = models.load_pretrained(model or _only_guess(file), file)
+        structure, origin = "", models.origin_of(network.config.name, file)
+        image_hw = image_hw_of(image_size or network.config.image_size)
+    name = network.config.name
     spec = ModelSpec(
         name=name,
         activation=network.config.activation,
         class_names=_class_names(names, network.config.num_classes, file),
         input=network.make_input_spec(image_hw),
         decode=network.decode,
-        origin=models.origin_of(name, file),
+        origin=origin,
+        structure=structure,
     )
     config = TrainConfig(model=name, image_size=image_size_of(image_hw))
     tensors = {f"model.{key}": tensor for key, tensor in network.state_dict().items()}
     save_checkpoint(path, tensors, CheckpointRecord(model=spec, config=config, data="", epoch=0))
     return ImportResult(path, spec)
+
+
+def _check_cfg(file: Path, model: str | None) -> None:
+    if file.suffix != ".weights":
+        raise UsageError("--cfg is for .weights of darknet", where=file, hint="Leave it out")
+    if model is not None:
+        raise UsageError("--cfg says which model it is", where=file, hint="Leave --model out")
 
 
 def _only_guess(file: Path) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ class Published:
         names: config and official tensors -> how the file calls them; raises CheckpointError for a file that would be
             misread, its third argument says where from.
         padded: rows of the outputs in some files -> how many of them are classes; the rest is not used.
+        spread: config, what a file holds, where from -> official name -> tensor, for files that have no names; raises
+            CheckpointError for one of another length.
     """
 
     source: str
@@ -76,6 +78,7 @@ class Published:
     count_classes: Callable[[Any, Mapping[str, Tensor]], int | None]
     names: Callable[[Any, Mapping[str, Tensor], object], Names]
     padded: Mapping[int, int] = field(default_factory=dict)
+    spread: Callable[[Any, Mapping[str, Tensor], object], Mapping[str, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,9 @@ def compare_weights(model: nn.Module, published: Published, weights: OfficialWei
         CheckpointError: the file's boxes would be read wrongly.
     """
     config: Any = model.config
+    file_classes = published.count_classes(config, weights.tensors)
+    if published.spread is not None:
+        weights = replace(weights, tensors=published.spread(config, weights.tensors, weights.path))
     names = published.names(config, weights.tensors, weights.path)
     state = model.state_dict()
     official = {here: names.official(here) for here in state}
@@ -131,7 +137,6 @@ def compare_weights(model: nn.Module, published: Published, weights: OfficialWei
     for here, value in found.items():
         if published.outputs in here and value.dim() and published.padded.get(len(value)) == config.num_classes:
             found[here] = value[: config.num_classes]
-    file_classes = published.count_classes(config, weights.tensors)
     outputs = [here for here in found if published.outputs in here and found[here].shape != state[here].shape]
     if file_classes in (None, config.num_classes):
         outputs = []  # their shapes have no excuse

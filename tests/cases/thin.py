@@ -23,6 +23,7 @@ SMALL = (
     *("yolov7-nano", "yolov7-tiny", "ppyoloe-s", "ppyoloe-plus-s"),
     *("yolov5n", "yolov6n", "yolov8n", "yolox-nano", "yolox-tiny", "damo-ns"),
     *("yolov1-nano", "yolov2-nano", "ppyolo-tiny"),
+    *("yolov3-tiny", "yolov4-tiny"),
 )
 _THIN = ", thin"
 _SIZES = (
@@ -40,6 +41,11 @@ _SIZES = (
     "stages",
     "neck_count",
     "neck_share",
+    "stem",
+    "neck",
+    "first",
+    "neck_blocks",
+    "spp_blocks",
 )
 
 

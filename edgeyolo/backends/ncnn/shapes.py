@@ -257,6 +257,18 @@ def _slice(layer: Layer, inputs: list[Shape]) -> list[Shape]:
     return made
 
 
+def _crop(layer: Layer, inputs: list[Shape]) -> Shape:
+    starts, ends, axes = (layer.numbers(key) for key in (9, 10, 11))
+    _require(len(starts) == len(ends) == len(axes) == len(set(axes)) > 0, "starts, ends or axes")
+    sizes = list(inputs[0])
+    for start, end, axis in zip(starts, ends, axes, strict=True):
+        _require(isinstance(axis, int) and 0 <= axis < len(sizes), f"axis {axis} of {len(sizes)}")
+        end = sizes[int(axis)] if end == _AUTOMATIC else end
+        _require(0 <= start < end <= sizes[int(axis)], f"crops {start} to {end} of {inputs[0]}")
+        sizes[int(axis)] = int(end) - int(start)
+    return tuple(sizes)
+
+
 def _binary(layer: Layer, inputs: list[Shape]) -> Shape:
     _require(0 <= layer.integer(0) <= 11, f"operator {layer.integer(0)}")
     _require(len(inputs) == (1 if layer.integer(1) else 2), f"{len(inputs)} inputs")
@@ -334,6 +346,7 @@ _RULES: dict[str, tuple[Rule, Sequence[int], int]] = {  # rule, parameters it kn
     "Concat": (_concat, (0,), -1),
     "Split": (_split, (), 1),
     "Slice": (_slice, (0, 1), 1),
+    "Crop": (_crop, (9, 10, 11), 1),
     "BinaryOp": (_binary, (0, 1, 2), -1),
     "Eltwise": (_eltwise, (0, 1), -1),
     "Reduction": (_reduction, (0, 1, 2, 3, 4, 5), 1),

@@ -1,0 +1,157 @@
+"""The plan that Scaled-YOLOv4 and YOLOR have in common: cross-stage partial stages everywhere, an SPP among them.
+
+Source: Scaled-YOLOv4, arXiv 2011.08036, section 3 and figure 4; YOLOR, arXiv 2105.04206, appendix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeyolo.heads import Anchors
+from edgeyolo.nn.plan import PICTURE, Apply, Conv, Detect, Plan, Reorg, Vector
+
+
+@dataclass(frozen=True)
+class ScaledConfig:
+    """One model.
+
+    Attributes:
+        stem: of the first convolution.
+        stages: channels and residual blocks of each stage, strides 2, 4 ...
+        first: what the stage of stride 2 is: a plain residual one, a partial one like the others, or the picture's
+            positions as channels (YOLOR's large ones, whose stem is that stage).
+        transition: a convolution behind the residual blocks of a stage.
+        neck: per level, finest first; heads have twice as many.
+        neck_blocks: pairs of convolutions in the neck's stages.
+        spp_blocks: pairs of convolutions behind the SPP's pools.
+        implicit: vectors before and after each output, all outputs in the end (YOLOR).
+        anchors_wh: per level, finest first, input pixels.
+        eps, momentum: of batch norms.
+    """
+
+    name: str
+    stem: int
+    stages: tuple[tuple[int, int], ...]
+    first: Literal["residual", "partial", "reorg"]
+    neck: tuple[int, ...]
+    neck_blocks: int
+    anchors_wh: Anchors
+    spp_blocks: int = 1
+    transition: bool = True
+    implicit: bool = False
+    num_classes: int = 80
+    activation: str = "mish"
+    image_size: int = 640
+    width: float = 1.0
+    eps: float = 1e-5
+    momentum: float = 0.1
+    learning_rate: float = 1e-3
+
+    def make_plan(self) -> Plan:
+        """All layers, as in the authors' cfg."""
+        plan = Plan(self.width)
+        ends = _descend(plan, self, _backbone(plan, self)[-len(self.neck) :])
+        if not self.implicit:
+            for level in range(len(ends)):
+                if level:
+                    plan.join(ends[level - 1])
+                    _ascend(plan, self, ends, level)
+                plan.conv(2 * self.neck[level], 3, activation=self.activation)
+                plan.detect(self.anchors_wh[level], self.num_classes, size="square", reach=2.0)
+            return plan
+        for level in range(1, len(ends)):
+            _ascend(plan, self, ends, level)
+        vectors = _vectors(plan, self)
+        for level, (added, multiplied) in enumerate(vectors):
+            plan.join(ends[level])
+            plan.conv(2 * self.neck[level], 3, activation=self.activation)
+            plan.add(Apply((plan.last, added), "sum"))
+            plan.add(Conv((plan.last,), len(self.anchors_wh[level]) * (5 + self.num_classes), norm=False))
+            plan.add(Apply((plan.last, multiplied), "product"))
+            plan.add(Detect((plan.last,), self.anchors_wh[level], self.num_classes, "square", 2.0))
+        return plan
+
+
+def _backbone(plan: Plan, config: ScaledConfig) -> list[int]:
+    """Numbers of the last layers of all stages, finest first."""
+    act = config.activation
+    if config.first == "reorg":
+        plan.add(Reorg((PICTURE,)))
+    plan.conv(config.stem, 3, activation=act)
+    ends = []
+    for position, (chs, blocks) in enumerate(config.stages):
+        down = plan.conv(chs, 3, 2, activation=act)
+        if position == 0 and config.first == "residual":
+            ends.append(_residuals(plan, chs, down, blocks, act))
+            continue
+        skip = plan.conv(chs // 2, activation=act)
+        plan.join(down)
+        _residuals(plan, chs // 2, plan.conv(chs // 2, activation=act), blocks, act, narrow=chs // 2)
+        if config.transition:
+            plan.conv(chs // 2, activation=act)
+        plan.join(plan.last, skip)
+        ends.append(plan.conv(chs, activation=act))
+    return ends
+
+
+def _residuals(plan: Plan, chs: int, start: int, blocks: int, act: str, narrow: int | None = None) -> int:
+    for _ in range(blocks):
+        plan.conv(narrow or chs // 2, activation=act)
+        plan.conv(chs, 3, activation=act)
+        start = plan.residual(start)
+    return start
+
+
+def _descend(plan: Plan, config: ScaledConfig, features: list[int]) -> list[int]:
+    """The SPP, then from the coarsest level to the finest: numbers of the last layer of each, finest first."""
+    act, chs = config.activation, config.neck
+    ends = [_spp(plan, chs[-1], config.spp_blocks, act)]
+    for level in range(len(chs) - 2, -1, -1):
+        plan.conv(chs[level], activation=act)
+        up = plan.grow()
+        plan.join(features[level])
+        plan.join(plan.conv(chs[level], activation=act), up)
+        ends.insert(0, _mix(plan, config, level))
+    return ends
+
+
+def _ascend(plan: Plan, config: ScaledConfig, ends: list[int], level: int) -> None:
+    """The latest map, of the level before, comes to a level; `ends` has its last layer from then on."""
+    plan.join(plan.conv(config.neck[level], 3, 2, activation=config.activation), ends[level])
+    ends[level] = _mix(plan, config, level)
+
+
+def _mix(plan: Plan, config: ScaledConfig, level: int) -> int:
+    """A partial stage of the neck: plain pairs of convolutions beside a single one."""
+    act, chs = config.activation, config.neck[level]
+    entry = plan.conv(chs, activation=act)
+    skip = plan.conv(chs, activation=act)
+    plan.join(entry)
+    for _ in range(config.neck_blocks):
+        plan.conv(chs, activation=act)
+        plan.conv(chs, 3, activation=act)
+    plan.join(plan.last, skip)
+    return plan.conv(chs, activation=act)
+
+
+def _spp(plan: Plan, chs: int, blocks: int, act: str) -> int:
+    start = plan.last
+    skip = plan.conv(chs, activation=act)
+    plan.join(start)
+    for size in (1, 3, 1):
+        plan.conv(chs, size, activation=act)
+    plan.pyramid(5, 9, 13)
+    for _ in range(blocks):
+        plan.conv(chs, activation=act)
+        plan.conv(chs, 3, activation=act)
+    plan.join(plan.last, skip)
+    return plan.conv(chs, activation=act)
+
+
+def _vectors(plan: Plan, config: ScaledConfig) -> list[tuple[int, int]]:
+    """Numbers of the vectors that are added before and multiplied after the output of each level."""
+    hidden = [plan.scaled(2 * chs) for chs in config.neck]
+    outputs = [len(level) * (5 + config.num_classes) for level in config.anchors_wh]
+    added = [plan.add(Vector(chs, 0.0)) for chs in hidden]
+    return list(zip(added, [plan.add(Vector(chs, 1.0)) for chs in outputs], strict=True))

@@ -1,0 +1,105 @@
+"""Scaled-YOLOv4: csp, x-mish, and the large P5, P6 and P7.
+
+Source: Scaled-YOLOv4, arXiv 2011.08036; layers and anchors as in the authors' cfg files.
+Differs: trained as its authors' PyTorch release does, which is YOLOv5's loss. That release normalises what a stage of
+the neck has joined once more, which their cfg files do not: p7, of which only the release's size is published, has
+9,280 parameters fewer here, 4,640 of the deploy form.
+"""
+
+from __future__ import annotations
+
+from edgeyolo.criteria.neighbours import NeighbourCriterion
+from edgeyolo.heads import Anchors
+from edgeyolo.models._planned import PlannedNetwork, publish
+from edgeyolo.models._scaled import ScaledConfig
+
+_ANCHORS: Anchors = (
+    ((12, 16), (19, 36), (40, 28)),
+    ((36, 75), (76, 55), (72, 146)),
+    ((142, 110), (192, 243), (459, 401)),
+)
+_P5_ANCHORS: Anchors = (
+    ((13, 17), (31, 25), (24, 51), (61, 45)),
+    ((48, 102), (119, 96), (97, 189), (217, 184)),
+    ((171, 384), (324, 451), (616, 618), (800, 800)),
+)
+_P6_ANCHORS: Anchors = (
+    ((13, 17), (31, 25), (24, 51), (61, 45)),
+    ((61, 45), (48, 102), (119, 96), (97, 189)),
+    ((97, 189), (217, 184), (171, 384), (324, 451)),
+    ((324, 451), (545, 357), (616, 618), (1024, 1024)),
+)
+_P7_ANCHORS: Anchors = (
+    ((13, 17), (22, 25), (27, 66), (55, 41)),
+    ((57, 88), (112, 69), (69, 177), (136, 138)),
+    ((136, 138), (287, 114), (134, 275), (268, 248)),
+    ((268, 248), (232, 504), (445, 416), (640, 640)),
+    ((812, 393), (477, 808), (1070, 908), (1408, 1408)),
+)
+_P5_STAGES = ((64, 1), (128, 3), (256, 15), (512, 15), (1024, 7))
+
+VARIANTS: dict[str, ScaledConfig] = {
+    "yolov4-csp": ScaledConfig(
+        name="yolov4-csp",
+        stem=32,
+        stages=((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)),
+        first="residual",
+        neck=(128, 256, 512),
+        neck_blocks=2,
+        anchors_wh=_ANCHORS,
+        image_size=512,
+    ),
+    "yolov4x-mish": ScaledConfig(
+        name="yolov4x-mish",
+        stem=32,
+        stages=((80, 1), (160, 3), (320, 10), (640, 10), (1280, 5)),
+        first="residual",
+        neck=(160, 320, 640),
+        neck_blocks=3,
+        spp_blocks=2,
+        anchors_wh=_ANCHORS,
+    ),
+    "yolov4-p5": ScaledConfig(
+        name="yolov4-p5",
+        stem=32,
+        stages=_P5_STAGES,
+        first="partial",
+        neck=(128, 256, 512),
+        neck_blocks=3,
+        anchors_wh=_P5_ANCHORS,
+        image_size=896,
+    ),
+    "yolov4-p6": ScaledConfig(
+        name="yolov4-p6",
+        stem=32,
+        stages=(*_P5_STAGES, (1024, 7)),
+        first="partial",
+        neck=(128, 256, 512, 512),
+        neck_blocks=3,
+        anchors_wh=_P6_ANCHORS,
+        image_size=1280,
+    ),
+    "yolov4-p7": ScaledConfig(
+        name="yolov4-p7",
+        stem=40,
+        stages=((80, 1), (160, 3), (320, 15), (640, 15), (1280, 7), (1280, 7), (1280, 7)),
+        first="partial",
+        neck=(160, 320, 640, 640, 640),
+        neck_blocks=3,
+        anchors_wh=_P7_ANCHORS,
+        image_size=1536,
+    ),
+}
+
+
+class Network(PlannedNetwork):
+    """A Scaled-YOLOv4 detector."""
+
+    config: ScaledConfig
+
+    def make_criterion(self, *, epochs: int | None = None) -> NeighbourCriterion:
+        """Its loss; the same in every epoch, however many there are."""
+        return NeighbourCriterion(self.decode, self.config.num_classes)
+
+
+PUBLISHED = publish("darknet", "LicenseRef-public-domain", tuple(name for name in VARIANTS if name != "yolov4-p7"))

@@ -1,0 +1,83 @@
+"""YOLOR: Scaled-YOLOv4 with implicit knowledge around its outputs, which folds away.
+
+Source: YOLOR, arXiv 2105.04206; layers and anchors as in the authors' cfg files.
+Differs: P6 and W6 begin with 2x2 pixels as channels and a 3x3 convolution; folded that is one 6x6 convolution.
+"""
+
+from __future__ import annotations
+
+from edgeyolo.criteria.neighbours import NeighbourCriterion
+from edgeyolo.heads import Anchors
+from edgeyolo.models._planned import PlannedNetwork, publish
+from edgeyolo.models._scaled import ScaledConfig
+
+_ANCHORS: Anchors = (
+    ((12, 16), (19, 36), (40, 28)),
+    ((36, 75), (76, 55), (72, 146)),
+    ((142, 110), (192, 243), (459, 401)),
+)
+_LARGE_ANCHORS: Anchors = (
+    ((19, 27), (44, 40), (38, 94)),
+    ((96, 68), (86, 152), (180, 137)),
+    ((140, 301), (303, 264), (238, 542)),
+    ((436, 615), (739, 380), (925, 792)),
+)
+
+
+def _csp(name: str, stages: tuple[tuple[int, int], ...], neck: tuple[int, ...], neck_blocks: int) -> ScaledConfig:
+    return ScaledConfig(
+        name=name,
+        stem=32,
+        stages=stages,
+        first="residual",
+        neck=neck,
+        neck_blocks=neck_blocks,
+        spp_blocks=neck_blocks - 1,
+        anchors_wh=_ANCHORS,
+        implicit=True,
+        activation="silu",
+        eps=1e-3,
+        momentum=0.03,
+    )
+
+
+def _large(name: str, stages: tuple[tuple[int, int], ...], neck: tuple[int, ...]) -> ScaledConfig:
+    return ScaledConfig(
+        name=name,
+        stem=64,
+        stages=stages,
+        first="reorg",
+        transition=False,
+        neck=neck,
+        neck_blocks=3,
+        anchors_wh=_LARGE_ANCHORS,
+        implicit=True,
+        activation="silu",
+        image_size=1280,
+        eps=1e-3,
+        momentum=0.03,
+    )
+
+
+VARIANTS: dict[str, ScaledConfig] = {
+    config.name: config
+    for config in (
+        _csp("yolor-csp", ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)), (128, 256, 512), 2),
+        _csp("yolor-csp-x", ((80, 1), (160, 3), (320, 10), (640, 10), (1280, 5)), (160, 320, 640), 3),
+        _large("yolor-p6", ((128, 3), (256, 7), (384, 7), (512, 3), (640, 3)), (128, 192, 256, 320)),
+        _large("yolor-w6", ((128, 3), (256, 7), (512, 7), (768, 3), (1024, 3)), (128, 256, 384, 512)),
+    )
+}
+
+
+class Network(PlannedNetwork):
+    """A YOLOR detector."""
+
+    config: ScaledConfig
+
+    def make_criterion(self, *, epochs: int | None = None) -> NeighbourCriterion:
+        """Its loss; the same in every epoch, however many there are."""
+        return NeighbourCriterion(self.decode, self.config.num_classes)
+
+
+PUBLISHED = publish("the YOLOR repository", "GPL-3.0", tuple(VARIANTS))
