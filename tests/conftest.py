@@ -10,13 +10,17 @@ import importlib
 import os
 from collections.abc import Iterator
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are there to read it; tests run side by side
+# Before numpy, torch and ncnn are there to read them. Tests run side by side: no threads where none are asked for, and
+# those that wait for one another sleep, where they would spin on cores that the other tests need.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 from bccd import BCCD
 from hypothesis import settings
 
-pytest_plugins = ("one_layer", "random_model", "whole_way")  # fixtures that several folders share; see tests/cases
+# Fixtures that several folders share; see tests/cases.
+pytest_plugins = ("one_layer", "quick_python", "random_model", "whole_way")
 
 settings.register_profile("the same in each run", derandomize=True)
 if "EDGEYOLO_EXPLORE" not in os.environ:

@@ -12,8 +12,8 @@ import os
 import pkgutil
 import shutil
 import subprocess
-import sys
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.checkpoint import CheckpointRecord, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
+KnockDown = Callable[..., None]
 CASE = Path(__file__).parent / "cases" / "demolition.py"
 SIDE = 64
 SPEC = ModelSpec(
@@ -112,53 +113,58 @@ def save_random_checkpoint(path: Path) -> None:
     save_checkpoint(path, {f"model.{name}": tensor for name, tensor in model.state_dict().items()}, record)
 
 
-def knock_down(room: str, name: str, made: Path, folder: Path, *told: object) -> None:
-    """Run the checks without one module or package of a room."""
-    for part in ("edgeyolo", "targets", "calib"):
-        shutil.copytree(ROOT / part, folder / part)
-    shutil.copytree(made, folder / "made")
-    guest = folder / "edgeyolo" / room / name
-    if guest.is_dir():
-        shutil.rmtree(guest)
-    else:
-        guest.with_suffix(".py").unlink()
-    kinds = {"backends": "engine", "models": "family", "heads": "head", "data": "format", "handoffs": "program"}
-    command = [sys.executable, str(CASE), kinds[room], name, str(folder / "made"), *map(json.dumps, told)]
-    variables = os.environ | {"PYTHONPATH": str(folder), "EDGEYOLO_CACHE": str(folder / "cache")}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def knock_down(made: Path, tmp_path: Path, quick_python: list[str]) -> KnockDown:
+    """Runs the checks without one module or package of a room."""
+
+    def run_checks(room: str, name: str, *told: object) -> None:
+        for part in ("edgeyolo", "targets", "calib"):
+            shutil.copytree(ROOT / part, tmp_path / part)
+        shutil.copytree(made, tmp_path / "made")
+        guest = tmp_path / "edgeyolo" / room / name
+        if guest.is_dir():
+            shutil.rmtree(guest)
+        else:
+            guest.with_suffix(".py").unlink()
+        kinds = {"backends": "engine", "models": "family", "heads": "head", "data": "format", "handoffs": "program"}
+        command = [*quick_python, str(CASE), kinds[room], name, str(tmp_path / "made"), *map(json.dumps, told)]
+        variables = os.environ | {"PYTHONPATH": str(tmp_path), "EDGEYOLO_CACHE": str(tmp_path / "cache")}
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+
+    return run_checks
 
 
 @pytest.mark.parametrize("name", backends.list_engines())
-def test_an_engine(name: str, made: Path, tmp_path: Path) -> None:
+def test_an_engine(name: str, knock_down: KnockDown) -> None:
     """`quantize`, which measures on every engine that can run here, is tried where the lost one is one of them."""
-    knock_down("backends", name, made, tmp_path, bool(backends.load_engine(name).host_target()))
+    knock_down("backends", name, bool(backends.load_engine(name).host_target()))
 
 
 @pytest.mark.parametrize("name", list_guests(models))
-def test_a_family(name: str, made: Path, tmp_path: Path) -> None:
+def test_a_family(name: str, knock_down: KnockDown) -> None:
     variants = list(importlib.import_module(f"edgeyolo.models.{name}").VARIANTS)
-    knock_down("models", name, made, tmp_path, variants)
+    knock_down("models", name, variants)
 
 
 @pytest.mark.parametrize("name", list_guests(heads))
-def test_a_head(name: str, made: Path, tmp_path: Path) -> None:
+def test_a_head(name: str, knock_down: KnockDown) -> None:
     """Each kind with an example of the struct that describes it."""
     readers = {module: importlib.import_module(f"edgeyolo.heads.{module}").HEAD for module in list_guests(heads)}
     described = {module: msgspec.to_builtins(make_example(head.reads)) for module, head in readers.items()}
-    knock_down("heads", name, made, tmp_path, described)
+    knock_down("heads", name, described)
 
 
 @pytest.mark.parametrize("name", list_formats())
-def test_a_format(name: str, made: Path, tmp_path: Path) -> None:
+def test_a_format(name: str, made: Path, knock_down: KnockDown) -> None:
     written = {str(path): reader_of(path) for path in (made / "data").iterdir()}
     assert len(set(written.values())) > 1
-    knock_down("data", name, made, tmp_path, written)
+    knock_down("data", name, written)
 
 
 @pytest.mark.parametrize("name", handoffs.list_programs())
-def test_a_program(name: str, made: Path, tmp_path: Path) -> None:
-    knock_down("handoffs", name, made, tmp_path)
+def test_a_program(name: str, knock_down: KnockDown) -> None:
+    knock_down("handoffs", name)
 
 
 def reader_of(path: Path) -> str:

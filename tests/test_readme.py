@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -23,6 +25,7 @@ from edgeyolo.data.dataset import open_dataset
 from edgeyolo.data.drawn import draw_dataset, draw_picture
 
 ROOT = Path(__file__).parents[1]
+RunBlock = Callable[[str, str, Path], None]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(?P<language>bash|python)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -35,7 +38,7 @@ SUBSTITUTIONS = {
     "--model yolov7-tiny": "--model yolov7-nano",
     "--runs 200": "--runs 5",
 }
-# Documents that start from what the README trains; that is made once in a run.
+# Documents that start from what the README trains.
 TRAINED = "edgeyolo train --model yolov7-nano --data cells --epochs 60 --image-size 320 --out runs/cells\n"
 START_TRAINED = ("formats.md", "hand-offs.md", "intel.md", "latency.md", "quantization.md", "sizes.md")
 
@@ -55,26 +58,47 @@ def draw_cells(folder: Path) -> None:
     draw_dataset(folder / "cells", {"train": 8, "val": 4, "test": 4}, image_hw=(96, 96))
 
 
-def train(folder: Path) -> None:
-    draw_cells(folder)
-    run_block("bash", TRAINED, folder)
+@pytest.fixture(scope="session")
+def run_block(quick_python: list[str], tmp_path_factory: pytest.TempPathFactory) -> RunBlock:
+    """Runs the code of a block, which has to end well, in a folder; `edgeyolo` is on its path."""
+    commands = tmp_path_factory.mktemp("commands")
+    (commands / "edgeyolo").write_text(f'#!/bin/sh\nexec {shlex.join(quick_python)} -m edgeyolo "$@"\n')
+    (commands / "edgeyolo").chmod(0o755)
+    path = os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]])
+
+    def run(language: str, code: str, folder: Path) -> None:
+        script = shrink(code) if language == "bash" else code
+        command = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [*quick_python, "-c"]
+        environment = os.environ | {"PATH": path}
+        done = subprocess.run(
+            [*command, script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+
+    return run
 
 
-def run_block(language: str, code: str, folder: Path) -> None:
-    script = shrink(code) if language == "bash" else code
-    command = ["bash", "-euo", "pipefail", "-c", script] if language == "bash" else [sys.executable, "-c", script]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+@pytest.fixture(scope="session")
+def trained(run_block: RunBlock, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the README trains, made once in a run."""
+
+    def train(folder: Path) -> None:
+        draw_cells(folder)
+        run_block("bash", TRAINED, folder)
+
+    return make_once(tmp_path_factory, "trained", train)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_runs(
-    document: Path, workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    document: Path,
+    workspace: Path,
+    run_block: RunBlock,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if document.name in START_TRAINED:
-        shutil.copytree(make_once(tmp_path_factory, "trained", train) / "runs", workspace / "runs")
+        shutil.copytree(request.getfixturevalue("trained") / "runs", workspace / "runs")
     if document.name == "official-weights.md":
         write_official("yolox-nano", workspace / "yolox_nano.pth", monkeypatch, is_fresh=True)
     if document.name == "foreign-onnx.md":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +13,11 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def run() -> Run:
+def run(quick_python: list[str]) -> Run:
     """The command in a process of its own, as a user runs it."""
 
     def run_command(*arguments: object, cwd: Path | None = None, **environment: str) -> object:
-        command = [sys.executable, "-m", "edgeyolo", *map(str, arguments)]
+        command = [*quick_python, "-m", "edgeyolo", *map(str, arguments)]
         variables = os.environ | {"OMP_NUM_THREADS": "1"} | environment
         return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables, check=False, timeout=300)
 
