@@ -55,5 +55,6 @@ def check_signature(
     sizes = zip(shape[1:], spec.input.shape, strict=False)
     if len(shape) != 4 or any(isinstance(given, int) and given != size for given, size in sizes):
         raise BackendError(
-            f"takes images of shape {list(shape)}, and the model takes {spec.input.image_hw}", where=where
+            f"takes images of shape {list(shape)}, and the model takes (B, {', '.join(map(str, spec.input.shape))})",
+            where=where,
         )

@@ -1,7 +1,8 @@
 """Picture to network input: the one way, in training, calibration and evaluation and on the board.
 
 `letterbox_for` says where a picture stands and `scaling_of` which numbers its pixels become. `InputWriter` does both at
-once, or only the first where the graph does the second (`InputSpec.pixels`); training pads and scales apart, for it
+once, only the first where the graph does the second (`InputSpec.pixels`), and neither where it does both
+(`InputSpec.frame_hw`); training pads and scales apart, for it
 augments between the two, with the same result to the bit.
 """
 
@@ -80,7 +81,8 @@ def scaling_of(spec: InputSpec) -> tuple[Float32, Float32]:
 
 
 def empty_input(spec: InputSpec, count: int) -> Pixels:
-    """Memory for the inputs of `count` pictures, with nothing in it: (B, 3, H, W) float32 or (B, H, W, 3) uint8."""
+    """Memory for the inputs of `count` pictures, with nothing in it: (B, 3, H, W) float32, or (B, H, W, 3) uint8 of the
+    canvas or of the frame."""
     return np.empty((count, *spec.shape), spec.pixels)
 
 
@@ -93,10 +95,10 @@ def make_input(image: Image, spec: InputSpec, *, out: Pixels | None = None) -> t
 
     Returns:
         (1, 3, H, W) float32, C-contiguous, and the letterbox that leads boxes back to the picture; for a graph that
-        normalises, the letterboxed picture itself, (1, H, W, 3) uint8 BGR.
+        normalises, the letterboxed picture itself, (1, H, W, 3) uint8 BGR, and for one that letterboxes, the picture.
 
     Raises:
-        ImageError: not a picture.
+        ImageError: not a picture, or not one of the size that the graph letterboxes.
     """
     if out is None:
         out = empty_input(spec, 1)
@@ -125,6 +127,16 @@ def make_batch(
     return out, letterboxes
 
 
+def _check_frame(image: Image, frame_hw: tuple[int, int]) -> None:
+    if image.shape[:2] != frame_hw:
+        (height, width), found = frame_hw, image.shape
+        raise ImageError(
+            f"a picture of {found[1]} x {found[0]} pixels, and the model was deployed for {width} x {height}",
+            where="image",
+            hint="Deploy it for a target without frame_hw, which takes pictures of any size",
+        )
+
+
 class InputWriter:
     """Writes pictures as network inputs, with memory of its own for the steps between; one thread at a time.
 
@@ -142,7 +154,10 @@ class InputWriter:
         """Fill `out`, the input of one picture, from a picture; arguments and errors as in `make_input`."""
         image = bgr_from_any(image)
         letterbox = letterbox_for((image.shape[0], image.shape[1]), self._spec)
-        if self._spec.pixels == "uint8":
+        if self._spec.frame_hw:
+            _check_frame(image, self._spec.frame_hw)
+            out[:] = image
+        elif self._spec.pixels == "uint8":
             self._write_bytes(image, letterbox, out)
         else:
             self._write_floats(image, letterbox, out)

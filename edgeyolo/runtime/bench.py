@@ -23,6 +23,7 @@ from edgeyolo.spec.detecting import BenchOptions
 from edgeyolo.spec.detections import Image
 from edgeyolo.spec.machine import describe_machine, processor_name
 from edgeyolo.spec.manifest import Manifest
+from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.tuning import Tuning
@@ -45,7 +46,7 @@ def time_bundle(
     started_s = time.perf_counter()
     with Detector.load(bundle, threads=options.threads, progress=progress) as detector:
         loaded_s = time.perf_counter()
-        picture = _picture_of(options.image, detector.spec.input.image_hw)
+        picture = _picture_of(options.image, detector.spec.input)
         read_s = time.perf_counter()
         _detect(detector, picture)
         first_s = time.perf_counter() - read_s + loaded_s - started_s
@@ -173,8 +174,8 @@ def _peak_memory_mib() -> float | None:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _picture_of(path: Path | None, input_hw: tuple[int, int]) -> Image:
+def _picture_of(path: Path | None, spec: InputSpec) -> Image:
     """The picture at `path`, or noise of the input's size."""
     if path is not None:
         return read_image(path)
-    return np.random.default_rng(0).integers(0, 256, (*input_hw, 3)).astype(np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (*(spec.frame_hw or spec.image_hw), 3)).astype(np.uint8)

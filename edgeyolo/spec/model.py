@@ -21,7 +21,8 @@ _PERMISSIVE = frozenset(
 class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The network's input, (B, 3, H, W) float32: `(pixel / 255 - mean) / std` of the letterboxed picture.
 
-    Or that picture itself, (B, H, W, 3) uint8 in OpenCV's BGR, where the graph does the rest.
+    Or that picture itself, (B, H, W, 3) uint8 in OpenCV's BGR, where the graph does the rest; or the camera's picture,
+    (B, h, w, 3) uint8 BGR of one size, where the graph letterboxes it, too.
 
     Attributes:
         image_hw: height and width in pixels, each a multiple of the coarsest stride.
@@ -32,6 +33,7 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         batch: fewest and most pictures that the engine takes in one call: (4, 4) for four, always, and (1, 8) for up to
             eight. More are given one call after another; what is missing of a fixed number is filled up.
         pixels: type of the input: floats, or the bytes of the picture.
+        frame_hw: height and width of the bytes' pictures where the graph letterboxes them.
     """
 
     image_hw: tuple[int, int]
@@ -42,11 +44,12 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     letterbox_alignment: Literal["center", "top-left"] = "center"
     batch: tuple[int, int] = (1, 1)
     pixels: PixelType = "float32"
+    frame_hw: tuple[int, int] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one picture's input: (3, H, W), or (H, W, 3) for bytes."""
-        return (3, *self.image_hw) if self.pixels == "float32" else (*self.image_hw, 3)
+        """Of one picture's input: (3, H, W), or (H, W, 3) for bytes, or (h, w, 3) for those of a whole frame."""
+        return (3, *self.image_hw) if self.pixels == "float32" else (*(self.frame_hw or self.image_hw), 3)
 
 
 class AnchorDecode(

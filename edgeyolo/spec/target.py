@@ -7,9 +7,10 @@ from typing import Literal
 import msgspec
 
 from edgeyolo.spec.model import PixelType
+from edgeyolo.spec.settings import Count
 from edgeyolo.spec.shelf import list_shelf, load_from_shelf
 
-Precision = Literal["mixed", "int8", "fp16", "bf16", "fp32"]
+Precision = Literal["mixed", "int8", "fp8", "fp16", "bf16", "fp32"]
 Option = bool | int | float | str
 
 
@@ -33,6 +34,8 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         dla_cores: number of DLA cores.
         postprocess: where boxes are decoded: on the host, or inside the graph.
         input: what the graph takes: floats, or the bytes of the picture, whose channels it orders and scales itself.
+        frame_hw: height and width of the camera's pictures, where the graph is to letterbox them as well; input is then
+            "uint8".
         engine_options: passed to the engine, recorded in the manifest, used again by the runtime.
         first_of: for a target that is this very computer: targets to take in its place, by the architecture, fastest
             first; the first whose engine is installed is taken.
@@ -54,14 +57,15 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     dla_cores: int = 0
     postprocess: Literal["host", "graph"] = "host"
     input: PixelType = "float32"
+    frame_hw: tuple[Count, Count] | None = None
     engine_options: dict[str, Option] = {}
     first_of: dict[str, tuple[str, ...]] = {}
     sources: dict[str, str] = {}
 
 
 def needs_scales(precision: str) -> bool:
-    """Whether an artefact of this precision has layers in int8, and so needs qparams."""
-    return precision in ("mixed", "int8")
+    """Whether an artefact of this precision has layers in 8 bits, and so needs qparams."""
+    return precision in ("mixed", "int8", "fp8")
 
 
 def list_targets() -> list[str]:

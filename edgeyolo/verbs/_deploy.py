@@ -245,8 +245,15 @@ def choose_precision(target: Target, wanted: str | None, qparams: QParams | None
 
 
 def with_input(spec: ModelSpec, board: Target) -> ModelSpec:
-    """The model as its graph is to take pictures on that board."""
-    return msgspec.structs.replace(spec, input=msgspec.structs.replace(spec.input, pixels=board.input))
+    """The model as its graph is to take pictures on that board.
+
+    Raises:
+        UsageError: frames are letterboxed in the graph only where it takes bytes.
+    """
+    if board.frame_hw and board.input != "uint8":
+        raise UsageError("frame_hw without bytes as input", where=board.title, hint="Write input = 'uint8' beside it")
+    picture = msgspec.structs.replace(spec.input, pixels=board.input, frame_hw=board.frame_hw)
+    return msgspec.structs.replace(spec, input=picture)
 
 
 def deployed_spec(spec: ModelSpec, artefact: Artefact) -> ModelSpec:

@@ -17,7 +17,7 @@ from edgeyolo.backends._artefact import artefact_file, read_artefact
 from edgeyolo.backends._batches import refuse_open_batch
 from edgeyolo.backends._versions import is_accepted_version
 from edgeyolo.backends.engine import Engine, Finding
-from edgeyolo.backends.tensorrt.adapter import TensorRt, load_tensorrt
+from edgeyolo.backends.tensorrt.adapter import TensorRt, check_fp8, load_tensorrt
 from edgeyolo.backends.tensorrt.cache import (
     PlanKey,
     cached_plan,
@@ -147,6 +147,8 @@ class TensorRtEngine(Engine):
         trt = load_tensorrt(options.package)
         trt.check_version(options.versions)
         cuda = Cuda()
+        if artefact.precision == "fp8":
+            check_fp8(cuda.compute_capability)
         implicit = options.dla_core >= 0 and artefact.precision == "int8"
         scales_path = artefact_file(folder, artefact, "qparams") if implicit else None
         key = PlanKey(

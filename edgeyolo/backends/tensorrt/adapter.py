@@ -26,7 +26,17 @@ JETSON_INSTALL = (
     "sudo apt install tensorrt python3-libnvinfer (part of JetPack; `sudo apt install nvidia-jetpack` brings all of "
     "it), and make the virtual environment with `python3 -m venv --system-site-packages`"
 )
+_FIRST_WITH_FP8 = (8, 9)
 _NOISE = ("(foreignNode) Converting conv",)  # one line per convolution: the scales of a fused int8 convolution
+
+
+def check_fp8(capability: str) -> None:
+    """Raise BackendError where a GPU, by its compute capability such as "8.6", does not multiply FP8."""
+    if tuple(map(int, capability.split("."))) < _FIRST_WITH_FP8:
+        raise BackendError(
+            f"a GPU of compute capability {capability} has no FP8 arithmetic, which begins with 8.9 (Ada)",
+            hint="Deploy with --precision int8",
+        )
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,8 @@ class Parsed:
             BackendError: the builder found no way; its own words are in the message. Or an open image size.
             UsageError: an option that this package does not have.
         """
+        if precision == "fp8" and capability:
+            check_fp8(capability)
         config = self.builder.create_builder_config()
         self._set_limits(config, options)
         self._set_precision(config, options, precision)

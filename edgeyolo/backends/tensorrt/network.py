@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from edgeyolo.backends.tensorrt.options import Options
 from edgeyolo.graph.entry import take_bytes
+from edgeyolo.graph.fp8 import insert_fp8
 from edgeyolo.graph.half import cast_to_half, half_scales
 from edgeyolo.graph.opset import float_weights, lower_opset
 from edgeyolo.graph.postprocess import append_postprocess
@@ -38,7 +39,7 @@ class Network:
     """A graph ready for TensorRT.
 
     Attributes:
-        layers: how many Conv and Gemm nodes run in int8 and how many do not.
+        layers: how many Conv and Gemm nodes run in int8 or FP8 and how many do not.
         graph_candidates: rows that leave the graph, 0 where raw maps do.
     """
 
@@ -59,7 +60,7 @@ def make_network(
     """Turn the float model into what TensorRT builds.
 
     Args:
-        qparams: given for int8.
+        qparams: given for int8 and fp8.
         postprocess: the model's decode and classes, to decode inside the graph; None to leave the raw maps.
         byte_input: the model's input, to take the bytes of pictures; None to take floats.
 
@@ -67,12 +68,14 @@ def make_network(
         BackendError: a graph that has no such form. UsageError: options that contradict each other.
     """
     _check_input(model.graph)
-    if precision not in ("int8", "fp16", "fp32"):
-        raise UsageError(f"tensorrt artefacts are int8, fp16 or fp32, not {precision}")
+    if precision not in ("int8", "fp8", "fp16", "fp32"):
+        raise UsageError(f"tensorrt artefacts are int8, fp8, fp16 or fp32, not {precision}")
+    if precision == "fp8" and not options.strongly_typed:
+        raise UsageError("FP8 needs strong typing (TensorRT 10 or later)")
     nodes = weighted_nodes(model.graph)
     total = sum(len(readers) for readers in nodes.values())
-    int8 = sum(len(nodes[weight]) for weight in int8_layers(model.graph, qparams)) if qparams else 0
-    layers = {"int8": int8, "float": total - int8} if qparams else {"float": total}
+    quantized = sum(len(nodes[weight]) for weight in int8_layers(model.graph, qparams)) if qparams else 0
+    layers = {precision: quantized, "float": total - quantized} if qparams else {"float": total}
     if options.strongly_typed:
         result = _strongly_typed(model, qparams, precision)
     else:
@@ -137,6 +140,8 @@ def _strongly_typed(model: ModelProto, qparams: QParams | None, precision: Preci
     if precision == "fp32":
         return model
     try:
+        if precision == "fp8" and qparams:
+            return cast_to_half(insert_fp8(model, qparams))
         return cast_to_half(insert_qdq(model, half_scales(qparams)) if qparams else model)
     except BackendError as error:
         hint = error.hint or "Deploy with precision fp32"

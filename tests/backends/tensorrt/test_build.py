@@ -19,12 +19,12 @@ from edgeyolo.backends.tensorrt import compile_for
 from edgeyolo.backends.tensorrt.options import make_options
 from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.graph.qdq_check import check_qdq
-from edgeyolo.spec.errors import BackendError
+from edgeyolo.spec.errors import BackendError, UsageError
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import ModelRecord
 from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.strict import load_json
-from edgeyolo.spec.target import Target
+from edgeyolo.spec.target import Target, needs_scales
 from edgeyolo.spec.tensor import ROW_NAMES
 
 QUICK = ("yolov7-nano", "yolov7-tiny", "ppyoloe-s")
@@ -43,7 +43,7 @@ def make_target(**changes: Any) -> Target:
 
 
 def deploy(source: Path, out: Path, precision: str, **changes: Any) -> Artefact:
-    qparams = load_qparams(source / "qparams.json") if precision == "int8" else None
+    qparams = load_qparams(source / "qparams.json") if needs_scales(precision) else None
     spec = load_json(source / "model.json", ModelRecord).model
     return build(source / "model.onnx", spec, qparams, make_target(**changes), out, precision=precision)
 
@@ -117,6 +117,23 @@ def test_one_class_compiles(fresh_model: Any, name: str, tmp_path: Path) -> None
     source = fresh_model(name, SIZE, tmp_path / "source", settled=False, classes=1).folder
     artefact = deploy(source, tmp_path / "out", "int8", postprocess="graph")
     assert compile_or_skip(tmp_path / "out", artefact, "8.6")
+
+
+def test_fp8_compiles_where_gpus_have_it(quantized_model: Any, tmp_path: Path) -> None:
+    """Ada and Blackwell; of an older one it is said what it lacks, and a target that does not list it is refused."""
+    source = quantized_model("yolov7-nano", 128).folder
+    artefact = deploy(source, tmp_path / "fp8", "fp8", postprocess="graph", precisions=("int8", "fp8"))
+    int8 = deploy(source, tmp_path / "int8", "int8", postprocess="graph")
+    assert artefact.layers == {"fp8": int8.layers["int8"], "float": int8.layers["float"]}
+    sizes = [len(compile_or_skip(tmp_path / one.precision, one, "8.9")) for one in (artefact, int8)]
+    assert 0.8 < sizes[0] / sizes[1] < 1.25
+    assert compile_or_skip(tmp_path / "fp8", artefact, "12.0")
+    with pytest.raises(BackendError, match=r"compute capability 8\.6 has no FP8"):
+        compile_or_skip(tmp_path / "fp8", artefact, "8.6")
+    with pytest.raises(UsageError, match="fp8 is not one of this target's"):
+        deploy(source, tmp_path / "none", "fp8")
+    with pytest.raises(UsageError, match="FP8 needs strong typing"):
+        deploy(source, tmp_path / "none", "fp8", precisions=("fp8",), engine_options={"strongly_typed": False})
 
 
 def test_too_little_workspace_says_what_to_raise(quantized_model: Any, tmp_path: Path) -> None:
