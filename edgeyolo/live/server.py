@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from edgeyolo.live.replies import Flow, Head, Refusal, Reply
+from edgeyolo.spec.errors import EdgeYoloError
 from edgeyolo.spec.packages import import_package
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ EXTRA = "live"
 _CHUNK = 1 << 16
 _SEND_BUFFER = 1 << 17  # of the kernel, for a connection: more would be pictures that are old when they arrive
 _LINGER_BYTES, _LINGER_S = 1 << 20, 1.0
+_TOLD = 32  # clients that are told at the same time that there is no place; more are sent away without a word
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class HttpServer:
         self.app, self.limits, self.headers, self.on_refusal = app, limits, headers, on_refusal
         self._h11 = import_package("h11", needed_for="the live page", extra=EXTRA)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._idle: dict[_Connection, None] = {}  # those that have asked for nothing yet, longest first
+        self._open: set[_Connection] = set()
+        self._idle: dict[_Connection, None] = {}  # of those, what has asked for nothing yet, longest first
         self._server: asyncio.Server | None = None
 
     async def start(self, place: socket.socket) -> None:
@@ -89,38 +92,44 @@ class HttpServer:
     @property
     def connections(self) -> int:
         """That are open."""
-        return len(self._tasks)
+        return len(self._open)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(self, self._h11, reader, writer)
         task = asyncio.current_task()
         assert task is not None
-        is_full = len(self._tasks) >= self.limits.connections and not self._make_room()
         self._tasks.add(task)
         try:
-            if is_full:
+            if len(self._open) < self.limits.connections or self._make_room():
+                self._open.add(connection)
+                await connection.serve()
+            elif len(self._tasks) < self.limits.connections + _TOLD:
                 await connection.refuse(Refusal("too-many-clients", "every place is taken", hint="Try again later"))
             else:
-                await connection.serve()
+                self.on_refusal("too-many-clients")
         except (OSError, asyncio.TimeoutError, asyncio.CancelledError):
             pass  # gone, too slow, or broken off
         finally:
-            self.rest(connection, is_idle=False)
+            self._forget(connection)
             writer.transport.abort()
             self._tasks.discard(task)
 
     def rest(self, connection: _Connection, *, is_idle: bool) -> None:
         """Note whether a connection waits for a request, and so can give way."""
         self._idle.pop(connection, None)
-        if is_idle:
+        if is_idle and connection in self._open:
             self._idle[connection] = None
+
+    def _forget(self, connection: _Connection) -> None:
+        self._idle.pop(connection, None)
+        self._open.discard(connection)
 
     def _make_room(self) -> bool:
         """Break off the connection that has asked for nothing for longest; False where all are at work."""
         longest = next(iter(self._idle), None)
         if longest is None:
             return False
-        self.rest(longest, is_idle=False)
+        self._forget(longest)
         longest.abort()
         self.on_refusal("too-many-clients")
         return True
@@ -134,6 +143,7 @@ class _Connection:
     ) -> None:
         self._server, self._h11, self._reader, self._writer = server, h11, reader, writer
         self._wire = h11.Connection(h11.SERVER, max_incomplete_event_size=server.limits.head_bytes)
+        self._is_head = False  # the latest request, whose answer has no body then
         writer.transport.set_write_buffer_limits(high=0)  # `drain` then waits until the kernel has it all
         with contextlib.suppress(OSError):
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
@@ -172,10 +182,11 @@ class _Connection:
             body = await asyncio.wait_for(self._read_body(head, most), self._server.limits.body_s)
             answer = await app.answer(head, body)
             if isinstance(answer, Flow):
-                await self._send_flow(head, answer)
+                await self._send_flow(answer)
                 return False
-            await self._send_reply(head, answer)
-        except Refusal as refusal:
+            await self._send_reply(answer)
+        except EdgeYoloError as error:
+            refusal = error if isinstance(error, Refusal) else Refusal("failed", str(error))
             return await self._refuse_one(head, refusal)
         except asyncio.TimeoutError:
             await self.refuse(Refusal("too-slow", "the rest of the request did not come"))
@@ -188,13 +199,13 @@ class _Connection:
 
     async def _refuse_one(self, head: Head, refusal: Refusal) -> bool:
         """Where the whole request has been read, the connection can go on."""
-        if self._wire.their_state is self._h11.SEND_BODY and not head.length:
+        if self._wire.their_state is self._h11.SEND_BODY and head.length == 0:
             await self._next_event()
         if self._wire.their_state is not self._h11.DONE:
             await self.refuse(refusal)
             return False
         self._server.on_refusal(refusal.kind)
-        await self._send_reply(head, refusal.reply())
+        await self._send_reply(refusal.reply())
         return self._is_reusable()
 
     def _is_reusable(self) -> bool:
@@ -203,9 +214,11 @@ class _Connection:
 
     async def _read_head(self) -> Head | None:
         """The next request's; None where the client is gone, or wants another protocol."""
+        self._is_head = False
         event = await self._next_event()
         if not isinstance(event, self._h11.Request):
             return None
+        self._is_head = event.method == b"HEAD"
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
         try:
             target = urlsplit(event.target.decode("ascii"))
@@ -243,7 +256,7 @@ class _Connection:
         self._server.on_refusal(refusal.kind)
         if self._wire.our_state not in (self._h11.IDLE, self._h11.SEND_RESPONSE):
             return
-        await self._send_reply(None, refusal.reply())
+        await self._send_reply(refusal.reply(), is_last=True)
         self._writer.write_eof()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._swallow(), _LINGER_S)
@@ -253,20 +266,20 @@ class _Connection:
         while left > 0 and (chunk := await self._reader.read(_CHUNK)):
             left -= len(chunk)
 
-    async def _send_reply(self, head: Head | None, reply: Reply) -> None:
+    async def _send_reply(self, reply: Reply, *, is_last: bool = False) -> None:
         headers = {**self._server.headers, **reply.headers, "Content-Length": str(len(reply.body))}
         headers["Content-Type"] = reply.content_type
-        if head is None:
+        if is_last:
             headers["Connection"] = "close"
         raw = self._wire.send(self._h11.Response(status_code=reply.status, headers=_encode(headers)))
-        if head is None or head.method != "HEAD":
+        if not self._is_head:
             raw += self._wire.send(self._h11.Data(data=reply.body))
         await self._send(raw + self._wire.send(self._h11.EndOfMessage()))
 
-    async def _send_flow(self, head: Head, flow: Flow) -> None:
+    async def _send_flow(self, flow: Flow) -> None:
         headers = {**self._server.headers, "Content-Type": flow.content_type, "Connection": "close"}
         await self._send(self._wire.send(self._h11.Response(status_code=200, headers=_encode(headers))))
-        if head.method == "HEAD":
+        if self._is_head:
             return
         async with contextlib.aclosing(flow.parts) as parts:
             async for part in parts:

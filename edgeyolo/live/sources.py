@@ -28,15 +28,16 @@ def make_endless_source(text: str) -> Source:
         )
     if source.live or not Path(text).is_file():
         return source
+    video = LoopedVideo(Path(text))
+    is_readable, _ = video.read()
+    video.release()
+    if not is_readable:
+        raise DataError("is no video that can be read", where=text, hint=source.hint)
     return replace(source, connect=lambda: LoopedVideo(Path(text)), live=True)
 
 
 class LoopedVideo:
-    """A video file as a `Capture`: a frame when it is time for it, and the first after the last.
-
-    Raises:
-        DataError: no frame can be read of it.
-    """
+    """A video file as a `Capture`: a frame when it is time for it, and the first after the last."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
