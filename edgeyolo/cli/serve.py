@@ -9,8 +9,10 @@ import typer
 
 from edgeyolo.cli._signals import stopping_on_signals
 from edgeyolo.cli.console import Console
+from edgeyolo.cli.flags import Shown
 from edgeyolo.spec.detecting import Thresholds
 from edgeyolo.spec.serving import RecordOptions, ServeOptions
+from edgeyolo.spec.tracking import TrackSettings
 
 PANEL = "On the board"
 
@@ -28,21 +30,24 @@ def serve(
     thresholds: Thresholds,
     options: ServeOptions,
     recording: RecordOptions,
+    tracking: Annotated[TrackSettings, Shown()],
 ) -> None:
     """Show on a page what the board sees, until Ctrl-C.
 
     The page is at http://127.0.0.1:8080; /metrics is for Prometheus, /detect takes a picture (POST) and answers JSON,
     /healthz says whether all is well. A source that goes away is tried again until it is back; a video file is played
-    again and again.
+    again and again. With --track, detections count from the low_threshold of the tracker on, where no
+    --score-threshold is given; --set and --config set the tracker.
     """
     from edgeyolo.live.live import Live
     from edgeyolo.runtime import Detector
 
+    lowest = tracking.low_threshold if options.track else None
     with console.show_progress() as progress:
         detector = Detector.load(
             bundle,
             threads=options.threads,
-            score_threshold=thresholds.score_threshold,
+            score_threshold=lowest if thresholds.score_threshold is None else thresholds.score_threshold,
             transfer=thresholds.transfer,
             iou_threshold=thresholds.iou_threshold,
             max_detections=thresholds.max_detections,
@@ -50,7 +55,11 @@ def serve(
             multi_label=thresholds.multi_label,
             progress=progress,
         )
-    with detector, Live(detector, sources or [], options, recording) as live, stopping_on_signals(live.stop):
+    with (
+        detector,
+        Live(detector, sources or [], options, recording, tracking=tracking) as live,
+        stopping_on_signals(live.stop),
+    ):
         console.say(f"Open {live.url}")
         if live.token is None:
             console.say("Only this computer can; --host 0.0.0.0 lets others, with a token")

@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from edgeyolo.live.access import Access, find_token, read_secret
 from edgeyolo.live.discovery import Topics, plain_name
@@ -31,17 +30,16 @@ from edgeyolo.live.sources import make_endless_source
 from edgeyolo.live.state import Health, SourceState
 from edgeyolo.live.web import Web
 from edgeyolo.runtime import Detector
+from edgeyolo.runtime.follow import Followers
 from edgeyolo.runtime.pipeline import StreamsRun
-from edgeyolo.spec.detections import Detections, Image
-from edgeyolo.spec.errors import EdgeYoloError, OutputError, UnknownNameError
+from edgeyolo.spec.errors import EdgeYoloError, OutputError, UnknownNameError, UsageError
 from edgeyolo.spec.serving import RecordOptions, ServeOptions
-from edgeyolo.spec.tracking import DEFAULT_FRAME_RATE, TrackMethod
-from edgeyolo.spec.tracks import Tracks
-from edgeyolo.tracking import Tracker
+from edgeyolo.spec.tracking import TrackSettings
+from edgeyolo.spec.zones import load_zones
 
 _TICK_S = 0.25
 _OTHER_CONNECTIONS = 64  # beside those of live pictures
-DEFAULT_OPTIONS, DEFAULT_RECORDING = ServeOptions(), RecordOptions()
+DEFAULT_OPTIONS, DEFAULT_RECORDING, DEFAULT_TRACKING = ServeOptions(), RecordOptions(), TrackSettings()
 
 
 class Live:
@@ -66,6 +64,7 @@ class Live:
         options: ServeOptions = DEFAULT_OPTIONS,
         recording: RecordOptions = DEFAULT_RECORDING,
         *,
+        tracking: TrackSettings = DEFAULT_TRACKING,
         limits: Limits | None = None,
     ) -> None:
         self._detector, self._options = detector, options
@@ -82,10 +81,7 @@ class Live:
             opening.callback(self._run.close)
             for error in self._run.errors.values():
                 raise error
-            self._states = [self._make_state(feed.stem, recording) for feed in self._run.feeds.values()]
-            self._trackers = [
-                _make_tracker(options.track, feed.fps) for feed in self._run.feeds.values() if options.track
-            ]
+            self._states = self._make_states(recording.record_absence, tracking)
             self._health = Health()
             self._recorder = self._open_recorder(recording, opening)
             self._open_web(place, limits or Limits(connections=options.max_clients + _OTHER_CONNECTIONS), opening)
@@ -168,13 +164,10 @@ class Live:
         for _, image, detections in self._run if positions else ():
             number = positions[self._run.source]
             state = self._states[number]
-            ids: tuple[int, ...] = ()
-            if self._trackers:
-                detections, ids = _followed(self._trackers[number].update(detections, image), image)
-            appeared = state.note(image, detections, self._run.timing, ids)
+            tracks = state.follower.update(detections, image) if state.follower else None
+            appeared = state.note(image, detections, self._run.timing, tracks)
             self._metrics.observe(state.name, self._run.timing)
-            assert state.latest is not None
-            self._encoder.offer(number, state.latest)
+            self._encoder.notice(number)
             if self._recorder is not None:
                 self._recorder.offer(state.name, image, detections, appeared)
         for state in self._states:
@@ -192,13 +185,23 @@ class Live:
                 notifier.tell("WATCHDOG=1")
                 due_s = time.perf_counter() + notifier.every_s
 
-    def _make_state(self, name: str, recording: RecordOptions) -> SourceState:
-        return SourceState(name, self._detector.class_names, self._classes, recording.record_absence)
+    def _make_states(self, absence_s: float, tracking: TrackSettings) -> list[SourceState]:
+        options, names = self._options, self._detector.class_names
+        if options.zones is not None and options.track is None:
+            raise UsageError("zones count what is followed", where="--zones", hint="Give --track bytetrack too")
+        zones = load_zones(options.zones) if options.zones else None
+        followers = Followers(options.track, tracking, names, zones) if options.track else None
+        return [
+            SourceState(
+                feed.stem, names, self._classes, absence_s, followers.of(feed.stem, feed.fps) if followers else None
+            )
+            for feed in self._run.feeds.values()
+        ]
 
     def _open_web(self, place: socket.socket, limits: Limits, opening: contextlib.ExitStack) -> None:
         """The page, and what encodes its pictures."""
         detector, options = self._detector, self._options
-        self._pictures = [LivePicture() for _ in self._states]
+        self._pictures = [LivePicture(state) for state in self._states]
         self._metrics = Metrics(self._states, lambda: self._health.conditions, detector.spec.name)
         access = Access(self.token, options.allow_host)
         routes = Routes(
@@ -229,19 +232,6 @@ class Live:
         teller = Teller(broker, password, topics, sources=names, classes=self._classes, model=model)
         opening.callback(teller.close)
         return teller
-
-
-def _make_tracker(method: TrackMethod, fps: float) -> Tracker:
-    return Tracker(method, frame_rate=fps or DEFAULT_FRAME_RATE)
-
-
-def _followed(tracks: Tracks, image: Image) -> tuple[Detections, tuple[int, ...]]:
-    """What is followed as detections, best first, inside the picture, and the number of each."""
-    height, width = image.shape[:2]
-    order = np.argsort(-tracks.scores, kind="stable")
-    boxes_xyxy = np.clip(tracks.boxes_xyxy[order], 0, [width, height, width, height]).astype(np.float32)
-    scores = tracks.scores[order].astype(np.float32)
-    return Detections(boxes_xyxy, scores, tracks.class_ids[order]), tuple(tracks.track_ids[order].tolist())
 
 
 def _known_classes(wanted: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,8 +15,9 @@ from collections.abc import AsyncGenerator, Sequence
 import cv2
 import numpy as np
 
-from edgeyolo.live.state import Seen
+from edgeyolo.live.state import Seen, SourceState
 from edgeyolo.runtime.draw import draw_detections
+from edgeyolo.runtime.follow import Follower
 from edgeyolo.spec.detections import Detections, Image
 
 logger = logging.getLogger(__name__)
@@ -31,12 +32,13 @@ class LivePicture:
     """The pictures of one source.
 
     Attributes:
+        state: of the source, with its latest result.
         watchers: clients that look at this moment; of the event loop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, state: SourceState) -> None:
+        self.state = state
         self.watchers = 0
-        self.seen: Seen | None = None
         self.encoded_number = 0
         self.due_s = 0.0
         self._jpeg = b""
@@ -92,11 +94,9 @@ class Encoder:
         """Begin to encode."""
         self._thread.start()
 
-    def offer(self, position: int, seen: Seen) -> None:
-        """A result of a source; never waits."""
-        picture = self._pictures[position]
-        picture.seen = seen
-        if picture.watchers:
+    def notice(self, position: int) -> None:
+        """A source has a new result; never waits."""
+        if self._pictures[position].watchers:
             self._wanted.set()
 
     def close(self) -> None:
@@ -113,21 +113,30 @@ class Encoder:
             for picture in due:
                 time.sleep(max(0.0, min(picture.due_s - time.perf_counter(), self._pause_s)))
                 picture.due_s = time.perf_counter() + self._pause_s
-                if (seen := picture.seen) is None or self._is_over:
+                seen = picture.state.latest
+                if seen is None or self._is_over:
                     continue
                 picture.encoded_number = seen.number
-                jpeg = encode(seen, self._class_names, self._width)
+                jpeg = encode(seen, self._class_names, self._width, picture.state.follower)
                 self._loop.call_soon_threadsafe(picture.publish, jpeg)
 
     @staticmethod
     def _is_new(picture: LivePicture) -> bool:
-        return picture.seen is not None and picture.seen.number != picture.encoded_number
+        latest = picture.state.latest
+        return latest is not None and latest.number != picture.encoded_number
 
 
-def encode(seen: Seen, class_names: Sequence[str], width: int) -> bytes:
-    """A JPEG of a result with its boxes, `width` pixels wide at most."""
-    image, detections = _shrink(seen.image, seen.detections, width)
-    drawn = draw_detections(image, detections, class_names)
+def encode(seen: Seen, class_names: Sequence[str], width: int, follower: Follower | None) -> bytes:
+    """A JPEG of a result with its boxes, `width` pixels wide at most.
+
+    Args:
+        follower: of the source, where objects are followed: ids, trails and zones are drawn.
+    """
+    if follower is None:
+        image, detections = _shrink(seen.image, seen.detections, width)
+        drawn = draw_detections(image, detections, class_names)
+    else:
+        drawn, _ = _shrink(follower.draw(seen.image, seen.tracks), Detections.empty(), width)
     return bytes(cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1])
 
 

@@ -172,10 +172,11 @@ class Routes:
         return Reply(b"", HTML, 303, {"Location": "/", "Set-Cookie": self._access.cookie()})
 
     async def _snapshot(self, picture: LivePicture) -> Reply:
-        if picture.seen is None:
+        seen = picture.state.latest
+        if seen is None:
             raise Refusal("busy", "no frame has come yet", hint="Try again when the source is there")
         names, width = self._detector.class_names, self._options.page_width
-        return Reply(await self._in_thread(encode, picture.seen, names, width), "image/jpeg")
+        return Reply(await self._in_thread(encode, seen, names, width, picture.state.follower), "image/jpeg")
 
     def _detect(self, head: Head, body: bytes) -> dict[str, Any]:
         image = read_upload(head, body, int(self._options.max_megapixels * 1e6))

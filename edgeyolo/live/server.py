@@ -186,8 +186,8 @@ class _Connection:
                 return False
             await self._send_reply(answer)
         except EdgeYoloError as error:
-            refusal = error if isinstance(error, Refusal) else Refusal("failed", str(error))
-            return await self._refuse_one(head, refusal)
+            reason = error if isinstance(error, Refusal) else Refusal("failed", str(error))
+            return await self._refuse_one(head, reason)
         except asyncio.TimeoutError:
             await self.refuse(Refusal("too-slow", "the rest of the request did not come"))
             return False

@@ -12,8 +12,10 @@ import msgspec
 from edgeyolo.runtime.clock import Timing, spread_of
 from edgeyolo.runtime.conditions import read_conditions
 from edgeyolo.runtime.feed import StreamCounts
+from edgeyolo.runtime.follow import Follower
 from edgeyolo.spec.benchmark import Conditions
 from edgeyolo.spec.detections import Detections, Image
+from edgeyolo.spec.tracks import Tracks
 
 LOST_S = 5.0  # without a frame
 STUCK_S = 30.0  # frames come, and nothing is detected
@@ -31,14 +33,19 @@ class Seen:
     Attributes:
         number: of results so far.
         time_s: when it came, by `time.perf_counter`.
-        ids: (M,) of tracked objects, empty where nothing is tracked.
+        tracks: of the same frame, where objects are followed.
     """
 
     number: int
     time_s: float
     image: Image
     detections: Detections
-    ids: tuple[int, ...] = ()
+    tracks: Tracks | None = None
+
+    @property
+    def found(self) -> Detections | Tracks:
+        """What counts: objects that are followed, where they are."""
+        return self.detections if self.tracks is None else self.tracks
 
 
 class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +56,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
         median_ms, p99_ms: of the detector's call, of the latest thousand.
         counts: class -> objects in the latest frame, 0 where there are none.
         appeared: class -> how often it has appeared (see `RecordOptions.record_absence`).
+        zones: see `Follower.counts`.
     """
 
     name: str
@@ -64,6 +72,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int]
     appeared: dict[str, int]
     objects: list[dict[str, Any]]
+    zones: dict[str, Any] | None = None
 
 
 class SourceState:
@@ -72,27 +81,37 @@ class SourceState:
     Args:
         classes: that are counted.
         absence_s: after which a class appears anew.
+        follower: of its objects, where they are followed.
     """
 
-    def __init__(self, name: str, class_names: tuple[str, ...], classes: tuple[str, ...], absence_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        class_names: tuple[str, ...],
+        classes: tuple[str, ...],
+        absence_s: float,
+        follower: Follower | None = None,
+    ) -> None:
         self.name = name
         self.counts = StreamCounts()
         self.has_ended = False
         self.latest: Seen | None = None
         self.appeared: Counter[str] = Counter()
+        self.follower = follower
         self._class_names, self._classes, self._absence_s = class_names, classes, absence_s
         self._times: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
         self._last_seen_s: dict[str, float] = {}
         self.started_s = time.perf_counter()
 
-    def note(self, image: Image, detections: Detections, timing: Timing, ids: tuple[int, ...] = ()) -> set[str]:
+    def note(self, image: Image, detections: Detections, timing: Timing, tracks: Tracks | None = None) -> set[str]:
         """Take in a result; the classes that appear with it."""
         now_s = time.perf_counter()
         self._times.append((now_s, timing.total_ms))
-        self.latest = Seen(self.latest.number + 1 if self.latest else 1, now_s, image, detections, ids)
-        present = {self._class_names[i] for i in detections.class_ids.tolist()}
+        seen = Seen(self.latest.number + 1 if self.latest else 1, now_s, image, detections, tracks)
+        present = {self._class_names[i] for i in seen.found.class_ids.tolist()}
         new = {name for name in present if now_s - self._last_seen_s.get(name, float("-inf")) > self._absence_s}
         self._last_seen_s.update(dict.fromkeys(present, now_s))
+        self.latest = seen
         self.appeared.update(new)
         return new
 
@@ -101,11 +120,9 @@ class SourceState:
         now_s, latest, times = time.perf_counter(), self.latest, list(self._times)
         recent = [at_s for at_s, _ in times if at_s > now_s - _WINDOW_S]
         spread = spread_of([ms for _, ms in times]) if times else None
-        found = Counter(self._class_names[i] for i in latest.detections.class_ids.tolist()) if latest else Counter()
+        found = Counter(self._class_names[i] for i in latest.found.class_ids.tolist()) if latest else Counter()
         is_live = latest is not None and now_s - latest.time_s < LOST_S
-        objects = latest.detections.as_dicts(self._class_names) if latest and is_live else []
-        if latest and latest.ids and objects:
-            objects = [{**each, "id": number} for each, number in zip(objects, latest.ids, strict=True)]
+        objects = latest.found.as_dicts(self._class_names) if latest and is_live else []
         return SourceStatus(
             name=self.name,
             phase=self._phase(is_live),
@@ -120,6 +137,7 @@ class SourceState:
             counts={name: found[name] if is_live else 0 for name in self._classes},
             appeared={name: self.appeared[name] for name in self._classes},
             objects=objects,
+            zones=self.follower.counts if self.follower else None,
         )
 
     def _phase(self, is_live: bool) -> Phase:

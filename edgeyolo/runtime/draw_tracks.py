@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 import cv2
@@ -22,15 +21,15 @@ class Trails:
     """The latest points of every track that is still seen: the middles of the lower sides of its boxes."""
 
     def __init__(self) -> None:
-        self._points: dict[int, deque[tuple[int, int]]] = {}
+        self._points: dict[int, tuple[tuple[int, int], ...]] = {}  # replaced as a whole: another thread may draw
 
     def keep(self, tracks: Tracks) -> None:
         """Add the points of one more frame; a track that is not in it has no trail any more."""
-        before, self._points = self._points, {}
+        points = {}
         for track_id, (left, _, right, bottom) in zip(tracks.track_ids.tolist(), tracks.boxes_xyxy, strict=True):
-            points = before.get(track_id, deque(maxlen=TRAIL_FRAMES))
-            points.append((round(float(left + right) / 2), round(float(bottom))))
-            self._points[track_id] = points
+            point = (round(float(left + right) / 2), round(float(bottom)))
+            points[track_id] = (*self._points.get(track_id, ())[1 - TRAIL_FRAMES :], point)
+        self._points = points
 
     def of(self, track_id: int) -> list[tuple[int, int]]:
         """Points (x, y) in pixels, oldest first."""

@@ -58,9 +58,13 @@ class Follower:
         """As `ZoneCounter.as_dict`; None where nothing is counted."""
         return None if self._counter is None else self._counter.as_dict()
 
-    def draw(self, image: Image) -> Image:
-        """A copy of the frame with boxes, ids, trails, zones and counts on it."""
-        canvas = draw_tracks(image, self.tracks, self._class_names, self._trails)
+    def draw(self, image: Image, tracks: Tracks | None = None) -> Image:
+        """A copy of the frame with boxes, ids, trails, zones and counts on it.
+
+        Args:
+            tracks: of that frame, where it is not the latest.
+        """
+        canvas = draw_tracks(image, self.tracks if tracks is None else tracks, self._class_names, self._trails)
         return canvas if self._counter is None else draw_zones(canvas, self._counter)
 
 

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from edgeyolo.spec.settings import Count, NotNegative, PartBelowOne, Positive, WholeNumber
+from edgeyolo.spec.tracking import TrackMethod
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 WhenFull = Literal["oldest", "stop"]
@@ -27,6 +28,7 @@ class ServeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         classes: class that is counted, shown, told and recorded; may be given again; all if none is.
         track: follow objects from frame to frame, which gives them numbers; bytetrack, or botsort, which also follows
             the camera.
+        zones: with track, a TOML file of lines and areas to count in.
         max_clients: live pictures that are sent at the same time.
         max_upload_mib: MiB of a picture sent to /detect.
         max_megapixels: pixels of such a picture, in millions.
@@ -45,7 +47,8 @@ class ServeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     token_file: Path | None = None
     allow_host: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    track: Literal["bytetrack", "botsort"] | None = None
+    track: TrackMethod | None = None
+    zones: Path | None = None
     max_clients: Count = 32
     max_upload_mib: Positive = 10.0
     max_megapixels: Positive = 24.0

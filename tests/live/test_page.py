@@ -13,7 +13,7 @@ from live_page import Client, encode, read_pictures, serving, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgeyolo.runtime import Detector
-from edgeyolo.spec.errors import DataError, OutputError, UnknownNameError
+from edgeyolo.spec.errors import DataError, OutputError, UnknownNameError, UsageError
 from edgeyolo.spec.serving import ServeOptions
 
 
@@ -122,7 +122,14 @@ def test_what_cannot_be_served_is_said_at_once(made: Path, page: tuple, tmp_path
 
 
 def test_followed_objects_have_ids(made: Path) -> None:
-    options = ServeOptions(port=0, track="bytetrack")
+    zones = made.parent / "zones.toml"
+    zones.write_text('unit = "share"\n[areas.all]\ncorners_xy = [[0, 0], [1, 0], [1, 1], [0, 1]]\n')
+    options = ServeOptions(port=0, track="bytetrack", zones=zones)
     with serving(made / "blocks.eyb", [str(made / "yard.avi")], options) as (_, client):
         found = wait_until(lambda: client.status()["sources"][0]["objects"])
         assert all(each["id"] >= 1 for each in found) and len({each["id"] for each in found}) == len(found)
+        assert client.status()["sources"][0]["zones"]["areas"]["all"]["entered"] > 0
+        with client.open("GET", "/stream/0") as stream:
+            assert len(read_pictures(stream, 2)) == 2
+    with pytest.raises(UsageError, match="zones count what is followed"):
+        serving(made / "blocks.eyb", [], ServeOptions(port=0, zones=zones)).__enter__()
