@@ -8,7 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "deploy", "estimate", "evaluate", "import_weights", "quantize", "search", "train"]
+__all__ = [
+    "__version__",
+    "deploy",
+    "estimate",
+    "evaluate",
+    "evaluate_tracks",
+    "import_weights",
+    "quantize",
+    "search",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

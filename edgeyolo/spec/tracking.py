@@ -41,3 +41,17 @@ class TrackSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     camera_motion: bool = True
     proximity_threshold: Share = 0.5
     appearance_threshold: PartBelowOne = 0.25
+
+
+class FollowOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whether `evaluate` follows objects, and which.
+
+    Attributes:
+        track: follow the objects of sequences in the layout of the MOT challenges, and give MOTA, IDF1 and HOTA in the
+            place of AP. Where the source is a folder of tracks that are written already, <sequence>.txt, neither is
+            needed.
+        classes: with track, a class to follow, may be given again; all if not given.
+    """
+
+    track: TrackMethod | None = None
+    classes: tuple[str, ...] = ()

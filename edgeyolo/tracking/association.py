@@ -69,14 +69,14 @@ def assign(costs: Float64, limit: float) -> Int64:
     if alone.all():
         return pairs
     some_rows, some_columns = np.unique(rows[~alone]), np.unique(columns[~alone])
-    rows, columns = _search(worth[np.ix_(some_rows, some_columns)])
+    rows, columns = most_worth(worth[np.ix_(some_rows, some_columns)])
     searched = np.stack([some_rows[rows], some_columns[columns]], axis=1)
     pairs = np.concatenate([pairs[alone], searched[possible[searched[:, 0], searched[:, 1]]]])
     return pairs[np.argsort(pairs[:, 0])]
 
 
-def _search(worth: Float64) -> tuple[Int64, Int64]:
-    """Rows and columns of the assignment that is worth most."""
+def most_worth(worth: Float64) -> tuple[Int64, Int64]:
+    """Rows and columns of the assignment of (N, M) that is worth most; errors as in `assign`."""
     try:
         from scipy.optimize import linear_sum_assignment
     except ModuleNotFoundError:

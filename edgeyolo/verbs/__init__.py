@@ -9,6 +9,7 @@ from edgeyolo.verbs._build import BuildResult, build
 from edgeyolo.verbs._deploy import DeployResult, check_licence, deploy
 from edgeyolo.verbs._estimate import EstimateResult, estimate
 from edgeyolo.verbs._evaluate import artefact_name, evaluate, transfer_of
+from edgeyolo.verbs._evaluate_tracks import evaluate_tracks, score_track_files
 from edgeyolo.verbs._examine import check_calibration
 from edgeyolo.verbs._fleet import bundle_for
 from edgeyolo.verbs._identify import ExaminedGraph, ExaminedWeights, examine_graph, examine_weights
@@ -38,12 +39,14 @@ __all__ = [
     "deploy",
     "estimate",
     "evaluate",
+    "evaluate_tracks",
     "examine_graph",
     "examine_weights",
     "import_graph",
     "import_weights",
     "measure_built",
     "quantize",
+    "score_track_files",
     "search",
     "train",
     "transfer_of",
