@@ -16,7 +16,7 @@ from edgeyolo.criteria.neighbours import NeighbourCriterion
 from edgeyolo.criteria.region import RegionCriterion
 from edgeyolo.heads import Anchors
 from edgeyolo.models._planned import PlannedConfig, PlannedNetwork, names_of
-from edgeyolo.nn.plan import Conv, Layer, LayerError, Plan, find_outputs
+from edgeyolo.nn.plan import Conv, Grow, Layer, LayerError, Plan, find_outputs
 from edgeyolo.spec.errors import CheckpointError
 from edgeyolo.weights.darknet import name_values
 from edgeyolo.weights.darknet_cfg import DarknetCfg
@@ -45,8 +45,10 @@ class CfgConfig:
     momentum: float = 0.1
 
     def make_plan(self) -> Plan:
-        """All layers."""
-        return Plan(layers=list(self.layers))
+        """All layers; those before the first up-sampling and the first output are the backbone."""
+        ends = [output.conv for output in find_outputs(self.layers)]
+        ends += [index for index, layer in enumerate(self.layers) if isinstance(layer, Grow)]
+        return Plan(layers=list(self.layers), backbone=min(ends))
 
 
 class CfgNetwork(PlannedNetwork):

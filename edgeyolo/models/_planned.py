@@ -13,7 +13,7 @@ from edgeyolo.models._network import DetectorNetwork, NetworkConfig, start_ancho
 from edgeyolo.nn.conv import set_batch_norm
 from edgeyolo.nn.implicit import ImplicitConv
 from edgeyolo.nn.plan import Conv, Layer, Output, Plan, Reorg, find_outputs, trace_shapes
-from edgeyolo.nn.planned import PlannedBody
+from edgeyolo.nn.planned import PlannedBody, list_features, seen_through
 from edgeyolo.spec.errors import CheckpointError
 from edgeyolo.spec.model import AnchorDecode
 from edgeyolo.weights.darknet import count_classes, name_values
@@ -49,18 +49,23 @@ class PlannedNetwork(DetectorNetwork):
     def __init__(self, config: PlannedConfig) -> None:
         super().__init__()
         self.config = config
-        self.layers = tuple(config.make_plan().layers)
+        plan = config.make_plan()
+        self.layers = tuple(plan.layers)
         found = find_outputs(self.layers)
         self.decode = decode_of(found)
         self.strides = self.decode.strides
-        self.neck = PlannedBody(self.layers, [output.source for output in found])
+        ends = [seen_through(self.layers, output.source) for output in found]
+        features = list_features(self.layers, ends, plan.backbone)
+        self.backbone = PlannedBody(self.layers, features)
+        self.neck = PlannedBody(self.layers, ends, features)
         shapes = trace_shapes(self.layers)
         self.outputs = nn.ModuleList(_make_output(output, shapes[output.source].chs) for output in found)
         set_batch_norm(self, eps=config.eps, momentum=config.momentum)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> one map per level; H and W multiples of the coarsest stride."""
-        return [output(x) for output, x in zip(self.outputs, self.neck(images), strict=True)]
+        maps = self.neck(self.backbone([images]))
+        return [output(x) for output, x in zip(self.outputs, maps, strict=True)]
 
 
 def decode_of(outputs: Sequence[Output]) -> AnchorDecode:
@@ -124,14 +129,15 @@ def _spread(config: PlannedConfig, tensors: Mapping[str, Tensor], where: object)
 
 def names_of(config: PlannedConfig, tensors: Mapping[str, Tensor], where: object) -> Names:
     """What a file calls the tensors of a plan's network."""
-    layers = tuple(config.make_plan().layers)
+    plan = config.make_plan()
+    layers = plan.layers
     is_numbered = VALUES in tensors or "0.conv.weight" in tensors
     conv, norm, vector = ("{}.conv", "{}.bn", "{}.vector") if is_numbered else _PYTORCH
     modules: dict[str, str] = {}
     outputs = {output.conv: output for output in find_outputs(layers)}
     for index, layer in enumerate(layers):
         if isinstance(layer, Conv) and index not in outputs:
-            path = f"neck.conv_{index}"
+            path = f"{'backbone' if index < plan.backbone else 'neck'}.conv_{index}"
             behind_reorg = layer.reads[0] >= 0 and isinstance(layers[layer.reads[0]], Reorg)
             path += ".conv" if behind_reorg and layers[layer.reads[0]].reads == (-1,) else ""
             modules |= {f"{path}.conv": conv.format(index), f"{path}.bn": norm.format(index)}

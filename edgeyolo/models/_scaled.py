@@ -92,6 +92,7 @@ def _backbone(plan: Plan, config: ScaledConfig) -> list[int]:
             plan.conv(chs // 2, activation=act)
         plan.join(plan.last, skip)
         ends.append(plan.conv(chs, activation=act))
+    plan.end_backbone()
     return ends
 
 

@@ -6,7 +6,6 @@ Source: YOLOv3, arXiv 1804.02767; layers, anchors and numbers of the loss as in 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from edgeyolo.criteria.darknet import DarknetCriterion, DarknetRules
 from edgeyolo.heads import Anchors
@@ -27,7 +26,8 @@ class Yolov3Config:
     """One model of the family.
 
     Attributes:
-        shape: which of its networks.
+        tiny: the small network.
+        spp: pools of several sizes before the coarsest level.
         width: multiplies the channels.
         anchors_wh: per level, finest first, input pixels.
         eps, momentum: of batch norms, as darknet's.
@@ -35,7 +35,8 @@ class Yolov3Config:
     """
 
     name: str
-    shape: Literal["full", "spp", "tiny"]
+    tiny: bool = False
+    spp: bool = False
     num_classes: int = 80
     activation: str = "leaky_relu"
     image_size: int = 416
@@ -49,14 +50,14 @@ class Yolov3Config:
     def make_plan(self) -> Plan:
         """All layers, as in the authors' cfg."""
         plan = Plan(self.width)
-        (_tiny if self.shape == "tiny" else _full)(plan, self)
+        (_tiny if self.tiny else _full)(plan, self)
         return plan
 
 
 VARIANTS: dict[str, Yolov3Config] = {
-    "yolov3-tiny": Yolov3Config("yolov3-tiny", "tiny", anchors_wh=_TINY_ANCHORS, learning_rate=2e-3),
-    "yolov3": Yolov3Config("yolov3", "full"),
-    "yolov3-spp": Yolov3Config("yolov3-spp", "spp", image_size=608),
+    "yolov3-tiny": Yolov3Config("yolov3-tiny", tiny=True, anchors_wh=_TINY_ANCHORS, learning_rate=2e-3),
+    "yolov3-spp": Yolov3Config("yolov3-spp", spp=True, image_size=608),
+    "yolov3": Yolov3Config("yolov3"),
 }
 
 
@@ -73,7 +74,7 @@ def _full(plan: Plan, config: Yolov3Config) -> None:
         for position in range(2):
             plan.conv(chs, activation=act)
             plan.conv(2 * chs, 3, activation=act)
-            if level == 2 and position == 0 and config.shape == "spp":
+            if level == 2 and position == 0 and config.spp:
                 plan.conv(chs, activation=act)
                 plan.pyramid(5, 9, 13)
         fork = plan.conv(chs, activation=act)
@@ -92,6 +93,7 @@ def _darknet_53(plan: Plan, act: str) -> list[int]:
             plan.conv(chs, 3, activation=act)
             end = plan.residual(end)
         ends.append(end)
+    plan.end_backbone()
     return ends[2:]
 
 
@@ -105,6 +107,7 @@ def _tiny(plan: Plan, config: Yolov3Config) -> None:
     plan.conv(512, 3, activation=act)
     plan.pool(2, 1)
     plan.conv(1024, 3, activation=act)
+    plan.end_backbone()
     fork = plan.conv(256, activation=act)
     plan.conv(512, 3, activation=act)
     plan.detect(config.anchors_wh[1], config.num_classes, size="exp", reach=1.0)

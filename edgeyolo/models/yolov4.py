@@ -110,6 +110,7 @@ def _csp_darknet_53(plan: Plan, act: str) -> list[int]:
             end = plan.residual(end)
         plan.join(plan.conv(way, activation=act), skip)
         ends.append(plan.conv(chs, activation=act))
+    plan.end_backbone()
     return ends[2:]
 
 
@@ -136,6 +137,7 @@ def _tiny(plan: Plan, config: Yolov4Config) -> None:
     for chs in (64, 128, 256):
         lateral = _tiny_stage(plan, chs, act)
     plan.conv(512, 3, activation=act)
+    plan.end_backbone()
     fork = plan.conv(256, activation=config.neck_activation)
     plan.conv(512, 3, activation=config.neck_activation)
     plan.detect(config.anchors_wh[1], config.num_classes, size="exp", reach=config.reach[1])

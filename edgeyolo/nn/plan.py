@@ -131,10 +131,12 @@ class Plan:
 
     Attributes:
         width: multiplies the channels of every convolution but the outputs.
+        backbone: how many layers are the backbone.
     """
 
     width: float = 1.0
     layers: list[Layer] = field(default_factory=list)
+    backbone: int = 0
 
     @property
     def last(self) -> int:
@@ -145,6 +147,10 @@ class Plan:
         """Any layer."""
         self.layers.append(layer)
         return self.last
+
+    def end_backbone(self) -> None:
+        """What follows is neck and outputs."""
+        self.backbone = len(self.layers)
 
     def conv(self, chs: int, size: int = 1, stride: int = 1, *, activation: str) -> int:
         """A convolution with batch norm."""

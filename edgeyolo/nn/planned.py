@@ -125,33 +125,34 @@ class _Step:
 
 
 class PlannedBody(nn.Module):
-    """What a plan computes up to some of its layers.
+    """What a plan computes from some of its layers up to others.
 
     Args:
         layers: a whole plan; what `ends` do not need of it is left out.
-        ends: numbers of the layers whose maps are given, in this order.
+        ends: numbers of the layers whose maps are returned, in this order.
+        starts: numbers of those whose maps are given.
 
     Raises:
         LayerError: as `trace_shapes`, or a layer that is not built here.
     """
 
-    def __init__(self, layers: Sequence[Layer], ends: Sequence[int]) -> None:
+    def __init__(self, layers: Sequence[Layer], ends: Sequence[int], starts: Sequence[int] = (PICTURE,)) -> None:
         super().__init__()
         shapes = trace_shapes(layers)
-        self.ends = tuple(seen_through(layers, end) for end in ends)
-        needed = _needed(layers, self.ends)
+        self.starts, self.ends = tuple(starts), tuple(seen_through(layers, end) for end in ends)
+        needed = _needed(layers, self.ends, self.starts)
         last_read = {read: index for index in needed for read in _reads(layers, index)}
         self.steps: list[_Step] = []
         for index in needed:
             reads = _reads(layers, index)
             name = f"{type(layers[index]).__name__.lower()}_{index}"
             self.add_module(name, _make(layers, index, shapes))
-            done = tuple(sorted({read for read in reads if last_read[read] == index} - {*self.ends, PICTURE}))
+            done = tuple(sorted({read for read in reads if last_read[read] == index} - set(self.ends)))
             self.steps.append(_Step(name, index, reads, done))
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> the maps of `ends`."""
-        maps = {PICTURE: images}
+    def forward(self, given: list[Tensor]) -> list[Tensor]:
+        """Maps (B, C, H/s, W/s) of `starts` -> those of `ends`."""
+        maps = dict(zip(self.starts, given, strict=True))
         for step in self.steps:
             maps[step.index] = self.get_submodule(step.name)(*(maps[read] for read in step.reads))
             for index in step.done:
@@ -179,11 +180,18 @@ def _is_picture_reorg(layers: Sequence[Layer], index: int) -> bool:
     return index != PICTURE and isinstance(layers[index], Reorg) and layers[index].reads == (PICTURE,)
 
 
-def _needed(layers: Sequence[Layer], ends: Sequence[int]) -> list[int]:
+def list_features(layers: Sequence[Layer], ends: Sequence[int], first: int) -> list[int]:
+    """Numbers of the layers before `first` that those from there on read, as far as `ends` need them; finest first."""
+    rest = [index for index in _needed(layers, ends, ()) if index >= first]
+    read = {read for index in rest for read in _reads(layers, index)} | set(ends)
+    return sorted(index for index in read if index < first)
+
+
+def _needed(layers: Sequence[Layer], ends: Sequence[int], starts: Sequence[int]) -> list[int]:
     pending, needed = list(ends), set()
     while pending:
         index = pending.pop()
-        if index != PICTURE and index not in needed:
+        if index != PICTURE and index not in needed and index not in starts:
             needed.add(index)
             pending += _reads(layers, index)
     return sorted(needed)

@@ -46,6 +46,8 @@ _SIZES = (
     "first",
     "neck_blocks",
     "spp_blocks",
+    "transition",
+    "spp",
 )
 
 

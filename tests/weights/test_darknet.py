@@ -130,7 +130,7 @@ def test_the_header_before_version_two_is_shorter(tmp_path: Path) -> None:
     text = by_hand.v3_tiny(1)
     path = tmp_path / "old.weights"
     values = by_hand.write_weights(text, path, version=1)
-    first = models.load_pretrained("yolov3-tiny", path).state_dict()["neck.conv_0.bn.bias"]
+    first = models.load_pretrained("yolov3-tiny", path).state_dict()["backbone.conv_0.bn.bias"]
     np.testing.assert_array_equal(first.numpy(), values[:16])
 
 
