@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgeyolo.spec.detections import Pixels
 from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
+from edgeyolo.spec.layers import LayerReport
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import InputSpec, ModelSpec
 from edgeyolo.spec.packages import Package
@@ -129,6 +130,7 @@ class Engine(ABC):
             process of its own before it is trusted.
         takes_bytes: whether its graphs may take the bytes of a picture (`InputSpec.pixels`).
         is_reference: whether it computes the Q/DQ graph as it is written, so that each integer can be compared.
+        lists_layers: whether it says of each layer in which precision it runs (see `list_layers`).
     """
 
     name: ClassVar[str]
@@ -136,6 +138,7 @@ class Engine(ABC):
     cpu_package: ClassVar[str] = ""
     takes_bytes: ClassVar[bool] = False
     is_reference: ClassVar[bool] = False
+    lists_layers: ClassVar[bool] = False
 
     @abstractmethod
     def probe(self, target: Target) -> list[str]:
@@ -204,6 +207,23 @@ class Engine(ABC):
             f"an artefact of {self.name} does not say what it computes",
             where=folder,
             hint="Give the folder of `edgeyolo quantize`, or the checkpoint",
+        )
+
+    def list_layers(
+        self, folder: Path, artefact: Artefact, spec: ModelSpec, images: Pixels, *, runs: int, threads: int = 0
+    ) -> LayerReport:
+        """In which precision each layer really runs here, and how long it takes.
+
+        Args:
+            images: what a run is made on, as `Session.run` takes it.
+            runs: of which times are medians.
+            threads: as `open`.
+
+        Raises:
+            UsageError: the engine does not say. BackendError: as `open` and `Session.run`.
+        """
+        raise UsageError(
+            f"{self.name} does not say in which precision its layers run", where=folder, hint="Leave out --layers"
         )
 
     def count_instructions(self, convolutions: Sequence[Convolution], core: str, floats: Precision) -> float:

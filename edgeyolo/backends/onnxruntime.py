@@ -10,8 +10,11 @@ graph is run as it is written, in float.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Mapping
+import statistics
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ from edgeyolo.heads import head_of
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.detections import Pixels
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
+from edgeyolo.spec.layers import LayerReport, LayerRun, make_layer_report
 from edgeyolo.spec.machine import count_cores, processor_name, saturates_bytes
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import ModelSpec
@@ -45,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 _FILE = "model.onnx"
 _ROUND_OUTPUTS = "round_outputs"
+_CONVERTING = ("QuantizeLinear", "DequantizeLinear", "Cast", "ReorderInput", "ReorderOutput")
+_PRECISIONS = {"int8": "int8", "uint8": "int8", "float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 class OnnxRuntimeEngine(Engine):
@@ -55,6 +61,7 @@ class OnnxRuntimeEngine(Engine):
     cpu_package = "onnxruntime"
     takes_bytes = True
     is_reference = True
+    lists_layers = True
 
     def host_target(self) -> str:
         """This computer itself."""
@@ -108,10 +115,7 @@ class OnnxRuntimeEngine(Engine):
         path = artefact_file(folder, artefact, "onnx")
 
         def load(count: int) -> Any:
-            raw = read_artefact(path)
-            refuse_external_data(raw, where=path)
-            if artefact.precision == "int8" and artefact.options.get(_ROUND_OUTPUTS):
-                raw = _round_outputs(raw, path)
+            raw = _read_graph(artefact, path)
             with _explaining(path):
                 session = _make_session(raw, threads=count)
             _check_signature(session, spec, where=path)
@@ -119,6 +123,21 @@ class OnnxRuntimeEngine(Engine):
 
         copies = ThreadCopies(load, threads or count_cores(), [path])
         return OnnxRuntimeSession(copies, spec)
+
+    def list_layers(
+        self, folder: Path, artefact: Artefact, spec: ModelSpec, images: Pixels, *, runs: int, threads: int = 0
+    ) -> LayerReport:
+        """By the engine's profiler, in a session of its own."""
+        _import_engine()
+        path = artefact_file(folder, artefact, "onnx")
+        with _explaining(path), tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
+            session = _make_session(
+                _read_graph(artefact, path), threads=threads or count_cores(), profile=str(Path(work) / "profile")
+            )
+            for _ in range(1 + runs):
+                session.run(None, {INPUT_NAME: np.ascontiguousarray(images)})
+            profile = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        return _report_profile(profile, runs)
 
 
 class OnnxRuntimeSession(CopiesSession[Any]):
@@ -146,6 +165,46 @@ def _check_options(options: Mapping[str, Option]) -> None:
         raise UsageError(f"onnxruntime option '{_ROUND_OUTPUTS}' is {options[_ROUND_OUTPUTS]!r}", hint="Write true")
 
 
+def _read_graph(artefact: Artefact, path: Path) -> bytes:
+    """The graph as it is run."""
+    raw = read_artefact(path)
+    refuse_external_data(raw, where=path)
+    if artefact.precision == "int8" and artefact.options.get(_ROUND_OUTPUTS):
+        raw = _round_outputs(raw, path)
+    return raw
+
+
+def _report_profile(profile: Sequence[Mapping[str, Any]], runs: int) -> LayerReport:
+    """Layers from the events of a profile whose first run was the warm-up.
+
+    Source: github.com/microsoft/onnxruntime, docs of performance tuning: profiling tools, and what 1.2x writes.
+    """
+    kernels: dict[str, list[Mapping[str, Any]]] = {}
+    for event in profile:
+        if event.get("cat") == "Node" and "op_name" in event["args"]:
+            kernels.setdefault(event["name"], []).append(event)
+    rows = []
+    for name, events in kernels.items():
+        told = events[0]["args"]
+        takes, gives = (_first_type(told.get(f"{side}_type_shape", [])) for side in ("input", "output"))
+        rows.append(
+            LayerRun(
+                name=name.removesuffix("_kernel_time"),
+                kind=told["op_name"],
+                precision=takes,
+                takes=takes,
+                gives=gives,
+                is_conversion=told["op_name"] in _CONVERTING,
+                ms=statistics.median(event["dur"] for event in events[1:]) / 1e3,
+            )
+        )
+    return make_layer_report(rows, method="ONNX Runtime's profiler", runs=runs)
+
+
+def _first_type(tensors: Sequence[Mapping[str, object]]) -> str:
+    return next((_PRECISIONS.get(kind, kind) for tensor in tensors for kind in tensor), "")
+
+
 def _round_outputs(raw: bytes, path: Path) -> bytes:
     """The graph with rounded outputs, where this processor multiplies bytes without saturating; else as it is."""
     if saturates_bytes():
@@ -159,9 +218,12 @@ def _import_engine() -> Any:
     return import_package("onnxruntime", needed_for="running ONNX artefacts", extra="onnxruntime")
 
 
-def _make_session(raw: bytes, *, threads: int) -> Any:
+def _make_session(raw: bytes, *, threads: int, profile: str = "") -> Any:
+    """A session; with `profile`, one that writes what its kernels do to a file of a name that begins so."""
     engine = _import_engine()
     options = engine.SessionOptions()
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3

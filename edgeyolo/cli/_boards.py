@@ -10,19 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgeyolo.cli._bench import check_gate, write_csv
+from edgeyolo.cli._bench import check_gate, draw, show_layers, write_csv
 from edgeyolo.cli.console import Console
-from edgeyolo.spec.benchmark import Spread
+from edgeyolo.spec.benchmark import BenchRecord, Spread
 from edgeyolo.spec.boards import FleetBoard, FleetOptions, HostOptions
 from edgeyolo.spec.deploying import EvaluateOptions
 from edgeyolo.spec.detecting import BenchOptions
 from edgeyolo.spec.errors import EdgeYoloError, UnfinishedError, UsageError
+from edgeyolo.spec.layers import LayerReport
 from edgeyolo.spec.progress import Progress
 
 if TYPE_CHECKING:
     from edgeyolo.boards import Wire
 
-_SENT = ("runs", "warmup", "threads", "minutes", "max_ms")  # options of bench that go to the board as they are
+# Options of bench that go to the board as they are.
+_SENT = (
+    "runs",
+    "width",
+    "seconds",
+    "warmup",
+    "threads",
+    "minutes",
+    "max_ms",
+)
 
 
 class _Together:
@@ -60,9 +70,17 @@ def bench_on_hosts(console: Console, bundle: Path, options: BenchOptions, hosts:
     for record in records:
         for reason in record["throttled"]:
             console.warn(f"{record['host']} was slowed down: {reason}")
+        if record["layers"] is not None:
+            show_layers(console, msgspec.convert(record["layers"], LayerReport))
         check_gate(Spread(**record["spread"]["total"]), options.max_ms, record["host"], console)
     if options.csv is not None:
         write_csv(options.csv, records, console)
+    if options.plot is not None and records:
+        draw(options.plot, {r["host"]: _record_of(r) for r in records}, console)
+
+
+def _record_of(told: dict[str, Any]) -> BenchRecord:
+    return msgspec.convert({name: value for name, value in told.items() if name != "host"}, BenchRecord)
 
 
 def evaluate_on_hosts(console: Console, bundle: Path, data: Path, options: EvaluateOptions, hosts: HostOptions) -> None:
@@ -152,6 +170,8 @@ def bench_on_fleet(
     console.say(f"Wrote {path}: {sum(r for r in results.values() if isinstance(r, int))} rows are new")
     if options.csv is not None:
         write_csv(options.csv, [{"host": row.board, **msgspec.to_builtins(row.record)} for row in table.rows], console)
+    if options.plot is not None and table.rows:
+        draw(options.plot, {f"{row.board}, {Path(row.model).name}": row.record for row in table.rows}, console)
     console.show_json(
         {"table": str(path), "rows": msgspec.to_builtins(table.rows), "failed": {n: str(e) for n, e in failed.items()}}
     )
@@ -190,7 +210,7 @@ def _words_of(options: BenchOptions) -> list[str]:
     for name, value in values.items():
         if value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
-    return words
+    return [*words, "--layers"] if options.layers else words
 
 
 def _at_hosts(

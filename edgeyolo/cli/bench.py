@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from edgeyolo.cli._bench import check_gate, show_record, write_csv
+from edgeyolo.cli._bench import check_gate, draw, show_record, write_csv
 from edgeyolo.cli.console import Console
 from edgeyolo.spec.boards import FleetOptions, HostOptions
 from edgeyolo.spec.detecting import BenchOptions
@@ -39,6 +39,8 @@ def bench(
     """Time a bundle here, or on boards: whole calls, and what is before, in and after the network."""
     from edgeyolo.cli import _boards
 
+    if options.plot is not None:
+        _check_plot(options.plot)
     if options.data is not None and not options.tune:
         raise UsageError("--data is for --tune", hint="Accuracy alone: edgeyolo evaluate")
     if fleet.fleet is not None:
@@ -51,16 +53,26 @@ def bench(
         _bench_here(console, bundles[0], options)
 
 
+def _check_plot(path: Path) -> None:
+    from edgeyolo.report.bench import check_plot
+
+    check_plot(path)
+
+
 def _bench_here(console: Console, bundle: Path, options: BenchOptions) -> None:
     from edgeyolo.runtime.bench import time_bundle
 
     _refuse_simulator(bundle)
+    if options.layers:
+        _refuse_silent(bundle)
     tuning = _tune(bundle, options, console) if options.tune else None
     with console.show_progress() as progress:
         record = time_bundle(bundle, options, tuning=tuning, progress=progress)
     show_record(console, record)
     if options.csv is not None:
         write_csv(options.csv, [msgspec.to_builtins(record)], console)
+    if options.plot is not None:
+        draw(options.plot, {bundle.name: record}, console)
     console.show_json(msgspec.to_builtins(record))
     check_gate(record.spread["total"], options.max_ms, bundle, console)
 
@@ -77,6 +89,16 @@ def _refuse_simulator(bundle: Path) -> None:
             where=bundle,
             hint="Run bench on the board; accuracy can be had here: edgeyolo evaluate",
         )
+
+
+def _refuse_silent(bundle: Path) -> None:
+    """Raise UsageError, before anything is timed, for an engine that does not say how its layers run."""
+    from edgeyolo.backends import load_engine
+    from edgeyolo.bundle.reader import read_manifest
+
+    engine = load_engine(read_manifest(bundle).artefact.engine)
+    if not engine.lists_layers:
+        raise UsageError(f"{engine.name} does not say how its layers run", where=bundle, hint="Leave out --layers")
 
 
 def _tune(bundle: Path, options: BenchOptions, console: Console) -> Tuning | None:

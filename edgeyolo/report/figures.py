@@ -30,10 +30,19 @@ def make_figure(width: float, height: float) -> Any:
 
 def encode_png(figure: Any) -> bytes:
     """The figure as a PNG file."""
+    return _encode(figure, "png")
+
+
+def encode_svg(figure: Any) -> bytes:
+    """The figure as an SVG file that needs no other: letters are shapes, so no font either."""
+    return _encode(figure, "svg")
+
+
+def _encode(figure: Any, form: str) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for a letter that the font lacks
-        figure.savefig(buffer, format="png", dpi=_DPI)
+        figure.savefig(buffer, format=form, dpi=_DPI)
     return buffer.getvalue()
 
 

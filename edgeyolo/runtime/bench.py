@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import math
 import sys
@@ -13,14 +12,18 @@ from typing import Any
 import numpy as np
 
 from edgeyolo.backends import load_engine
+from edgeyolo.bundle import for_this_device, open_bundle
 from edgeyolo.data.image_file import read_image
-from edgeyolo.runtime.clock import Clock
+from edgeyolo.geometry.network_input import make_batch
+from edgeyolo.runtime.calls import LEAST_CALLS, Calls
+from edgeyolo.runtime.compare import Effort, compare, openers_of
 from edgeyolo.runtime.conditions import list_throttling, read_conditions
 from edgeyolo.runtime.detector import Detector
-from edgeyolo.runtime.race import judge
-from edgeyolo.spec.benchmark import BenchRecord, Comparison, Minute
+from edgeyolo.runtime.power import PowerMeter
+from edgeyolo.spec.benchmark import BenchRecord, Comparison
 from edgeyolo.spec.detecting import BenchOptions
 from edgeyolo.spec.detections import Image
+from edgeyolo.spec.layers import LayerReport
 from edgeyolo.spec.machine import describe_machine, processor_name
 from edgeyolo.spec.manifest import Manifest
 from edgeyolo.spec.model import InputSpec
@@ -29,7 +32,9 @@ from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.tuning import Tuning
 
 _MINUTE_S = 60.0
-_CALLS = 3  # of each bundle in a round of a comparison
+_LOOKED_AFTER = 1.25  # times as many calls as at the look before
+_RATIO_WIDTH = 0.03  # of the interval of a comparison; narrower ones would take long
+_LAYER_RUNS = 20
 
 
 def time_bundle(
@@ -53,30 +58,39 @@ def time_bundle(
         for _ in range(options.warmup - 1):
             _detect(detector, picture)
         before = read_conditions()
-        begun_s = time.perf_counter()
-        clock, minutes = _call(detector, picture, options, progress)
-        seconds = time.perf_counter() - begun_s
+        with PowerMeter() as power:
+            calls = _call(detector, picture, options, progress)
         after = read_conditions()
-        return BenchRecord(
-            **_describe(bundle, detector.manifest),
-            threads=options.threads,
-            runs=len(clock.timings),
-            warmup=options.warmup,
-            batch=detector.batch,
-            picture_hw=(picture.shape[0], picture.shape[1]),
-            spread=clock.spread(),
-            per_second=len(clock.timings) / seconds,
-            load_ms=(loaded_s - started_s) * 1e3,
-            first_ms=first_s * 1e3,
-            peak_memory_mib=_peak_memory_mib(),
-            before=before,
-            after=after,
-            throttled=list_throttling(before, after),
-            minutes=minutes,
-            tuning=tuning,
-            comparison=compare(bundle, options.compare, picture, options, progress) if options.compare else None,
-            max_ms=options.max_ms,
-        )
+        memory_mib = _peak_memory_mib()
+        described = _describe(bundle, detector.manifest)
+        batch, threads = detector.batch, detector.threads
+    timings = calls.clock.timings
+    return BenchRecord(
+        **described,
+        threads=options.threads,
+        runs=len(timings),
+        warmup=options.warmup,
+        batch=batch,
+        picture_hw=(picture.shape[0], picture.shape[1]),
+        spread=calls.clock.spread(),
+        interval_ms=calls.intervals(),
+        ended_by=calls.ended_by,
+        percentiles_ms=calls.percentiles(),
+        slices=calls.slices(),
+        per_second=len(timings) / calls.ends_s[-1],
+        load_ms=(loaded_s - started_s) * 1e3,
+        first_ms=first_s * 1e3,
+        peak_memory_mib=memory_mib,
+        before=before,
+        after=after,
+        throttled=list_throttling(before, after),
+        power=power.rails(len(timings)),
+        minutes=tuple(calls.minutes),
+        tuning=tuning,
+        comparison=_compare(bundle, options.compare, picture, options, progress) if options.compare else None,
+        max_ms=options.max_ms,
+        layers=_list_layers(bundle, picture, options.threads or threads) if options.layers else None,
+    )
 
 
 def _detect(detector: Detector, picture: Image) -> None:
@@ -84,66 +98,51 @@ def _detect(detector: Detector, picture: Image) -> None:
     detector.detect_batch([picture] * detector.batch)
 
 
-def _call(
-    detector: Detector, picture: Image, options: BenchOptions, progress: Progress
-) -> tuple[Clock, tuple[Minute, ...]]:
-    """The calls that count: so many, or all that fit in so many minutes."""
-    clock, minutes = Clock(), []
-    if not options.minutes:
-        for run in range(options.runs):
-            _detect(detector, picture)
-            clock.add(detector.timing)
-            progress.step("bench", run + 1, options.runs)
-        return clock, ()
-    end_s = time.perf_counter() + options.minutes * _MINUTE_S
-    while (now_s := time.perf_counter()) < end_s:
-        part, part_end_s = Clock(), min(now_s + _MINUTE_S, end_s)
-        while not part.timings or time.perf_counter() < part_end_s:
-            _detect(detector, picture)
-            part.add(detector.timing)
-        spread = part.spread()
-        minutes.append(
-            Minute(
-                calls=len(part.timings), total=spread["total"], network=spread["network"], conditions=read_conditions()
-            )
+def _call(detector: Detector, picture: Image, options: BenchOptions, progress: Progress) -> Calls:
+    """The calls that count: so many, all that fit in so many minutes, or as many as make the median sure."""
+    calls = Calls()
+    limit_s = _MINUTE_S * options.minutes if options.minutes else options.seconds
+    next_look, minute_ends_s = LEAST_CALLS, _MINUTE_S
+    while True:
+        _detect(detector, picture)
+        calls.add(detector.timing)
+        done, now_s = len(calls.ends_s), calls.ends_s[-1]
+        if options.minutes:
+            if now_s >= min(minute_ends_s, limit_s):
+                minute_ends_s += _MINUTE_S
+                median_ms = calls.end_minute()
+                progress.step("minutes", len(calls.minutes), math.ceil(options.minutes), f"{median_ms:.2f} ms")
+            if now_s >= limit_s:
+                return calls.end("minutes")
+        elif options.runs:
+            progress.step("bench", done, options.runs)
+            if done == options.runs:
+                return calls.end("runs")
+        elif now_s >= limit_s:
+            return calls.end("time")
+        elif done == next_look:
+            next_look = math.ceil(done * _LOOKED_AFTER)
+            progress.step("bench", done, done)
+            if calls.is_tight(options.width):
+                return calls.end("interval")
+
+
+def _compare(bundle: Path, other: Path, picture: Image, options: BenchOptions, progress: Progress) -> Comparison:
+    openers, threads = openers_of((bundle, other), options.threads, picture)
+    effort = Effort(rounds=options.runs, width=max(options.width, _RATIO_WIDTH), seconds=options.seconds)
+    return compare(openers, picture, effort, other=str(other), threads=threads, progress=progress)
+
+
+def _list_layers(bundle: Path, picture: Image, threads: int) -> LayerReport:
+    """What the engine says of each layer, on this picture."""
+    with open_bundle(bundle) as opened:
+        manifest = for_this_device(opened.manifest)
+        spec = manifest.model
+        images, _ = make_batch([picture] * spec.input.batch[1], spec.input)
+        engine = load_engine(manifest.artefact.engine)
+        return engine.list_layers(
+            opened.folder, manifest.artefact, spec, images, runs=_LAYER_RUNS, threads=threads or manifest.threads
         )
-        clock.timings += part.timings
-        progress.step("minutes", len(minutes), math.ceil(options.minutes), f"{spread['total'].median_ms:.2f} ms")
-    return clock, tuple(minutes)
-
-
-def compare(bundle: Path, other: Path, picture: Image, options: BenchOptions, progress: Progress) -> Comparison:
-    """The other bundle's time over the first one's.
-
-    In each round both are loaded anew, since where a network lies in memory makes a difference of its own, and called
-    in turns; the least time of each counts, which other work on the computer hardly touches. Who is first changes from
-    round to round. Were both the same, every ratio would be as likely above 1 as below, whatever the noise.
-    """
-    least: dict[str, list[tuple[float, float]]] = {"total": [], "network": []}
-    for round_ in range(options.runs):
-        sides = (0, 1) if round_ % 2 else (1, 0)
-        with contextlib.ExitStack() as opened:
-            loaded = {
-                side: opened.enter_context(Detector.load((bundle, other)[side], threads=options.threads))
-                for side in sides
-            }
-            clocks = (Clock(), Clock())
-            for call in range(1 + _CALLS):
-                for side in sides:
-                    loaded[side].detect(picture)
-                    if call:
-                        clocks[side].add(loaded[side].timing)
-        first, second = (clock.timings for clock in clocks)
-        least["total"].append((min(t.total_ms for t in first), min(t.total_ms for t in second)))
-        least["network"].append((min(t.network_ms for t in first), min(t.network_ms for t in second)))
-        progress.step("compare", round_ + 1, options.runs)
-    total, network = judge(least["total"]), judge(least["network"])
-    return Comparison(
-        other=str(other),
-        rounds=options.runs,
-        total=(total.ratio, total.low, total.high),
-        network=(network.ratio, network.low, network.high),
-    )
 
 
 def _describe(bundle: Path, manifest: Manifest | None) -> dict[str, Any]:

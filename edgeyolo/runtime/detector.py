@@ -137,6 +137,11 @@ class Detector:
         """How many pictures the engine takes at once, at most; `detect_batch` takes any number."""
         return self.spec.input.batch[1]
 
+    @property
+    def threads(self) -> int:
+        """Threads that the engine computes with now; 0 where it has none to choose."""
+        return int(getattr(self._session, "threads", 0))
+
     def detect(self, image: Image) -> Detections:
         """Find the objects of one picture.
 

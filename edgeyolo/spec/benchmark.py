@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
 from edgeyolo.spec.layers import LayerReport
 from edgeyolo.spec.tuning import Tuning
+
+EndedBy = Literal["runs", "minutes", "interval", "time"]
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,49 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Attributes:
         other: the bundle that the first one is compared with.
         rounds: in each of which both were loaded and called, several times in turns.
-        total, network: median of the other's time / the first one's, for a picture, and the 95 % interval of that
-            median.
+        threads: of both, 0 for each bundle's own.
+        confidence: of the intervals.
+        total, network: the other's time / the first one's, for a picture, and the interval of that ratio.
     """
 
     other: str
     rounds: int
+    threads: int = 0
+    confidence: float = 0.95
     total: tuple[float, float, float]
     network: tuple[float, float, float]
+
+
+class Rail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one line of the board's supply gave while calls were timed.
+
+    Attributes:
+        source: the sensor, such as "ina3221", "battery", "PMIC" or "RAPL".
+        name: of the line, such as "VDD_IN"; some lines are part of others.
+        mean_w, most_w: watts; no most where energy was counted.
+        joules_per_call: of all that the line feeds, idle parts too.
+    """
+
+    source: str
+    name: str
+    mean_w: float
+    most_w: float | None = None
+    joules_per_call: float
+
+
+class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Consecutive calls: medians of each part, milliseconds, and the slowest call.
+
+    Attributes:
+        seconds: from the start of the first call of all to the end of these.
+    """
+
+    seconds: float
+    calls: int
+    pre_ms: float
+    network_ms: float
+    post_ms: float
+    most_ms: float
 
 
 class BenchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -82,12 +120,17 @@ class BenchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         runs, warmup: calls that count, and calls before.
         batch: pictures of a call.
         spread: of "pre", "network", "post" and "total", a whole call.
+        interval_ms: of the medians of "total" and "network", 95 %; none of too few calls.
+        ended_by: what ended it: "runs" or "minutes" as asked for, an "interval" that was tight, or "time" that was up.
+        percentiles_ms: 101 of "total" and "network": least, each hundredth, most.
+        slices: the run in order, at most 60 of them.
         per_second: calls in a row that are done in a second, what comes between them included.
         load_ms: until the bundle was open.
         first_ms: from the start of loading to the first boxes.
         peak_memory_mib: of the process, Python and all.
         before, after: the warm-up is over, the last call is just done.
         throttled: what slowed the processor down meanwhile; empty where nothing is known to have.
+        power: what the supply gave meanwhile; empty where the computer does not show it.
         minutes: of a sustained load.
         max_ms: the limit that was asked for.
         layers: in which precision each layer runs, and how long it takes; None unless it was asked for.
@@ -107,6 +150,10 @@ class BenchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     batch: int = 1
     picture_hw: tuple[int, int]
     spread: dict[str, Spread]
+    interval_ms: dict[str, tuple[float, float]] = {}
+    ended_by: EndedBy = "runs"
+    percentiles_ms: dict[str, tuple[float, ...]] = {}
+    slices: tuple[Slice, ...] = ()
     per_second: float
     load_ms: float
     first_ms: float
@@ -114,6 +161,7 @@ class BenchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     before: Conditions
     after: Conditions
     throttled: tuple[str, ...] = ()
+    power: tuple[Rail, ...] = ()
     minutes: tuple[Minute, ...] = ()
     tuning: Tuning | None = None
     comparison: Comparison | None = None

@@ -74,7 +74,9 @@ class BenchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     Attributes:
         image: picture to time it on, noise if not given; with tune, one such as the board will see.
-        runs: calls that are timed.
+        runs: calls that are timed, or rounds of compare; 0 for as many as make the interval tight.
+        width: how wide the interval of the median may be, as a share of it, for the calls to end.
+        seconds: after which they end all the same; compare has as long again.
         warmup: calls before, that are not.
         threads: threads of the engine, 0 for the bundle's number or fewer, as other work leaves cores.
         tune: first find the fastest way to run it here, and write it into the bundle; needs data, or an image.
@@ -84,13 +86,16 @@ class BenchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         max_ms: most milliseconds of a whole call, in the median and in the 90th percentile; exit code 4 where it is
             more.
         minutes: keep it busy for so long, in place of runs, and show each minute by itself, 0 for not.
-        compare: another bundle, run in turns with the first in as many rounds as runs; gives the ratio of their times
-            and its interval.
+        compare: another bundle, run in turns with the first; gives the ratio of their times and its interval.
+        layers: say of each layer in which precision it runs, and how long it takes.
         csv: file for the figures, a row per bundle and board.
+        plot: picture of the times: how they are distributed, and the parts of a call as time goes by (.svg or .png).
     """
 
     image: Path | None = None
-    runs: Count = 100
+    runs: WholeNumber = 0
+    width: Positive = 0.02
+    seconds: Positive = 20.0
     warmup: WholeNumber = 10
     threads: WholeNumber = 0
     tune: bool = False
@@ -100,4 +105,6 @@ class BenchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     max_ms: Positive | None = None
     minutes: NotNegative = 0.0
     compare: Path | None = None
+    layers: bool = False
     csv: Path | None = None
+    plot: Path | None = None

@@ -47,8 +47,8 @@ def report_on(job: Job, found: Findings, scores: Sequence[Score], folder: Path) 
     """
     from edgeyolo.backends import list_packages
     from edgeyolo.quantization.study.signal_left import layer_sqnr
-    from edgeyolo.report import QuantizationReport, artefact_rows, write_report
-    from edgeyolo.report.quantization import Provenance
+    from edgeyolo.report.quantization import Provenance, QuantizationReport, artefact_rows
+    from edgeyolo.report.quantization_page import write_report
 
     quantized = found.quantized
     measured = EngineFigures(job, quantized, folder)

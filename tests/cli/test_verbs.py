@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import msgspec
@@ -188,8 +189,29 @@ def test_bench(run: Run, bundle: Path, pictures: Path) -> None:
     assert told["first_ms"] > told["load_ms"] > 0 and 20 < told["peak_memory_mib"] < 20_000
     assert told["per_second"] > 0
     assert (told["target"], told["bundle_sha256"]) == ("host-onnx", sha256_of(bundle))
-    assert {"before", "after", "throttled", "machine"} <= told.keys()
+    assert {"before", "after", "throttled", "machine", "power"} <= told.keys()
+    assert (told["ended_by"], told["interval_ms"], len(told["slices"])) == ("runs", {}, 4)
     assert "network" in run("bench", bundle, "--runs", "2").stdout
+
+
+def test_bench_says_how_layers_run_and_draws(run: Run, bundle: Path, tmp_path: Path) -> None:
+    plot, table = tmp_path / "times.svg", tmp_path / "times.csv"
+    drawn = ["--plot", plot, "--csv", table]
+    done = run("bench", bundle, "--seconds", "0.3", "--width", "1e-9", "--layers", *drawn, "--json")
+    told = json.loads(done.stdout)
+    assert told["ended_by"] == "time"
+    low, high = told["interval_ms"]["total"]
+    assert low <= told["spread"]["total"]["median_ms"] <= high
+    assert sum(told["layers"]["counts"].values()) == len(told["layers"]["rows"]) > 50
+    assert "of the time" in done.stderr and "runs in" in done.stderr
+    (row,) = csv.DictReader(table.read_text().splitlines())
+    assert (float(row["total_median_low_ms"]), row["ended_by"]) == (low, "time")
+    picture = ElementTree.fromstring(plot.read_text())
+    assert picture.tag.endswith("svg") and "<text" not in plot.read_text() and "@import" not in plot.read_text()
+    links = [value for part in picture.iter() for name, value in part.items() if name.endswith("href")]
+    assert all(link.startswith("#") for link in links), "nothing outside is needed"
+    refused = run("bench", bundle, "--plot", tmp_path / "times.jpg")
+    assert refused.returncode == 2 and "no .svg" in refused.stderr
 
 
 def test_bench_for_a_while_and_against_another(run: Run, bundle: Path, tmp_path: Path) -> None:

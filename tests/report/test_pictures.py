@@ -8,8 +8,8 @@ import pytest
 
 from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.data.drawn import draw_dataset
-from edgeyolo.report import worst_pictures
 from edgeyolo.report.pairs import Half, draw_pair
+from edgeyolo.report.pictures import worst_pictures
 from edgeyolo.runtime.draw import class_colour
 from edgeyolo.spec.detections import Detections, Image
 from edgeyolo.spec.errors import DataError

@@ -14,9 +14,17 @@ from edgeyolo.evaluation.parity import MapDifference
 from edgeyolo.quantization.study.budget import BudgetStep
 from edgeyolo.quantization.study.sensitivity import Agreement, Sensitivity, SensitivityRow
 from edgeyolo.quantization.study.signal_left import SQNR_LIMIT_DB, LayerSignal
-from edgeyolo.report import QuantizationReport, artefact_rows, write_report
 from edgeyolo.report import quantization_plots as plots
-from edgeyolo.report.quantization import BudgetTrail, EngineDifference, Provenance, QatHistory, WorstPicture
+from edgeyolo.report.quantization import (
+    BudgetTrail,
+    EngineDifference,
+    Provenance,
+    QatHistory,
+    QuantizationReport,
+    WorstPicture,
+    artefact_rows,
+)
+from edgeyolo.report.quantization_page import write_report
 from edgeyolo.spec.calibration_finding import CalibrationFinding
 from edgeyolo.spec.errors import MissingPackageError
 from edgeyolo.spec.model import AnchorDecode, InputSpec, Latency, ModelSpec, Score

@@ -26,6 +26,7 @@ from edgeyolo.backends.engine import Engine, Ruler, check_images
 from edgeyolo.backends.ncnn.by_cost import mix
 from edgeyolo.backends.ncnn.costs import Way, load_costs
 from edgeyolo.backends.ncnn.files import CONVOLUTIONAL, Layer, format_param, parse_param, read_bin, write_bin
+from edgeyolo.backends.ncnn.in_memory import FLOAT_BITS, RunLayer, report_layers
 from edgeyolo.backends.ncnn.int8 import quantize_network, store_half
 from edgeyolo.backends.ncnn.mixed import float_layers as turn_float
 from edgeyolo.backends.ncnn.pnnx import convert, find_pnnx
@@ -36,7 +37,9 @@ from edgeyolo.backends.ncnn.tuning import list_choices
 from edgeyolo.backends.ncnn.work import count_instructions, list_convolutions
 from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.detections import Pixels
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
+from edgeyolo.spec.layers import LayerReport
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import InputSpec, ModelSpec
 from edgeyolo.spec.packages import Package, import_package
@@ -65,6 +68,7 @@ class NcnnEngine(Engine):
         Package("pnnx", "pnnx", "deploy to ncnn", "train"),
     )
     cpu_package = "ncnn"
+    lists_layers = True
 
     def host_target(self) -> str:
         """This computer itself."""
@@ -157,6 +161,18 @@ class NcnnEngine(Engine):
         layers = _read_param(param)
         return list_convolutions(layers, infer_shapes(layers, spec.input.image_hw, where=param))
 
+    def list_layers(
+        self, folder: Path, artefact: Artefact, spec: ModelSpec, images: Pixels, *, runs: int, threads: int = 0
+    ) -> LayerReport:
+        """Layer by layer, with the types of what lies in memory between them."""
+        param = artefact_file(folder, artefact, "param")
+        int8 = {layer.name for layer in _read_param(param) if layer.kind in CONVOLUTIONAL and layer.integer(8)}
+        session = self.open(folder, artefact, spec, threads=threads)
+        try:
+            return report_layers(session, images[0], int8 - set(artefact.float_layers), artefact.options, runs=runs)
+        finally:
+            session.close()
+
     def count_instructions(self, convolutions: Sequence[Convolution], core: str, floats: Precision) -> float:
         """By the core's table of costs."""
         return count_instructions(convolutions, load_costs(core), _FLOATS[floats])
@@ -244,17 +260,24 @@ class NcnnSession(CopiesSession[Any]):
 
         A layer's time holds what the engine does to its inputs first, such as packing them.
         """
+        return {layer.name: layer.ms for layer in self.run_layers(image)}
+
+    def run_layers(self, image: npt.NDArray[np.float32]) -> list[RunLayer]:
+        """Every layer of one run on a picture (3, H, W), in order."""
         check_images(image[None], self._input)
         net = self._opened()
         extractor = net.create_extractor()
         extractor.input(_INPUT_BLOB, self._engine.Mat(image))
-        taken = {}
+        bits: dict[int, int] = {}  # of a number, by the number of the blob; the picture's are floats
+        run = []
         for layer in net.layers():
             if layer.type != "Input":
                 started = time.perf_counter()
-                extractor.extract(layer.tops[0], 1)  # 1: as the layer leaves it, not converted for the caller
-                taken[layer.name] = 1000 * (time.perf_counter() - started)
-        return taken
+                _, mat = extractor.extract(layer.tops[0], 1)  # 1: as the layer leaves it, not converted for the caller
+                ms = 1000 * (time.perf_counter() - started)
+                bits |= dict.fromkeys(layer.tops, mat.elembits())
+                run.append(RunLayer(layer.name, layer.type, ms, _takes(layer, bits), mat.elembits()))
+        return run
 
     def _run_one(self, net: Any, image: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """(3, H, W) -> each map (C, h, w), in memory of the extractor's that `run` copies."""
@@ -271,6 +294,11 @@ class NcnnSession(CopiesSession[Any]):
                 raise BackendError(f"ncnn cannot compute '{name}' (code {code})", hint="Out of memory, perhaps")
             maps.append(np.asarray(map_, np.float32))
         return maps
+
+
+def _takes(layer: Any, bits: Mapping[int, int]) -> int:
+    """Bits of a number of what a layer reads first."""
+    return bits.get(layer.bottoms[0], FLOAT_BITS) if layer.bottoms else FLOAT_BITS
 
 
 def _pin(engine: Any, powersave: int) -> None:

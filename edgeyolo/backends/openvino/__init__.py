@@ -24,10 +24,12 @@ from edgeyolo.backends._onnx import check_signature, make_graph
 from edgeyolo.backends._versions import check_version, list_version_problems
 from edgeyolo.backends.engine import Engine, Finding, Session
 from edgeyolo.backends.openvino.cache import compile_cached, compiled_folder, kept_networks
+from edgeyolo.backends.openvino.layers import report_layers
 from edgeyolo.graph.external_data import refuse_external_data
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.detections import Pixels
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
+from edgeyolo.spec.layers import LayerReport
 from edgeyolo.spec.machine import count_cores, processor_name, saturates_bytes
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import ModelSpec
@@ -44,6 +46,7 @@ _FILE = "model.onnx"
 _DEVICE, _PRECISION, _PINNING = "device", "INFERENCE_PRECISION_HINT", "ENABLE_CPU_PINNING"
 # Properties of OpenVINO that a target may set, by their names there, and the device.
 _OPTIONS = [_DEVICE, _PRECISION, _PINNING, "PERFORMANCE_HINT", "SCHEDULING_CORE_TYPE", "ENABLE_HYPER_THREADING"]
+_COUNTERS = "PERF_COUNT"
 _HALF: dict[str, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _DRIVERS = {
     "CPU": "Reinstall it: pip install --force-reinstall openvino",
@@ -59,6 +62,7 @@ class OpenVinoEngine(Engine):
     packages = (Package("openvino", "openvino", "engine: OpenVINO", "openvino"),)
     cpu_package = "openvino"
     takes_bytes = True
+    lists_layers = True
 
     def host_target(self) -> str:
         """This computer itself."""
@@ -111,19 +115,16 @@ class OpenVinoEngine(Engine):
         engine = _import_engine()
         _check_options(artefact.options)
         path = artefact_file(folder, artefact, "onnx")
-        properties = dict(artefact.options)
-        device = str(properties.pop(_DEVICE, "CPU"))
+        device, _ = _properties(artefact, 1)
         core = engine.Core()
         _check_device(core, device)
 
         def load(count: int) -> OpenVinoNetwork:
             raw = read_artefact(path)
             refuse_external_data(raw, where=path)
-            own = _cpu_properties(count) if device == "CPU" else {}
+            _, properties = _properties(artefact, count)
             with _explaining(path):
-                compiled = compile_cached(
-                    core, raw, _read_model, device, own | properties, version=str(engine.__version__)
-                )
+                compiled = compile_cached(core, raw, _read_model, device, properties, version=str(engine.__version__))
             _check_ports(compiled, spec, where=path)
             return OpenVinoNetwork(compiled, spec)
 
@@ -148,6 +149,20 @@ class OpenVinoEngine(Engine):
             Choice(f"{_PINNING} = true", ((_PINNING, True),)),
             *bf16,
         ]
+
+    def list_layers(
+        self, folder: Path, artefact: Artefact, spec: ModelSpec, images: Pixels, *, runs: int, threads: int = 0
+    ) -> LayerReport:
+        """By the runtime model of the network, compiled once more with counters."""
+        core = _import_engine().Core()
+        path = artefact_file(folder, artefact, "onnx")
+        device, properties = _properties(artefact, threads or count_cores())
+        _check_device(core, device)
+        with _explaining(path):
+            compiled = core.compile_model(_read_model(read_artefact(path)), device, {**properties, _COUNTERS: True})
+            return report_layers(
+                compiled, lambda request: request.infer(np.ascontiguousarray(images), share_inputs=True), runs=runs
+            )
 
     def list_built(self) -> list[Path]:
         """Compiled networks."""
@@ -235,6 +250,13 @@ def _check_options(options: Mapping[str, Option]) -> None:
     device = options.get(_DEVICE, "CPU")
     if not any(_is_device(str(device), name) for name in _DRIVERS):
         raise UsageError(f"OpenVINO device is '{device}'", hint=f"Choose from: {', '.join(_DRIVERS)}, or GPU.1 ...")
+
+
+def _properties(artefact: Artefact, threads: int) -> tuple[str, dict[str, Option]]:
+    """The device of an artefact, and the properties to compile with."""
+    properties = dict(artefact.options)
+    device = str(properties.pop(_DEVICE, "CPU"))
+    return device, (_cpu_properties(threads) if device == "CPU" else {}) | properties
 
 
 def _cpu_properties(threads: int) -> dict[str, Option]:

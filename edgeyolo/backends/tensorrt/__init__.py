@@ -29,6 +29,7 @@ from edgeyolo.backends.tensorrt.cache import (
 from edgeyolo.backends.tensorrt.cuda import Cuda
 from edgeyolo.backends.tensorrt.dla import Implicit, calibration_cache, describe_dla, make_implicit
 from edgeyolo.backends.tensorrt.doctor import can_run, examine_gpu
+from edgeyolo.backends.tensorrt.layers import parse_layers
 from edgeyolo.backends.tensorrt.network import CALIBRATION, input_shape, make_network, trtexec_command
 from edgeyolo.backends.tensorrt.options import Options, make_options, plan_options
 from edgeyolo.backends.tensorrt.session import TensorRtSession, session_outputs
@@ -38,7 +39,9 @@ from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.graph.qdq_check import check_qdq
 from edgeyolo.graph.sparsity import sparse_weights
 from edgeyolo.spec.atomic import write_file
+from edgeyolo.spec.detections import Pixels
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
+from edgeyolo.spec.layers import LayerReport, make_layer_report
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.packages import Package, import_package
@@ -54,6 +57,7 @@ logger = logging.getLogger(__name__)
 
 _ONNX, _QPARAMS, _COMMAND = "model.onnx", "qparams.json", "trtexec.txt"
 ON_BOARD = "built on the board"
+_STAND_IN = "8.6"  # compute capability of the GPU that layers are compiled for where none is: Ampere, as Orin is
 
 
 class TensorRtEngine(Engine):
@@ -61,6 +65,7 @@ class TensorRtEngine(Engine):
 
     name = "tensorrt"
     takes_bytes = True
+    lists_layers = True
     packages = (
         Package("tensorrt-rtx-cu12", "tensorrt_rtx", "engine: desktop NVIDIA GPUs", "tensorrt"),
         Package("cuda-python", "cuda", "engine: NVIDIA GPUs", "tensorrt"),
@@ -170,6 +175,21 @@ class TensorRtEngine(Engine):
         names = session_outputs(spec.output_count, artefact.graph_candidates)
         return TensorRtSession(cuda, trt, engine, names, spec.input, options)
 
+    def list_layers(
+        self, folder: Path, artefact: Artefact, spec: ModelSpec, images: Pixels, *, runs: int, threads: int = 0
+    ) -> LayerReport:
+        """By the engine's inspector and profiler; without a GPU, what tensorrt_rtx compiles, without times."""
+        options = make_options(artefact.options)
+        if not can_run(options.package):
+            return _compiled_layers(artefact_file(folder, artefact, "onnx"), options, artefact.precision)
+        session = self.open(folder, artefact, spec)
+        try:
+            listed, times_ms = session.profile(images, runs)
+        finally:
+            session.close()
+        rows = parse_layers(listed, times_ms)
+        return make_layer_report(rows, method=f"{options.package}'s engine inspector and profiler", runs=runs)
+
     def is_half(self, target: Target, precision: Precision) -> bool:
         """All but fp32."""
         return precision != "fp32"
@@ -203,6 +223,21 @@ def compile_for(
     trt = load_tensorrt(options.package)
     parsed = trt.parse(_read_graph(onnx_path), options)
     return parsed.compile(options, precision, capability=capability, progress=progress)[0]
+
+
+def _compiled_layers(onnx_path: Path, options: Options, precision: Precision) -> LayerReport:
+    """The layers that tensorrt_rtx makes of a graph, by the log of its builder.
+
+    Raises:
+        MissingPackageError, BackendError: as `compile_for`. UsageError: the graph is for another kind of TensorRT.
+    """
+    if not options.strongly_typed:
+        raise UsageError("the types of its layers are chosen on the board", where=onnx_path, hint="Ask on the board")
+    trt = load_tensorrt("tensorrt_rtx")
+    parsed = trt.parse(_read_graph(onnx_path), options)
+    parsed.compile(dataclasses.replace(options, dla_core=-1), precision, capability=_STAND_IN)
+    method = f"compiled by tensorrt_rtx {trt.version} for compute capability {_STAND_IN}; nothing has run"
+    return make_layer_report(parse_layers(parsed.log.list_layers()), method=method, runs=0)
 
 
 def _cached_engine(trt: TensorRt, options: Options, key: PlanKey, compile_plan: Callable[[], bytes]) -> Any:

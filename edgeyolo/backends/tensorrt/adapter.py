@@ -27,6 +27,7 @@ JETSON_INSTALL = (
     "it), and make the virtual environment with `python3 -m venv --system-site-packages`"
 )
 _FIRST_WITH_FP8 = (8, 9)
+_LAYERS = "Layers:\n"  # how the builder begins to list the layers of what it has built
 _NOISE = ("(foreignNode) Converting conv",)  # one line per convolution: the scales of a fused int8 convolution
 
 
@@ -146,6 +147,7 @@ class Parsed:
         if implicit:
             self.tell(config, implicit)
         self._add_profile(config, options)
+        config.profiling_verbosity = self.trt.module.ProfilingVerbosity.DETAILED  # names and types, for the inspector
         if hasattr(config, "progress_monitor"):
             config.progress_monitor = _make_monitor(self.trt.module, progress)
         cache = self._attach_timing_cache(config, timing_cache) if options.timing_cache else None
@@ -298,9 +300,12 @@ def _make_log(trt: Any) -> Any:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self._errors: list[str] = []
+            self._layers: list[str] = []
 
         def log(self, severity: Any, text: str) -> None:
             kinds, level = trt.ILogger.Severity, logging.DEBUG
+            if text.startswith(_LAYERS):
+                self._layers.append(text.removeprefix(_LAYERS))
             if severity <= kinds.WARNING and not any(part in text for part in _NOISE):
                 level = logging.INFO if severity == kinds.WARNING else logging.WARNING
             if level == logging.WARNING:
@@ -310,7 +315,25 @@ def _make_log(trt: Any) -> Any:
         def last_errors(self) -> str:
             return "; ".join(self._errors[-3:])
 
+        def list_layers(self) -> str:
+            """Of the plan that was built last, a line each."""
+            return self._layers[-1] if self._layers else ""
+
     return Log()
+
+
+def make_profiler(trt: Any) -> Any:
+    """A profiler that keeps `times_ms`, of each layer, a time for each run."""
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.times_ms: dict[str, list[float]] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.times_ms.setdefault(layer_name, []).append(ms)
+
+    return Profiler()
 
 
 def _make_monitor(trt: Any, progress: Progress) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeyolo.backends._batches import run_batches
-from edgeyolo.backends.tensorrt.adapter import TensorRt
+from edgeyolo.backends.tensorrt.adapter import TensorRt, make_profiler
 from edgeyolo.backends.tensorrt.cuda import Buffer, Cuda, allocated
 from edgeyolo.backends.tensorrt.options import Options
 from edgeyolo.spec.detections import Pixels
@@ -65,6 +65,24 @@ class TensorRtSession:
                 raise BackendError("the session is closed", hint="Open the artefact again")
             self._cuda.use()
             return run_batches(self._run_once, images, self._input, (self._least, self._largest))
+
+    def profile(self, images: Pixels, runs: int) -> tuple[str, dict[str, list[float]]]:
+        """What the engine's inspector says of its layers, and the milliseconds of each in so many runs.
+
+        Args:
+            images: as many as the plan takes at once.
+        """
+        with self._lock:
+            self._cuda.use()
+            profiler = make_profiler(self._trt.module)
+            self._use_graph = False  # a replayed graph has no layers to time
+            self._forget_graph()
+            self._run_once(images)
+            self._context.profiler = profiler
+            for _ in range(runs):
+                self._run_once(images)
+            kind = self._trt.module.LayerInformationFormat.ONELINE
+            return self._engine.create_engine_inspector().get_engine_information(kind), profiler.times_ms
 
     def close(self) -> None:
         """Give the GPU's memory back."""

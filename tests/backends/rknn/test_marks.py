@@ -17,7 +17,7 @@ from edgeyolo.cli.app import make_app
 from edgeyolo.cli.demo import _list_bundles
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.data.drawn import draw_dataset
-from edgeyolo.report import QuantizationReport
+from edgeyolo.report.quantization import QuantizationReport
 from edgeyolo.spec.figure import ScoreboardRow
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.strict import load_json

@@ -141,6 +141,10 @@ class Engine:
         self.addresses: dict[str, int] = {}
         self.state = 0  # every change of the context makes another
         self.current = batch
+        self.profiler: Any = None
+
+    def create_engine_inspector(self) -> Inspector:
+        return Inspector()
 
     def get_tensor_name(self, i: int) -> str:
         return self.names[i]
@@ -174,6 +178,8 @@ class Engine:
             images = self.view("images")
             self.view("map_0")[:] = images.mean(1, keepdims=True)
             self.view("map_1")[:] = images.max((1, 2, 3), keepdims=True)
+            if self.profiler is not None:
+                self.profiler.report_layer_time("mean", 0.5)
 
         self.driver.put(compute)
         return True
@@ -184,7 +190,23 @@ class Engine:
         return np.frombuffer(memory, np.float32).reshape(shape)
 
 
-MODULE = SimpleNamespace(nptype=lambda _: np.float32, TensorIOMode=SimpleNamespace(INPUT="INPUT"))
+class Inspector:
+    """What a real engine makes: words about its layers."""
+
+    def get_engine_information(self, kind: str) -> str:
+        return f"{kind}: mean, max"
+
+
+class Profiler:
+    """As TensorRT's, which calls the subclass."""
+
+
+MODULE = SimpleNamespace(
+    IProfiler=Profiler,
+    LayerInformationFormat=SimpleNamespace(ONELINE="one line each"),
+    nptype=lambda _: np.float32,
+    TensorIOMode=SimpleNamespace(INPUT="INPUT"),
+)
 
 
 class StandIn(TensorRt):
@@ -284,6 +306,19 @@ def test_eight_threads_share_a_session(driver: Driver) -> None:
 
     with quickly_switching(), ThreadPoolExecutor(len(batches)) as pool:
         list(pool.map(run, batches))
+
+
+def test_layers_are_timed_one_by_one_and_no_graph_is_replayed(driver: Driver) -> None:
+    session = make_session(driver, Engine(driver), max_batch=4)
+    images = np.ones((2, 3, *HW), np.float32)
+    for _ in range(3):
+        session.run(images)
+    launches = driver.launches
+    listed, times_ms = session.profile(images, 5)
+    assert (listed, times_ms) == ("one line each: mean, max", {"mean": [0.5] * 5})
+    assert driver.launches == launches > 0
+    session.close()
+    assert not driver.alive
 
 
 def test_a_fixed_batch_is_filled_up(driver: Driver) -> None:
