@@ -57,6 +57,7 @@ logger = logging.getLogger(__name__)
 
 _ONNX, _QPARAMS, _COMMAND = "model.onnx", "qparams.json", "trtexec.txt"
 ON_BOARD = "built on the board"
+_FP8_STAND_IN = "8.9"
 _STAND_IN = "8.6"  # compute capability of the GPU that layers are compiled for where none is: Ampere, as Orin is
 
 
@@ -235,8 +236,9 @@ def _compiled_layers(onnx_path: Path, options: Options, precision: Precision) ->
         raise UsageError("the types of its layers are chosen on the board", where=onnx_path, hint="Ask on the board")
     trt = load_tensorrt("tensorrt_rtx")
     parsed = trt.parse(_read_graph(onnx_path), options)
-    parsed.compile(dataclasses.replace(options, dla_core=-1), precision, capability=_STAND_IN)
-    method = f"compiled by tensorrt_rtx {trt.version} for compute capability {_STAND_IN}; nothing has run"
+    capability = _FP8_STAND_IN if precision == "fp8" else _STAND_IN
+    parsed.compile(dataclasses.replace(options, dla_core=-1), precision, capability=capability)
+    method = f"compiled by tensorrt_rtx {trt.version} for compute capability {capability}; nothing has run"
     return make_layer_report(parse_layers(parsed.log.list_layers()), method=method, runs=0)
 
 

@@ -21,7 +21,15 @@ _LINE = re.compile(
 _TYPE = re.compile(r"Datatype: (\w+)|Format/Datatype: [^,}]*?(Int8|FP16|FP32|BF16)", re.IGNORECASE)
 _WEIGHTS = re.compile(r"Weights: \{?\W*Type\W+(\w+)")  # of a layer that is no compiled kernel
 _ORIGIN = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
-_PRECISIONS = {"int8": "int8", "half": "fp16", "fp16": "fp16", "float": "fp32", "fp32": "fp32", "bf16": "bf16"}
+_PRECISIONS = {
+    "int8": "int8",
+    "fp8": "fp8",
+    "half": "fp16",
+    "fp16": "fp16",
+    "float": "fp32",
+    "fp32": "fp32",
+    "bf16": "bf16",
+}
 _SYNCHRONIZING = ("signal", "wait")  # of streams: no work
 _CONVERTING = ("reformat", "cast", "noop")
 # Kernels that are made for a chain of operators are named by them: rounding to int8 alone, a copy, a change of type.
