@@ -136,6 +136,7 @@ def build(
         )
     if needs_scales(precision):
         check_scales(onnx_path, qparams)
+    _check_operators(onnx_path, engine)
     out.mkdir(parents=True, exist_ok=True)
     scales = qparams if needs_scales(precision) else None
     return engine.build(onnx_path, spec, scales, target, out, precision=precision, progress=progress)
@@ -156,6 +157,23 @@ def open_artefact(
         BackendError: files that are missing, broken or of another model, or options the engine does not have.
     """
     return load_engine(artefact.engine).open(folder, artefact, spec, threads=threads, progress=progress)
+
+
+def _check_operators(onnx_path: Path, engine: Engine) -> None:
+    """Raise BackendError where a graph has an operator that the engine has not."""
+    if not engine.lacks:
+        return
+    import onnx
+
+    graph = onnx.load(str(onnx_path), load_external_data=False).graph
+    lacking = sorted({node.op_type for node in graph.node} & set(engine.lacks))
+    if lacking:
+        others = [name for name in list_engines() if not set(load_engine(name).lacks) & set(lacking)]
+        raise BackendError(
+            f"{engine.name} has no {' and no '.join(lacking)}, which this model needs",
+            where=onnx_path,
+            hint=f"Take a variant without (ppyolo-r50 for ppyolo-r50-dcn) or an engine with it: {', '.join(others)}",
+        )
 
 
 def check_scales(onnx_path: Path, qparams: QParams | None) -> None:

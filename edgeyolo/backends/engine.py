@@ -131,6 +131,7 @@ class Engine(ABC):
         takes_bytes: whether its graphs may take the bytes of a picture (`InputSpec.pixels`).
         is_reference: whether it computes the Q/DQ graph as it is written, so that each integer can be compared.
         lists_layers: whether it says of each layer in which precision it runs (see `list_layers`).
+        lacks: operators of ONNX that our networks may have, and this engine has not.
     """
 
     name: ClassVar[str]
@@ -139,6 +140,7 @@ class Engine(ABC):
     takes_bytes: ClassVar[bool] = False
     is_reference: ClassVar[bool] = False
     lists_layers: ClassVar[bool] = False
+    lacks: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def probe(self, target: Target) -> list[str]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxslim
 import torch
 from torch import nn
+from torch.onnx import symbolic_helper
+from torch.onnx.utils import register_custom_op_symbolic
 
+from edgeyolo.nn import deform
 from edgeyolo.spec.errors import ExportError
 from edgeyolo.spec.tensor import INPUT_NAME, output_names
 
@@ -51,6 +55,7 @@ def _trace(module: nn.Module, images: torch.Tensor, outputs: list[str], dynamic_
         with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work, warnings.catch_warnings(), torch.no_grad():
             path = Path(work) / "traced.onnx"
             warnings.simplefilter("ignore", DeprecationWarning)  # the TorchScript exporter keeps the names of weights
+            register_custom_op_symbolic(deform.TORCH_NAME, _deform_conv, OPSET)
             torch.onnx.export(
                 module,
                 (images,),
@@ -65,6 +70,14 @@ def _trace(module: nn.Module, images: torch.Tensor, outputs: list[str], dynamic_
     except (RuntimeError, TypeError, ValueError) as error:
         where = f"{type(module).__name__} at {images.shape[2]}x{images.shape[3]}"
         raise ExportError(f"cannot be traced to ONNX ({error})", where=where) from error
+
+
+@symbolic_helper.parse_args("v", "v", "v", "v", "v", "i")
+def _deform_conv(graph: Any, x: Any, weight: Any, bias: Any, moves: Any, masks: Any, stride: int) -> Any:
+    """The node of a deformable convolution, which is padded by half of its kernel."""
+    side = weight.type().sizes()[2]
+    options = {"kernel_shape_i": [side, side], "pads_i": [side // 2] * 4, "strides_i": [stride, stride]}
+    return graph.op("DeformConv", x, weight, moves, bias, masks, **options)
 
 
 def _check_layers(module: nn.Module, model: onnx.ModelProto) -> None:

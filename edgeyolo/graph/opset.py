@@ -17,12 +17,13 @@ _OLD_OPSET, _OLD_IR = 13, 7  # the first with per-channel Q/DQ
 _SAME = (
     *("Conv", "LeakyRelu", "Relu", "Sigmoid", "HardSigmoid", "Clip", "Mul", "Add", "Sub", "Div", "Concat"),
     *("MaxPool", "GlobalAveragePool", "GlobalMaxPool", "ConvTranspose", "Transpose", "Constant", "Gemm", "MatMul"),
-    *("Softmax", "Flatten", "DequantizeLinear", "Identity", "Where", "Pow"),
+    *("Softmax", "Flatten", "DequantizeLinear", "Identity", "Where", "Pow", "Exp", "Min"),
 )
 _AXES_BY_INPUT = ("ReduceMean", "ReduceMax")  # since opset 18; an attribute before
 _UNCHANGED: dict[str, dict[str, object]] = {
     **{operator: {} for operator in _SAME},
     "Reshape": {"allowzero": 0},
+    "AveragePool": {"dilations": [1, 1]},
     "Resize": {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"},
     "QuantizeLinear": {"saturate": 1},
     **{operator: {"noop_with_empty_axes": 0} for operator in _AXES_BY_INPUT},

@@ -23,6 +23,7 @@ from edgeyolo.models._cfg import OWN, CfgNetwork, is_same, network_of
 from edgeyolo.models._companion import Accompanied, Companion
 from edgeyolo.models._network import DetectorNetwork
 from edgeyolo.models._planned import PlannedNetwork
+from edgeyolo.nn.deform import DeformConv2d
 from edgeyolo.nn.fold import fold_in_place
 from edgeyolo.spec.errors import CheckpointError, UnknownNameError, UsageError
 from edgeyolo.spec.model import ModelSpec, Origin
@@ -37,6 +38,8 @@ from edgeyolo.weights.pretrained import (
     place_weights,
     read_weights,
 )
+
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, DeformConv2d)
 
 __all__ = [
     "Accompanied",
@@ -369,7 +372,7 @@ def _list_convolutions(model: nn.Module, image_size: int) -> list[Convolution]:
     found: list[Convolution] = []
 
     def note(conv: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
+        assert isinstance(conv, _CONVOLUTIONS)
         is_transposed = isinstance(conv, nn.ConvTranspose2d)
         height, width = conv.kernel_size
         found.append(
@@ -384,7 +387,7 @@ def _list_convolutions(model: nn.Module, image_size: int) -> list[Convolution]:
         )
 
     for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, _CONVOLUTIONS):
             module.register_forward_hook(note)
     with torch.no_grad():
         model(torch.empty(1, 3, image_size, image_size, device="meta"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
@@ -59,7 +61,19 @@ class ConvBnAct(nn.Module):
         return ConvAct(conv_like(self.conv, *fold_batch_norm(self.conv, self.bn)), self.activation)
 
 
-def fold_batch_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+class Weighted(Protocol):
+    """What a batch norm may be folded into: a convolution, whatever it is of."""
+
+    @property
+    def weight(self) -> Tensor:
+        """(out, in/groups, kh, kw)."""
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(out,)."""
+
+
+def fold_batch_norm(conv: Weighted, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Float64 weight (out, in/groups, kh, kw) and bias (out,) of the convolution equal to `bn(conv(x))` in eval."""
     mean, variance = bn.running_mean, bn.running_var
     if mean is None or variance is None:

@@ -41,7 +41,7 @@ def _axis(x: Tensor, axis: int, shift: int) -> tuple[Tensor, Tensor]:
     side = x.shape[axis]
     index = torch.arange(side, device=x.device) + shift
     inside = ((index >= 0) & (index < side)).to(x.dtype)
-    return index.to(x.dtype) * (2 / torch.clamp(torch.as_tensor(side - 1), min=1)) - 1, inside
+    return index.to(x.dtype) * 2 / (torch.ones_like(index).sum() - 1).clamp(min=1) - 1, inside
 
 
 fx.wrap("place_map")  # its size is a number when it runs, and none while the graph is found

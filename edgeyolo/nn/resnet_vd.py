@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from edgeyolo.nn.conv import ConvBnAct
+from edgeyolo.nn.deform import DeformConvBnAct
 
 _EXPANSION = 4  # of a bottleneck
 
@@ -32,19 +33,20 @@ class ResidualBlock(nn.Module):
     Args:
         shortcut: whether the input takes a convolution to the sum, as in the first block of a stage.
         bottleneck: whether there are three.
-        middle: the 3x3 convolution of the bottleneck; None for a plain one.
+        deformable: whether the 3x3 of a bottleneck is.
     """
 
     def __init__(
-        self, in_chs: int, chs: int, stride: int, *, shortcut: bool, bottleneck: bool, middle: nn.Module | None = None
+        self, in_chs: int, chs: int, stride: int, *, shortcut: bool, bottleneck: bool, deformable: bool = False
     ) -> None:
         super().__init__()
+        middle = DeformConvBnAct if deformable else ConvBnAct
         out_chs = chs * _EXPANSION if bottleneck else chs
         self.shortcut = Shortcut(in_chs, out_chs, stride) if shortcut else nn.Identity()
         if bottleneck:
             self.convs = nn.Sequential(
                 ConvBnAct(in_chs, chs, activation="relu"),
-                middle or ConvBnAct(chs, chs, 3, stride, activation="relu"),
+                middle(chs, chs, 3, stride, activation="relu"),
                 ConvBnAct(chs, out_chs, activation=None),
             )
         else:
@@ -66,6 +68,7 @@ class ResNetVd(nn.Module):
         stem_chs: of the three convolutions of the stem.
         stage_chs: of each stage, inside its bottlenecks.
         levels: how many of the last stages to give.
+        deformable: whether 3x3 convolutions of the last stage are.
 
     Attributes:
         out_chs: of the levels, finest first.
@@ -79,6 +82,7 @@ class ResNetVd(nn.Module):
         *,
         bottleneck: bool,
         levels: int,
+        deformable: bool = False,
     ) -> None:
         super().__init__()
         first, second, third = stem_chs
@@ -91,10 +95,12 @@ class ResNetVd(nn.Module):
         expansion, in_chs, self.levels = (_EXPANSION if bottleneck else 1), third, levels
         self.stages = nn.ModuleList()
         for number, (chs, count) in enumerate(zip(stage_chs, stage_blocks, strict=True)):
-            blocks = []
+            blocks, moves = [], deformable and number == len(stage_chs) - 1
             for i in range(count):
                 stride = 2 if i == 0 and number else 1
-                blocks.append(ResidualBlock(in_chs, chs, stride, shortcut=i == 0, bottleneck=bottleneck))
+                blocks.append(
+                    ResidualBlock(in_chs, chs, stride, shortcut=i == 0, bottleneck=bottleneck, deformable=moves)
+                )
                 in_chs = chs * expansion
             self.stages.append(nn.Sequential(*blocks))
         self.out_chs = [chs * expansion for chs in stage_chs[-levels:]]

@@ -20,6 +20,9 @@ PUBLISHED = {
     "ppyolo-mbv3-s": (2_719_628, 2_712_628),
     "ppyolo-mbv3-l": (4_759_524, 4_746_700),
     "ppyolo-r18": (13_135_838, 13_129_502),
+    "ppyolo-r50-dcn": (47_045_559, 47_009_975),
+    "ppyolov2-r50-dcn": (54_579_383, 54_534_583),
+    "ppyolov2-r101-dcn": (73_571_511, 73_500_599),
 }
 # Numbers in the authors' files of weights, statistics among them, by the sizes of these files; and their GFLOPs.
 DARKNET = {"yolov2": ((203_934_260 - 16) // 4, 29.5), "yolov2-tiny": ((44_948_600 - 20) // 4, 5.4)}

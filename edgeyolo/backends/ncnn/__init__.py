@@ -69,6 +69,7 @@ class NcnnEngine(Engine):
     )
     cpu_package = "ncnn"
     lists_layers = True
+    lacks = ("DeformConv",)
 
     def host_target(self) -> str:
         """This computer itself."""

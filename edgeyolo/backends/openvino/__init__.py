@@ -63,6 +63,7 @@ class OpenVinoEngine(Engine):
     cpu_package = "openvino"
     takes_bytes = True
     lists_layers = True
+    lacks = ("DeformConv",)
 
     def host_target(self) -> str:
         """This computer itself."""

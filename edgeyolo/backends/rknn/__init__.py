@@ -55,6 +55,7 @@ class RknnEngine(Engine):
 
     name = "rknn"
     packages = (Package("rknn-toolkit-lite2", "rknnlite", "engine: Rockchip NPU, on the board", "rknn"),)
+    lacks = ("DeformConv",)
 
     def check_target(self) -> str:
         """The most common board, where the simulator is here."""

@@ -71,6 +71,7 @@ class TensorRtEngine(Engine):
         Package("tensorrt-rtx-cu12", "tensorrt_rtx", "engine: desktop NVIDIA GPUs", "tensorrt"),
         Package("cuda-python", "cuda", "engine: NVIDIA GPUs", "tensorrt"),
     )
+    lacks = ("DeformConv",)
 
     def host_target(self) -> str:
         """A desktop GPU, where one is here with all that it needs."""

@@ -84,6 +84,10 @@ def _mobile(letter: str, size: Literal["mobilenet-large", "mobilenet-small"]) ->
     )
 
 
+def _deformable(config: PpYoloConfig) -> PpYoloConfig:
+    return replace(config, name=f"{config.name}-dcn", deformable=True)
+
+
 _R50 = PpYoloConfig(
     "ppyolo-r50",
     "resnet-bottleneck",
@@ -124,8 +128,8 @@ _CONFIGS = (
         pairs=0,
         pyramid=False,
     ),
-    _R50,
-    _V2_R50,
-    _V2_R101,
+    *(_R50, _deformable(_R50)),
+    *(_V2_R50, _deformable(_V2_R50)),
+    *(_V2_R101, _deformable(_V2_R101)),
 )
 VARIANTS: dict[str, PpYoloConfig] = {config.name: config for config in _CONFIGS}

@@ -31,6 +31,7 @@ def _make_backbone(config: PpYoloConfig) -> MobileNetV3 | ResNetVd:
         config.stage_blocks,
         bottleneck=config.backbone == "resnet-bottleneck",
         levels=levels,
+        deformable=config.deformable,
     )
 
 

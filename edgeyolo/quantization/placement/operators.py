@@ -7,6 +7,7 @@ from enum import Enum
 from torch import fx, nn
 
 from edgeyolo.nn.coord import place_map
+from edgeyolo.nn.deform import deform_conv
 
 Modules = dict[str, nn.Module]
 
@@ -106,7 +107,7 @@ def effect_of(node: fx.Node, modules: Modules) -> Effect:
         return Effect.NEW
     if node.op == "call_module":
         return _effect_of_module(modules[str(node.target)])
-    if node.target is place_map:
+    if node.target in (place_map, deform_conv):
         return Effect.NEW
     if node.op == "call_function" and (getattr(node.target, "__module__", None) or "torch").split(".")[0] not in _TORCH:
         return Effect.UNKNOWN
