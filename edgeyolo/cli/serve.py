@@ -36,8 +36,8 @@ def serve(
 
     The page is at http://127.0.0.1:8080; /metrics is for Prometheus, /detect takes a picture (POST) and answers JSON,
     /healthz says whether all is well. A source that goes away is tried again until it is back; a video file is played
-    again and again. With --track, detections count from the low_threshold of the tracker on, where no
-    --score-threshold is given; --set and --config set the tracker.
+    again and again. With --track, detections count from the low_threshold of the tracker on, unless you give
+    another score threshold; --set and --config set the tracker.
     """
     from edgeyolo.live.live import Live
     from edgeyolo.runtime import Detector

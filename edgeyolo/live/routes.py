@@ -25,6 +25,7 @@ from edgeyolo.runtime import Detector
 from edgeyolo.spec.serving import ServeOptions
 
 HTML = "text/html; charset=utf-8"
+_LIVE_VIEW, _TOKEN_VIEW = b'<body data-view="live">', b'<body data-view="token">'
 _UPLOADS = 2  # that are received or wait for the engine at the same time
 _TOKEN_FORM = 1024  # bytes
 _NUMBERED = re.compile(r"/(stream|snapshot)/(\d{1,3})")
@@ -161,7 +162,7 @@ class Routes:
             self._access.check_token(head)
         except Refusal as refusal:
             self._metrics.refuse(refusal.kind)
-            return Reply(self._page.replace(b'data-view="live"', b'data-view="token"'), HTML, status=refusal.status)
+            return Reply(self._page.replace(_LIVE_VIEW, _TOKEN_VIEW), HTML, status=refusal.status)
         if "token" in head.query and self._access.token is not None:
             return Reply(b"", HTML, 303, {"Location": "/", "Set-Cookie": self._access.cookie()})
         return Reply(self._page, HTML)

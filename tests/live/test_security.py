@@ -226,14 +226,14 @@ def test_a_token_is_asked_for(bundle: Path, tmp_path: Path) -> None:
         assert {client.refusal("GET", "/status", Authorization=f"Bearer {each}")[0] for each in wrong} == {401}
         assert client.ask("GET", "/healthz")[0] == 200
         status, html = client.ask("GET", "/")
-        assert status == 401 and b'data-view="token"' in html
+        assert status == 401 and b'<body data-view="token">' in html
         assert known.ask("GET", "/status")[0] == client.ask("GET", f"/status?token={TOKEN}")[0] == 200
         with client.open("GET", f"/?token={TOKEN}") as response:
             assert response.status == 303 and response.headers["Location"] == "/"
             cookie = response.headers["Set-Cookie"]
         assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
         status, html = client.ask("GET", "/", Cookie=cookie.partition(";")[0])
-        assert status == 200 and b'data-view="live"' in html
+        assert status == 200 and b'<body data-view="live">' in html
         assert client.refusal("POST", "/token", b"token=wrong") == (401, "no-token")
         assert client.ask("POST", "/token", f"token={TOKEN}".encode())[0] == 303
 
