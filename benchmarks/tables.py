@@ -384,6 +384,23 @@ def latency_detectors() -> str:
     return markdown(headings, sorted(rows), words=2)
 
 
+def tracking() -> str:
+    """Milliseconds of a tracker for a frame."""
+    rows = [
+        [
+            row["method"],
+            str(row["objects"]),
+            f"{row['median_ms']:.1f}",
+            f"{row['p90_ms']:.1f}",
+            f"{row['plain_ms']:.0f}",
+            f"{row['plain_ms'] / row['median_ms']:.0f}",
+        ]
+        for row in load("tracking")["rows"]
+    ]
+    headings = ["method", "objects", "ms, median", "p90", "one track after the other", "ratio"]
+    return markdown(headings, rows, words=1)
+
+
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> str:
     """A Markdown table whose first `words` columns are text and whose others are numbers."""
     ruler = "|".join("---" if i < words else "---:" for i in range(len(headings)))
@@ -420,6 +437,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "latency-detectors": latency_detectors,
     "engines": engines,
     "thresholds": thresholds,
+    "tracking": tracking,
 }
 
 if __name__ == "__main__":

@@ -91,12 +91,15 @@ class PlainTracker:
         self.frame, self.last_id = 0, 0
         self.tracked, self.lost, self.once_removed = [], [], set()
 
-    def associate(self, tracks, found, limit, fused):
+    def pairs(self, tracks, found, limit, fused):
         costs = [
             [1 - plain_iou(self.filter.box(t["x"]), box, self.one) * (score if fused else 1) for box, score in found]
             for t in tracks
         ]
-        pairs = every_assignment(costs, limit)[1] if tracks and found else ()
+        return every_assignment(costs, limit)[1] if tracks and found else ()
+
+    def associate(self, tracks, found, limit, fused):
+        pairs = self.pairs(tracks, found, limit, fused)
         for row, column in pairs:
             track, (box, score) = tracks[row], found[column]
             track["x"], track["p"] = self.filter.update(track["x"], track["p"], self.filter.measured(box))
