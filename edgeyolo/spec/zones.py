@@ -54,13 +54,14 @@ class Zones(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     areas: dict[str, Area] = {}
 
 
-def load_zones(path: Path) -> Zones:
+def load_zones(path: Path | str) -> Zones:
     """Read a TOML file.
 
     Raises:
         FormatError: cannot be read, an unknown or missing key, a line without length, an area of fewer than three
             corners, a share that is none, or nothing to count in.
     """
+    path = Path(path)
     zones = load_toml(path, Zones, defaults={})
     if not (zones.lines or zones.areas):
         raise FormatError("has neither lines nor areas", where=path, hint="Write a [lines.NAME] or an [areas.NAME]")
