@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import darknet_by_hand
 import numpy as np
 import pytest
 from foreign_detectors import DflStyle, export_foreign, make_foreign
@@ -101,6 +102,9 @@ def test_every_command_runs(
         shutil.copytree(request.getfixturevalue("trained") / "runs", workspace / "runs")
     if document.name == "official-weights.md":
         write_official("yolox-nano", workspace / "yolox_nano.pth", monkeypatch, is_fresh=True)
+        (workspace / "yolov4-tiny-blood.cfg").write_text(darknet_by_hand.v4_tiny(3))
+        (workspace / "blood.names").write_text("RBC\nWBC\nPlatelets\n")
+        darknet_by_hand.write_weights(darknet_by_hand.v4_tiny(3), workspace / "yolov4-tiny-blood_best.weights")
     if document.name == "foreign-onnx.md":
         export_foreign(make_foreign(DflStyle), workspace / "detector.onnx", opset=17)
         names = open_dataset(workspace / "cells", "train").class_names

@@ -123,8 +123,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         box_loss_alpha: power of the overlap and of its penalties, as in alpha-IoU, where 3 is advised; 1 if not given,
             but 2 in the own loss of YOLOX.
         class_loss: loss of the classes; the model's own if not given. varifocal is only for losses that ask for graded
-            scores (all but YOLOv5 and YOLOv7).
-        label_smoothing: smoothing of class labels; only for losses that ask for whole classes (YOLOv5, YOLOv7).
+            scores (all but YOLOv3 to v5 and YOLOv7).
+        label_smoothing: smoothing of class labels; only for losses that ask for whole classes (YOLOv3 to v5, YOLOv7).
         class_balance: classes that fewer than this part of the pictures have come up more often; 0 for never.
         multi_scale: each step's longer input side is drawn from [1 - this, 1 + this] of image_size, and the shorter
             one follows.
@@ -150,6 +150,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         teacher: checkpoint that teaches the model, of any model; nobody teaches if not given.
         distill: how much the teacher counts.
         drop_block: squares of the features that are dropped.
+        adversarial: probability that the network first changes a picture so that it sees nothing in it, and then learns
+            from that; each such step costs two.
         augment: ranges of the augmentations.
     """
 
@@ -196,6 +198,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     teacher: str | None = None
     distill: DistillConfig = DistillConfig()
     drop_block: DropBlockConfig = DropBlockConfig()
+    adversarial: Share = 0.0
     augment: AugmentConfig = AugmentConfig()
 
     @property

@@ -90,6 +90,12 @@ class DetectorJob(Job):
         total = torch.stack([loss.total for loss in losses]).sum()
         return Loss(total, {name: part for loss in losses for name, part in loss.parts.items()})
 
+    def loss_of_nothing(self, outputs: list[Tensor], images: Tensor) -> Tensor:
+        """As `Job.loss_of_nothing`."""
+        end = len(outputs) - sum(companion.count for companion in self.companions.values())
+        loss: Loss = self.criterion(outputs[:end], images.new_zeros(0, 6), (images.shape[2], images.shape[3]))
+        return loss.total
+
     def deploy_form(self, average: nn.Module) -> nn.Module:
         """Folded, as it is exported."""
         folded = fold_model(average)

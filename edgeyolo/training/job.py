@@ -67,6 +67,10 @@ class Job(ABC):
             images: (B, 3, H, W), normalised; B is 0 where a process has no share of a batch.
         """
 
+    def loss_of_nothing(self, outputs: list[Tensor], images: Tensor) -> Tensor:
+        """What `loss` would be of the model alone, if there were no object in the pictures; a scalar."""
+        return self.loss(outputs, images.new_zeros(0, 6), images).total
+
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
         """Told the optimizer of the model, once it is made."""
         return

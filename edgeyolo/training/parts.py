@@ -24,7 +24,7 @@ def backward_in_parts(run: Run, images: Tensor, targets: Tensor) -> Loss:
     count = run.config.accumulate if run.world.is_shared else min(run.config.accumulate, len(images))
     parts = images.tensor_split(count)
     devices = [run.device] if run.device.type == "cuda" else []
-    with torch.no_grad(), _statistics_kept(run.model), run.job.autocast(), torch.random.fork_rng(devices):
+    with torch.no_grad(), statistics_kept(run.model), run.job.autocast(), torch.random.fork_rng(devices):
         pieces = [run.network(part) for part in parts]
     outputs = [torch.cat(level) for level in zip(*pieces, strict=True)]
     del pieces
@@ -57,7 +57,7 @@ def _walk_back(outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def _statistics_kept(model: nn.Module) -> Iterator[None]:
+def statistics_kept(model: nn.Module) -> Iterator[None]:
     """Batch normalisation by the batch, which is not remembered."""
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     for layer in layers:

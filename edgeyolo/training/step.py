@@ -10,6 +10,7 @@ from torch import Tensor
 from edgeyolo.criteria.criterion import Loss
 from edgeyolo.geometry.network_input import scaling_of
 from edgeyolo.spec.model import InputSpec
+from edgeyolo.training.adversarial import deceive
 from edgeyolo.training.batch_size import is_out_of_memory
 from edgeyolo.training.faults import (
     is_compiler_error,
@@ -48,6 +49,7 @@ def train_step(run: Run, batch: Batch) -> dict[str, Tensor]:
 
 def _step(run: Run, batch: Batch) -> dict[str, Tensor]:
     images, targets = _on_device(run, batch)
+    images = deceive(run, images)
     run.optimizer.zero_grad(set_to_none=True)
     loss = backward(run, images, targets)
     run.scaler.unscale_(run.optimizer)
