@@ -70,7 +70,7 @@ def write_official(
     if name.startswith(("yolox", "damo")):
         torch.save({"start_epoch": 300, "model": tensors, "optimizer": None}, path)
         return tensors
-    if name.startswith("ppyoloe"):
+    if name.startswith("ppyolo"):
         arrays = {key: value.numpy() for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
         path.write_bytes(pickle.dumps(arrays, protocol=2))
         return tensors

@@ -177,6 +177,63 @@ KNOWN: dict[str, tuple[int | None, dict[str, tuple[int, ...]]]] = {
             "backbone.csp_stage.4.conv_shortcut.conv.conv1.weight": (256, 512, 1, 1),
         },
     ),
+    "ppyolo-tiny": (
+        None,
+        {
+            "backbone.conv1.conv.weight": (8, 3, 3, 3),
+            "backbone.conv2.expand_conv.conv.weight": (8, 8, 1, 1),
+            "backbone.conv5.mid_se.conv1.weight": (10, 40, 1, 1),
+            "backbone.conv16.linear_conv.bn._variance": (80,),
+            "neck.spp.conv.conv.weight": (80, 320, 1, 1),
+            "neck.yolo_block.0.conv_module.yolo_block.0.1.conv.weight": (160, 1, 5, 5),
+            "neck.yolo_block.1.conv_module.yolo_block.1.0.conv.weight": (128, 216, 1, 1),
+            "neck.yolo_block.2.conv_module.yolo_block.2.route.batch_norm._mean": (96,),
+            "neck.yolo_block.2.tip.conv.weight": (96, 96, 1, 1),
+            "neck.yolo_transition.1.conv.weight": (128, 128, 1, 1),
+            "yolo_head.yolo_output.0.weight": (255, 160, 1, 1),
+            "yolo_head.yolo_output.2.bias": (255,),
+        },
+    ),
+    "ppyolo-r18": (
+        None,
+        {
+            "backbone.conv1.conv1_3.conv.weight": (64, 32, 3, 3),
+            "backbone.res2.res2a.short.conv.weight": (64, 64, 1, 1),
+            "backbone.res3.res3a.short.conv.conv.weight": (128, 64, 1, 1),
+            "backbone.res5.res5b.branch2b.norm._mean": (512,),
+            "neck.yolo_block.0.conv_module.route.conv.weight": (256, 512, 1, 1),
+            "neck.yolo_block.1.tip.conv.weight": (256, 128, 3, 3),
+        },
+    ),
+}
+# The same of models that are large, found without their values.
+LARGE_KNOWN: dict[str, dict[str, tuple[int, ...]]] = {
+    "ppyolo-mbv3-s": {
+        "backbone.conv12.linear_conv.conv.weight": (96, 576, 1, 1),
+        "neck.yolo_block.0.conv_module.spp.conv.conv.weight": (96, 384, 1, 1),
+        "neck.yolo_block.0.conv_module.route.conv.conv.weight": (256, 98, 1, 1),
+        "neck.yolo_block.1.tip.conv.batch_norm.weight": (256,),
+    },
+    "ppyolo-r50-dcn": {
+        "backbone.res5.res5c.branch2b.conv_offset.bias": (27,),
+        "backbone.res5.res5a.branch2b.conv.weight": (512, 512, 3, 3),
+        "neck.yolo_block.0.conv_module.conv2.conv.conv.weight": (512, 1026, 1, 1),
+        "neck.yolo_block.0.conv_module.spp.conv.conv.weight": (512, 2048, 1, 1),
+        "neck.yolo_block.0.conv_module.conv3.conv.weight": (1024, 512, 3, 3),
+        "neck.yolo_block.2.conv_module.conv0.conv.conv.weight": (128, 642, 1, 1),
+        "neck.yolo_block.1.tip.conv.conv.weight": (512, 258, 3, 3),
+        "yolo_head.yolo_output.1.weight": (258, 512, 1, 1),
+    },
+    "ppyolov2-r101-dcn": {
+        "backbone.res4.res4b22.branch2c.conv.weight": (1024, 256, 1, 1),
+        "neck.fpn.0.conv_module.spp.conv.conv.weight": (512, 2048, 1, 1),
+        "neck.fpn.1.conv_module.1.1.conv.weight": (256, 256, 3, 3),
+        "neck.fpn_transition.1.conv.weight": (256, 512, 1, 1),
+        "neck.pan.0.conv1.conv.weight": (512, 1536, 1, 1),
+        "neck.pan_transition.1.conv.weight": (256, 256, 3, 3),
+        "neck.pan.1.conv3.batch_norm._variance": (512,),
+        "yolo_head.yolo_output.0.bias": (258,),
+    },
 }
 
 FIXED = ("dfl.conv.weight", "anchors", "proj", "proj_conv.weight", "project")
@@ -189,7 +246,20 @@ def test_names_and_shapes_are_the_authors(name: str) -> None:
     tensors = official_tensors(name)
     assert count in (None, len(tensors))
     assert {key: tuple(tensors[key].shape) for key in known} == known
-    assert all(re.match(r"(model\.\d+|backbone|neck|head|detect)\.", key) for key in tensors)
+    assert all(re.match(r"(model\.\d+|backbone|neck|head|yolo_head|detect)\.", key) for key in tensors)
+
+
+@pytest.mark.parametrize("name", LARGE_KNOWN)
+def test_every_tensor_of_a_large_model_has_a_name_of_its_own(name: str) -> None:
+    with torch.device("meta"):
+        model = models.create(name, 80)
+    names = models._published(name).names(model.config, {}, "here")
+    state = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    shapes = {names.official(key): tuple(value.shape) for key, value in state.items()}
+    assert len(shapes) == len(state)
+    assert {key: shapes[key] for key in LARGE_KNOWN[name]} == LARGE_KNOWN[name]
+    assert all(re.match(r"(backbone\.(conv\d+|res\d)|neck|yolo_head)\.", key) for key in shapes)
+    assert not any(part in key for key in shapes for part in ("running_", ".bn.running", "blocks", "guide"))
 
 
 @pytest.mark.parametrize(

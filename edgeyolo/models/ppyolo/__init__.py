@@ -12,5 +12,6 @@ from __future__ import annotations
 
 from edgeyolo.models.ppyolo.config import VARIANTS, PpYoloConfig
 from edgeyolo.models.ppyolo.network import Network
+from edgeyolo.models.ppyolo.official import PUBLISHED
 
-__all__ = ["VARIANTS", "Network", "PpYoloConfig"]
+__all__ = ["PUBLISHED", "VARIANTS", "Network", "PpYoloConfig"]
