@@ -14,7 +14,10 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from board_rows import list_rows, load_row
 from record import RESULTS, ROOT
+
+from edgeyolo.spec.benchmark import BenchRecord
 
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -353,6 +356,37 @@ def arm_ap() -> str:
     return markdown(["core", "network", "bundle", "AP on val", "AP on test"], rows, words=3)
 
 
+def board_rows() -> str:
+    """What was measured on boards and computers, by whoever sent it."""
+    rows = []
+    for found in map(load_row, list_rows()):
+        record = found.record
+        network, total = record.spread["network"], record.spread["total"]
+        low, high = record.interval_ms["total"]
+        board = f"{found.board} ({found.conditions})" if found.conditions else found.board
+        size = " x ".join(map(str, record.image_hw))
+        slowed = f"; slowed down by {', '.join(record.throttled)}" if record.throttled else ""
+        threads = f", {record.threads_used} thread{'s' * (record.threads_used > 1)}" if record.threads_used else ""
+        figures = [f"{network.median_ms:.1f}", f"{total.median_ms:.1f} ({low:.1f} to {high:.1f})"]
+        figures += [f"{total.p90_ms:.1f}", f"{record.per_second:.0f}", _int8_share(record), _watts(record)]
+        rows.append(
+            [f"{board}{slowed}", f"{record.model}, {size}", f"{record.engine} {record.precision}{threads}", *figures]
+        )
+    names = ["board", "model", "engine", "network ms", "whole call ms (95 %)", "p90 ms", "per second", "int8 time", "W"]
+    return markdown(names, sorted(rows), words=3)
+
+
+def _int8_share(record: BenchRecord) -> str:
+    """Of the time of all layers, those in int8."""
+    shares = record.layers.time_shares if record.layers is not None else {}
+    return f"{100 * shares.get('int8', 0.0):.0f} %" if shares else "-"
+
+
+def _watts(record: BenchRecord) -> str:
+    """Of the line that takes most, which others are parts of."""
+    return f"{max(rail.mean_w for rail in record.power):.1f}" if record.power else "-"
+
+
 def latency() -> str:
     """How far estimates of networks are off that others measured, each left out."""
     found = load("estimate")
@@ -434,6 +468,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "arm-cost": arm_cost,
     "arm-ap": arm_ap,
     "large-set": large_set,
+    "board-rows": board_rows,
     "latency": latency,
     "latency-detectors": latency_detectors,
     "engines": engines,

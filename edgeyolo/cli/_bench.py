@@ -14,7 +14,19 @@ from edgeyolo.spec.benchmark import BenchRecord, Spread
 from edgeyolo.spec.errors import GateError
 from edgeyolo.spec.layers import LayerReport, converts, group_of
 
-_FIELDS = ("host", "bundle", "target", "engine", "precision", "device", "date", "threads", "runs")
+_FIELDS = (
+    "host",
+    "bundle",
+    "model",
+    "target",
+    "engine",
+    "precision",
+    "device",
+    "date",
+    "threads",
+    "threads_used",
+    "runs",
+)
 _PARTS = ("total", "network", "pre", "post")
 _LEVELS = ("median_ms", "p90_ms", "p99_ms")
 _FIGURES = ("ended_by", "per_second", "load_ms", "first_ms", "peak_memory_mib")
@@ -26,7 +38,8 @@ def show_record(console: Console, record: BenchRecord) -> None:
     """The figures for people: what a whole call takes, and under which conditions."""
     rows = [(part, times.median_ms, times.p90_ms, times.p99_ms) for part, times in record.spread.items()]
     console.show_table(["part", "median ms", "p90 ms", "p99 ms"], rows)
-    threads = f"{record.threads} threads" if record.threads else "the bundle's own threads"
+    count = record.threads_used or record.threads
+    threads = f"{count} thread{'s' * (count > 1)}" if count else "the engine's own threads"
     console.say(f"{record.runs} runs after {record.warmup} of warm-up, {threads}, on {record.device}")
     if "total" in record.interval_ms:
         low, high = record.interval_ms["total"]

@@ -61,10 +61,11 @@ def _check_plot(path: Path) -> None:
 
 def _bench_here(console: Console, bundle: Path, options: BenchOptions) -> None:
     from edgeyolo.runtime.bench import time_bundle
+    from edgeyolo.runtime.layer_runs import check_lists_layers
 
     _refuse_simulator(bundle)
     if options.layers:
-        _refuse_silent(bundle)
+        check_lists_layers(bundle)
     tuning = _tune(bundle, options, console) if options.tune else None
     with console.show_progress() as progress:
         record = time_bundle(bundle, options, tuning=tuning, progress=progress)
@@ -89,16 +90,6 @@ def _refuse_simulator(bundle: Path) -> None:
             where=bundle,
             hint="Run bench on the board; accuracy can be had here: edgeyolo evaluate",
         )
-
-
-def _refuse_silent(bundle: Path) -> None:
-    """Raise UsageError, before anything is timed, for an engine that does not say how its layers run."""
-    from edgeyolo.backends import load_engine
-    from edgeyolo.bundle.reader import read_manifest
-
-    engine = load_engine(read_manifest(bundle).artefact.engine)
-    if not engine.lists_layers:
-        raise UsageError(f"{engine.name} does not say how its layers run", where=bundle, hint="Leave out --layers")
 
 
 def _tune(bundle: Path, options: BenchOptions, console: Console) -> Tuning | None:

@@ -35,6 +35,9 @@ def inspect(
     if options.qdq:
         _inspect_qdq(bundle, console)
         return
+    if options.layers:
+        _inspect_layers(bundle, console)
+        return
     if show_file(bundle, console):
         return
     from edgeyolo.bundle import open_bundle
@@ -88,6 +91,16 @@ def _field_cells(fields: Sequence[ReceptiveField], decode: Decode) -> list[tuple
         )
         for field in fields
     ]
+
+
+def _inspect_layers(path: Path, console: Console) -> None:
+    from edgeyolo.cli._bench import show_layers
+    from edgeyolo.runtime.layer_runs import check_lists_layers, list_layers
+
+    check_lists_layers(path)
+    report = list_layers(path)
+    show_layers(console, report)
+    console.show_json(msgspec.to_builtins(report))
 
 
 def _inspect_qdq(path: Path, console: Console) -> None:

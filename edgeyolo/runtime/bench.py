@@ -9,24 +9,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgeyolo.backends import load_engine
-from edgeyolo.bundle import for_this_device, open_bundle
 from edgeyolo.data.image_file import read_image
-from edgeyolo.geometry.network_input import make_batch
 from edgeyolo.runtime.calls import LEAST_CALLS, Calls
-from edgeyolo.runtime.compare import Effort, compare, openers_of
+from edgeyolo.runtime.compare import SETTLING_S, Effort, compare, openers_of
 from edgeyolo.runtime.conditions import list_throttling, read_conditions
 from edgeyolo.runtime.detector import Detector
+from edgeyolo.runtime.layer_runs import list_layers, noise
 from edgeyolo.runtime.power import PowerMeter
 from edgeyolo.spec.benchmark import BenchRecord, Comparison
 from edgeyolo.spec.detecting import BenchOptions
 from edgeyolo.spec.detections import Image
-from edgeyolo.spec.layers import LayerReport
 from edgeyolo.spec.machine import describe_machine, processor_name
 from edgeyolo.spec.manifest import Manifest
-from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.tuning import Tuning
@@ -34,7 +29,6 @@ from edgeyolo.spec.tuning import Tuning
 _MINUTE_S = 60.0
 _LOOKED_AFTER = 1.25  # times as many calls as at the look before
 _RATIO_WIDTH = 0.03  # of the interval of a comparison; narrower ones would take long
-_LAYER_RUNS = 20
 
 
 def time_bundle(
@@ -51,12 +45,11 @@ def time_bundle(
     started_s = time.perf_counter()
     with Detector.load(bundle, threads=options.threads, progress=progress) as detector:
         loaded_s = time.perf_counter()
-        picture = _picture_of(options.image, detector.spec.input)
+        picture = noise(detector.spec.input) if options.image is None else read_image(options.image)
         read_s = time.perf_counter()
         _detect(detector, picture)
         first_s = time.perf_counter() - read_s + loaded_s - started_s
-        for _ in range(options.warmup - 1):
-            _detect(detector, picture)
+        warmup = _warm_up(detector, picture, options)
         before = read_conditions()
         with PowerMeter() as power:
             calls = _call(detector, picture, options, progress)
@@ -68,8 +61,9 @@ def time_bundle(
     return BenchRecord(
         **described,
         threads=options.threads,
+        threads_used=threads,
         runs=len(timings),
-        warmup=options.warmup,
+        warmup=warmup,
         batch=batch,
         picture_hw=(picture.shape[0], picture.shape[1]),
         spread=calls.clock.spread(),
@@ -89,13 +83,27 @@ def time_bundle(
         tuning=tuning,
         comparison=_compare(bundle, options.compare, picture, options, progress) if options.compare else None,
         max_ms=options.max_ms,
-        layers=_list_layers(bundle, picture, options.threads or threads) if options.layers else None,
+        layers=list_layers(bundle, picture, threads=options.threads or threads) if options.layers else None,
     )
 
 
 def _detect(detector: Detector, picture: Image) -> None:
     """One call: on as many pictures as the bundle takes."""
     detector.detect_batch([picture] * detector.batch)
+
+
+def _warm_up(detector: Detector, picture: Image, options: BenchOptions) -> int:
+    """Call it after the first call; how often it was called in all.
+
+    Where it is to be sure of a median, the number of threads has to have followed the machine first.
+    """
+    settles = options.warmup and not (options.runs or options.minutes or options.threads) and detector.threads
+    settled_s = time.monotonic() + (SETTLING_S if settles else 0.0)
+    calls = 1
+    while calls < options.warmup or time.monotonic() < settled_s:
+        _detect(detector, picture)
+        calls += 1
+    return calls
 
 
 def _call(detector: Detector, picture: Image, options: BenchOptions, progress: Progress) -> Calls:
@@ -133,18 +141,6 @@ def _compare(bundle: Path, other: Path, picture: Image, options: BenchOptions, p
     return compare(openers, picture, effort, other=str(other), threads=threads, progress=progress)
 
 
-def _list_layers(bundle: Path, picture: Image, threads: int) -> LayerReport:
-    """What the engine says of each layer, on this picture."""
-    with open_bundle(bundle) as opened:
-        manifest = for_this_device(opened.manifest)
-        spec = manifest.model
-        images, _ = make_batch([picture] * spec.input.batch[1], spec.input)
-        engine = load_engine(manifest.artefact.engine)
-        return engine.list_layers(
-            opened.folder, manifest.artefact, spec, images, runs=_LAYER_RUNS, threads=threads or manifest.threads
-        )
-
-
 def _describe(bundle: Path, manifest: Manifest | None) -> dict[str, Any]:
     """What was timed, where and when."""
     assert manifest is not None
@@ -154,6 +150,8 @@ def _describe(bundle: Path, manifest: Manifest | None) -> dict[str, Any]:
     return {
         "bundle": str(bundle),
         "bundle_sha256": sha256_of(bundle) if bundle.is_file() else "",
+        "model": manifest.model.name,
+        "image_hw": manifest.model.input.image_hw,
         "target": manifest.target,
         "engine": f"{manifest.artefact.engine} {version}".strip(),
         "precision": manifest.artefact.precision,
@@ -171,10 +169,3 @@ def _peak_memory_mib() -> float | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def _picture_of(path: Path | None, spec: InputSpec) -> Image:
-    """The picture at `path`, or noise of the input's size."""
-    if path is not None:
-        return read_image(path)
-    return np.random.default_rng(0).integers(0, 256, (*(spec.frame_hw or spec.image_hw), 3)).astype(np.uint8)

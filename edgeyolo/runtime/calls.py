@@ -12,7 +12,7 @@ from edgeyolo.runtime.conditions import read_conditions
 from edgeyolo.runtime.interval import median_interval
 from edgeyolo.spec.benchmark import EndedBy, Minute, Slice
 
-LEAST_CALLS = 30  # before an interval can be called tight
+LEAST_CALLS = 100  # before an interval can be called tight
 
 _LEAST_FOR_INTERVAL = 6  # fewer times have no interval of 95 %
 _SLICES = 60

@@ -19,8 +19,9 @@ from edgeyolo.spec.progress import SILENT, Progress
 
 Open = Callable[[int], Detector]  # with so many threads, 0 for as many as the machine leaves
 
+SETTLING_S = 2.0  # after which the number of threads has followed the machine
+
 _CALLS = 4  # of each in a round, beside one that warms up
-_SETTLING_S = 2.0  # after which the number of threads has followed the machine
 _LOOKED_AFTER = 1.25  # times as many rounds as at the look before
 
 
@@ -58,7 +59,7 @@ def openers_of(bundles: Sequence[Path], threads: int, picture: Image) -> tuple[l
 def settled_threads(open_: Open, picture: Image) -> int:
     """Threads that a detector takes on this machine as busy as it is; 0 for an engine that has none to choose."""
     with open_(0) as detector:
-        end_s = time.monotonic() + _SETTLING_S
+        end_s = time.monotonic() + SETTLING_S
         while time.monotonic() < end_s:
             detector.detect(picture)
         return detector.threads

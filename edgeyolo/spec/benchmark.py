@@ -111,12 +111,14 @@ class BenchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     Attributes:
         bundle: path, and sha256 of the file; "" for a folder.
+        model, image_hw: of the network, and what it takes; "" and zeros in records of 0.1.0.
         target: that the bundle was built for.
         engine, precision: of its artefact, the engine with the version that is installed.
         device: the processor, as the system names it.
         machine: see `spec.machine.describe_machine`.
         date: in UTC.
-        threads: that were asked for, 0 for the bundle's own.
+        threads: that were asked for, 0 for the bundle's own, or fewer as other work leaves cores.
+        threads_used: at the end, 0 where the engine has none to choose.
         runs, warmup: calls that count, and calls before.
         batch: pictures of a call.
         spread: of "pre", "network", "post" and "total", a whole call.
@@ -138,6 +140,8 @@ class BenchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     bundle: str
     bundle_sha256: str = ""
+    model: str = ""
+    image_hw: tuple[int, int] = (0, 0)
     target: str
     engine: str
     precision: str
@@ -145,6 +149,7 @@ class BenchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     machine: dict[str, object]
     date: str
     threads: int
+    threads_used: int = 0
     runs: int
     warmup: int
     batch: int = 1

@@ -87,9 +87,12 @@ class InspectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     Attributes:
         qdq: check how TensorRT runs an ONNX file with Q/DQ.
+        layers: say in which precision the engine runs each layer of a bundle; of one for TensorRT, without a GPU, what
+            its compiler makes of it.
     """
 
     qdq: bool = False
+    layers: bool = False
 
 
 class DoctorOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -77,7 +77,7 @@ class BenchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         runs: calls that are timed, or rounds of compare; 0 for as many as make the interval tight.
         width: how wide the interval of the median may be, as a share of it, for the calls to end.
         seconds: after which they end all the same; compare has as long again.
-        warmup: calls before, that are not.
+        warmup: calls before, that are not; with runs 0 they go on until the number of threads has settled.
         threads: threads of the engine, 0 for the bundle's number or fewer, as other work leaves cores.
         tune: first find the fastest way to run it here, and write it into the bundle; needs data, or an image.
         data: with tune, labelled pictures to hold max_drop on.
