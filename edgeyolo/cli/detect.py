@@ -55,6 +55,7 @@ def detect(
     the tracker on, where no --score-threshold is given; --set and --config set the tracker.
     """
     from edgeyolo.runtime import Detector
+    from edgeyolo.runtime.appearance import Appearance
     from edgeyolo.runtime.follow import Followers
 
     lowest = tracking.low_threshold if options.track else None
@@ -71,10 +72,12 @@ def detect(
             multi_label=thresholds.multi_label,
             progress=progress,
         )
-    with detector:
+    with contextlib.ExitStack() as closing:
+        closing.enter_context(detector)
         followers = None
         if options.track is not None:
-            followers = Followers(options.track, tracking, detector.class_names, zones)
+            embed = closing.enter_context(Appearance(options.appearance)) if options.appearance else None
+            followers = Followers(options.track, tracking, detector.class_names, zones, embed=embed)
         tour = _Tour(detector, options, console, followers)
         tour.detect_all(sources)
     tour.conclude()
@@ -261,11 +264,11 @@ class _Tour:
 
 
 def _load_zones(options: DetectOptions) -> Zones | None:
-    if options.zones is None:
-        return None
-    if options.track is None:
-        raise UsageError("zones count what is followed", where="--zones", hint="Give --track bytetrack too")
-    return load_zones(options.zones)
+    """Raise UsageError where there is nothing to be followed."""
+    if options.track is None and (options.zones or options.appearance):
+        where = "--zones" if options.zones else "--appearance"
+        raise UsageError("is for what is followed", where=where, hint="Give --track bytetrack or botsort too")
+    return load_zones(options.zones) if options.zones else None
 
 
 def _summarise(record: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from edgeyolo.spec.detections import Detections, Image
 from edgeyolo.spec.tracking import DEFAULT_FRAME_RATE, TrackMethod, TrackSettings
 from edgeyolo.spec.tracks import Tracks
 from edgeyolo.spec.zones import Zones
-from edgeyolo.tracking.tracker import Tracker
+from edgeyolo.tracking.tracker import Embed, Tracker
 from edgeyolo.tracking.zones import ZoneCounter
 
 
@@ -21,6 +22,7 @@ class Follower:
         method, settings: as `Tracker` takes them.
         class_names: K names, of the detector.
         zones: what is counted in, if anything.
+        embed: what objects look like, as `Tracker` takes it.
         frame_rate: frames per second; 0 where the source does not say.
 
     Attributes:
@@ -37,10 +39,11 @@ class Follower:
         class_names: Sequence[str],
         *,
         zones: Zones | None = None,
+        embed: Embed | None = None,
         frame_rate: float = DEFAULT_FRAME_RATE,
     ) -> None:
         self.tracks = Tracks.empty()
-        self._tracker = Tracker(method, settings, frame_rate=frame_rate or DEFAULT_FRAME_RATE)
+        self._tracker = Tracker(method, settings, frame_rate=frame_rate or DEFAULT_FRAME_RATE, embed=embed)
         self._class_names = class_names
         self._trails = Trails()
         self._counter = ZoneCounter(zones, class_names) if zones is not None else None
@@ -72,17 +75,20 @@ class Followers:
     """One for each source, made when its first frame comes; arguments and errors as in `Follower`."""
 
     def __init__(
-        self, method: TrackMethod, settings: TrackSettings, class_names: Sequence[str], zones: Zones | None = None
+        self,
+        method: TrackMethod,
+        settings: TrackSettings,
+        class_names: Sequence[str],
+        zones: Zones | None = None,
+        *,
+        embed: Embed | None = None,
     ) -> None:
-        self._method, self._settings, self._class_names, self._zones = method, settings, class_names, zones
+        self._make = functools.partial(Follower, method, settings, class_names, zones=zones, embed=embed)
         self._known: dict[Hashable, Follower] = {}
-        self._make(DEFAULT_FRAME_RATE)  # what is wrong with settings and zones is told before the first frame
+        self._make()  # what is wrong with settings and zones is told before the first frame
 
     def of(self, source: Hashable, frame_rate: float = 0.0) -> Follower:
         """That of a source, by any name for it."""
         if source not in self._known:
-            self._known[source] = self._make(frame_rate)
+            self._known[source] = self._make(frame_rate=frame_rate)
         return self._known[source]
-
-    def _make(self, frame_rate: float) -> Follower:
-        return Follower(self._method, self._settings, self._class_names, zones=self._zones, frame_rate=frame_rate)

@@ -52,6 +52,7 @@ class DetectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         track: follow objects from frame to frame, and give each an id: bytetrack, or botsort, which also follows the
             movement of the camera. Pictures of one folder are the frames of one sequence.
         zones: with track, a TOML file of lines and areas to count in.
+        appearance: with botsort, the bundle of a small network whose output says what an object looks like.
         threads: threads of the engine, 0 for the bundle's number or fewer, as other work leaves cores.
         frames: stop after so many pictures, 0 for all there are.
         every_frame: drop no frame of a live source, however late the boxes come.
@@ -62,6 +63,7 @@ class DetectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     save: Path | None = None
     track: TrackMethod | None = None
     zones: Path | None = None
+    appearance: Path | None = None
     threads: WholeNumber = 0
     frames: WholeNumber = 0
     every_frame: bool = False

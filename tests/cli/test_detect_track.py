@@ -45,7 +45,9 @@ def test_a_video_that_is_given_twice_is_two_sequences(run: Run, bundle: Path, tm
         writer.write(cv2.imread(str(frames / "000.png")))
     writer.release()
     clip, out = tmp_path / "clip.avi", tmp_path / "out"
-    done = run("detect", bundle, clip, clip, "--track", "botsort", *ALL, "--save", out, "--json")
+    done = run(
+        "detect", bundle, clip, clip, "--track", "botsort", "--appearance", bundle, *ALL, "--save", out, "--json"
+    )
     assert done.returncode == 0, done.stderr
     told = [line for line in map(json.loads, done.stdout.splitlines()) if "picture" in line]
     ids = [[found["id"] for found in line["objects"]] for line in told]
@@ -57,6 +59,8 @@ def test_what_cannot_be_followed_is_told(run: Run, bundle: Path, tmp_path: Path)
     frames = write_frames(tmp_path / "frames", 1)
     done = run("detect", bundle, frames, "--zones", tmp_path / "zones.toml")
     assert done.returncode == 2 and "--track bytetrack" in done.stderr
+    done = run("detect", bundle, frames, "--track", "bytetrack", "--appearance", bundle)
+    assert done.returncode == 2 and "does not look at appearance" in done.stderr
     done = run("detect", bundle, frames, "--track", "botsort", "--zones", tmp_path / "zones.toml")
     assert done.returncode == 1 and "zones.toml" in done.stderr and "Traceback" not in done.stderr
     done = run("detect", bundle, frames, "--track", "botsort", "--set", "bufer=3")
