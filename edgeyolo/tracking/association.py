@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from edgeyolo.spec.detections import Int64
@@ -56,7 +58,7 @@ def assign(costs: Float64, limit: float) -> Int64:
         (P, 2) rows and columns, by row.
 
     Raises:
-        MissingPackageError: scipy is not installed.
+        MissingPackageError: as in `load_solver`.
     """
     worth = np.maximum(limit - costs, 0)
     possible = worth > 0
@@ -76,10 +78,20 @@ def assign(costs: Float64, limit: float) -> Int64:
 
 
 def most_worth(worth: Float64) -> tuple[Int64, Int64]:
-    """Rows and columns of the assignment of (N, M) that is worth most; errors as in `assign`."""
+    """Rows and columns of the assignment of (N, M) that is worth most; errors as in `load_solver`."""
+    rows, columns = load_solver()(worth, maximize=True)
+    return rows, columns
+
+
+def load_solver() -> Callable[..., tuple[Int64, Int64]]:
+    """scipy's `linear_sum_assignment`, which takes a moment to import.
+
+    Raises:
+        MissingPackageError: scipy is not installed.
+    """
     try:
         from scipy.optimize import linear_sum_assignment
     except ModuleNotFoundError:
         raise MissingPackageError("scipy", needed_for="tracking", install="pip install 'edgeyolo[track]'") from None
-    rows, columns = linear_sum_assignment(worth, maximize=True)
-    return rows, columns
+    solver: Callable[..., tuple[Int64, Int64]] = linear_sum_assignment
+    return solver

@@ -15,7 +15,7 @@ from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
 from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.tracking import DEFAULT_FRAME_RATE, TrackMethod, TrackSettings
 from edgeyolo.spec.tracks import Float64, Tracks
-from edgeyolo.tracking.association import assign, cosine_distances, normalised, overlaps
+from edgeyolo.tracking.association import assign, cosine_distances, load_solver, normalised, overlaps
 from edgeyolo.tracking.camera_motion import CameraMotion
 from edgeyolo.tracking.kalman import AspectState, BoxState, SizeState
 from edgeyolo.tracking.table import Flags, Sights, TrackTable
@@ -41,7 +41,8 @@ class Tracker:
             and far for two; asked for detections of high score only.
 
     Raises:
-        UsageError: a setting out of its range, another method, or appearance with bytetrack.
+        UsageError: a setting out of its range, another method, or appearance with bytetrack. MissingPackageError: scipy
+        is not installed.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Tracker:
             raise UsageError(f"{method} does not look at appearance", hint="Leave out embed, or take botsort")
         if not 0 < frame_rate < np.inf:
             raise UsageError(f"frame_rate is {frame_rate}", hint="It must be above 0")
+        load_solver()  # now, and not when the first two objects meet
         self.method = method
         self.settings = settings
         self._state = _STATES[method]()
@@ -79,7 +81,7 @@ class Tracker:
 
         Raises:
             UsageError: appearance without a frame. ImageError: not a picture. BackendError: `embed` gave other vectors
-            than were asked for. MissingPackageError: scipy is not installed.
+            than were asked for.
         """
         high, low = self._sort(detections, frame)
         warp = None if self._camera is None or frame is None else self._camera.follow(frame)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeyolo.spec.errors import MissingPackageError
+from edgeyolo.tracking import Tracker
 from edgeyolo.tracking.association import assign, overlaps
 from tests.cases.plain_tracker import every_assignment, plain_iou
 
@@ -55,3 +56,5 @@ def test_a_missing_scipy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert assign(np.array([[0.1]]), 0.8).tolist() == [[0, 0]]
     with pytest.raises(MissingPackageError, match=r"scipy.*tracking"):
         assign(np.full((2, 2), 0.1), 0.8)
+    with pytest.raises(MissingPackageError, match=r"edgeyolo\[track\]"):
+        Tracker()
