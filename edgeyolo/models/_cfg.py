@@ -75,9 +75,7 @@ def network_of(cfg: DarknetCfg, structure: str, name: str) -> CfgNetwork:
     try:
         outputs = find_outputs(cfg.layers)
     except LayerError as error:
-        raise CheckpointError(
-            f"layer {error.index} {error}", where=name, hint="It is no detector of darknet's"
-        ) from None
+        raise _refuse(error, name) from None
     kinds = Counter(layer.activation for layer in cfg.layers if isinstance(layer, Conv) and layer.activation)
     config = CfgConfig(
         name=name,
@@ -88,7 +86,14 @@ def network_of(cfg: DarknetCfg, structure: str, name: str) -> CfgNetwork:
         image_size=max(cfg.image_hw),
         anchors_wh=tuple(output.detect.anchors_wh for output in outputs),
     )
-    return CfgNetwork(config)
+    try:
+        return CfgNetwork(config)
+    except LayerError as error:
+        raise _refuse(error, name) from None
+
+
+def _refuse(error: LayerError, name: str) -> CheckpointError:
+    return CheckpointError(f"layer {error.index} {error}", where=name, hint="It is no detector of darknet's")
 
 
 def is_same(config: PlannedConfig, own: CfgConfig) -> bool:

@@ -271,6 +271,8 @@ def _output(layers: Sequence[Layer], index: int, stride: int) -> Output:
     if not isinstance(layer, Conv) or layer.norm or (layer.size, layer.stride, layer.activation) != (1, 1, None):
         raise LayerError(index, "reads no bare 1x1 convolution")
     source, offset = _past_vector(layers, layer.reads[0])
+    if source == PICTURE or not stride or (offset is None) != (scale is None) or layer.groups > 1:
+        raise LayerError(index, "reads an output that is not built here")
     return Output(detect, conv, source, stride, offset, scale)
 
 
@@ -313,9 +315,16 @@ def _pool(layer: Pool, inputs: list[Shape]) -> Shape:
 
 
 def _grow(layer: Grow, inputs: list[Shape]) -> Shape:
-    if inputs[0].stride % layer.factor:
+    if not inputs[0].stride or inputs[0].stride % layer.factor:
         raise ValueError(f"makes a map of stride {inputs[0].stride} {layer.factor} times larger")
     return Shape(inputs[0].chs, inputs[0].stride // layer.factor)
+
+
+def _reorg(layer: Reorg, inputs: list[Shape]) -> Shape:
+    chs, step = inputs[0].chs, layer.stride
+    if layer.reads != (PICTURE,) and chs % step**2:
+        raise ValueError(f"reads {chs} channels, which {step} x {step} does not divide")
+    return Shape(chs * step**2, inputs[0].stride * step)
 
 
 def _apply(layer: Apply, inputs: list[Shape]) -> Shape:
@@ -332,7 +341,7 @@ _RULES: dict[type[Layer], Callable[..., Shape]] = {
     Pool: _pool,
     MeanPool: lambda _layer, inputs: Shape(inputs[0].chs, 0),
     Grow: _grow,
-    Reorg: lambda layer, inputs: Shape(inputs[0].chs * layer.stride**2, inputs[0].stride * layer.stride),
+    Reorg: _reorg,
     Vector: lambda layer, _inputs: Shape(layer.chs, 0),
     Apply: _apply,
     Detect: lambda _layer, inputs: inputs[0],

@@ -173,7 +173,7 @@ def seen_through(layers: Sequence[Layer], index: int) -> int:
 def _reads(layers: Sequence[Layer], index: int) -> tuple[int, ...]:
     """What a layer reads, seen through; a convolution right behind the picture's Reorg reads the picture."""
     reads = tuple(seen_through(layers, read) for read in layers[index].reads)
-    return (PICTURE,) if _is_picture_reorg(layers, reads[0]) else reads
+    return (PICTURE,) if isinstance(layers[index], Conv) and _is_picture_reorg(layers, reads[0]) else reads
 
 
 def _is_picture_reorg(layers: Sequence[Layer], index: int) -> bool:
@@ -223,7 +223,7 @@ def _make(layers: Sequence[Layer], index: int, shapes: Sequence[Shape]) -> nn.Mo
 def _make_conv(layers: Sequence[Layer], layer: Conv, index: int, shapes: Sequence[Shape]) -> nn.Module:
     (read,) = layer.reads
     in_chs = _RGB if read == PICTURE else shapes[read].chs
-    if _is_picture_reorg(layers, read):
+    if _is_picture_reorg(layers, seen_through(layers, read)):
         if (layer.size, layer.stride, layer.groups, layer.norm) != (3, 1, 1, True):
             raise LayerError(index, "only a 3x3 convolution with batch norm is built behind the picture's reorg")
         return ReorgConv(_RGB, layer.chs, activation=layer.activation)

@@ -16,11 +16,13 @@ import torch
 from edgeyolo import models
 from edgeyolo.heads import head_of
 from edgeyolo.models import DetectorNetwork
+from edgeyolo.models._cfg import network_of
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.nn.plan import find_outputs
-from edgeyolo.spec.errors import CheckpointError
+from edgeyolo.spec.errors import CheckpointError, UsageError
 from edgeyolo.spec.model import InputSpec, ModelSpec
 from edgeyolo.weights.darknet_cfg import parse_cfg
+from edgeyolo.weights.pretrained import OfficialWeights
 
 SIDE = 64
 CLASSES = 3
@@ -126,6 +128,27 @@ def test_a_file_of_other_classes_gives_all_but_its_outputs(tmp_path: Path, caplo
     assert all(torch.equal(same[name], other[name]) for name in same if not name.startswith("outputs"))
 
 
+def test_files_of_yolor_have_darknets_numbers() -> None:
+    """Names and shapes of the authors' files, as they say: module N is layer N of the cfg."""
+    with torch.device("meta"):
+        model = models.create("yolor-p6", 80)
+        names = models._published("yolor-p6").names(model.config, {}, "here")
+        tensors = {names.official(ours): value for ours, value in model.state_dict().items()}
+        known = {
+            "module_list.1.Conv2d.weight": (64, 12, 3, 3),
+            "module_list.1.BatchNorm2d.running_var": (64,),
+            "module_list.2.Conv2d.weight": (128, 64, 3, 3),
+            "module_list.100.Conv2d.weight": (640, 640, 1, 1),
+            "module_list.202.BatchNorm2d.bias": (320,),
+            "module_list.203.implicit": (1, 256, 1, 1),
+            "module_list.210.implicit": (1, 255, 1, 1),
+        }
+        assert {name: tuple(tensors[name].shape) for name in known} == known
+        assert all(name.startswith("module_list.") for name in tensors)
+        compared = models.compare_models(OfficialWeights(Path("yolor_p6.pt"), tensors))
+    assert [name for name, found in compared.items() if found.fits] == ["yolor-p6"]
+
+
 def test_the_header_before_version_two_is_shorter(tmp_path: Path) -> None:
     text = by_hand.v3_tiny(1)
     path = tmp_path / "old.weights"
@@ -189,6 +212,44 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:20] + values.tobytes())
     with pytest.raises(CheckpointError, match=r"not numbers in 0\.bn"):
         models.load_darknet(cfg, weights)
+
+
+MIXED = [*by_hand.v4_tiny(1).splitlines(), "[reorg]", "[avgpool]", "[sam]", "[implicit_mul]", "[control_channels]"]
+MIXED += [
+    "from=-1",
+    "from=0",
+    "stride=3",
+    "groups=3",
+    "filters=6",
+    "[silence]",
+    "size=2",
+    "layers=",
+    "[region]",
+    "softmax=1",
+]
+
+
+def test_any_mixture_of_lines_is_a_network_or_refused() -> None:
+    """Lines lost, doubled and exchanged; what is accepted runs."""
+    rng = np.random.default_rng(0)
+    accepted = 0
+    for _ in range(300):
+        lines = SMALL.splitlines()
+        for _ in range(rng.integers(1, 5)):
+            place = int(rng.integers(5, len(lines)))
+            lines[place : place + int(rng.integers(0, 2))] = rng.choice(MIXED, rng.integers(0, 3)).tolist()
+        try:
+            cfg = parse_cfg("\n".join(lines), where="mixed")
+            network = network_of(cfg, "", "mixed").eval()
+            network.make_input_spec(cfg.image_hw)
+        except (CheckpointError, UsageError):
+            continue
+        accepted += 1
+        with torch.no_grad():
+            maps = network(torch.zeros(1, 3, *cfg.image_hw))
+        shapes = head_of(network.decode).map_shapes(network.config.num_classes, cfg.image_hw)
+        assert [tuple(raw.shape[1:]) for raw in maps] == shapes
+    assert accepted > 20
 
 
 def test_layers_that_hand_on_are_seen_through() -> None:
