@@ -54,7 +54,7 @@ setup(
     package_data={
         "edgeyolo": ["py.typed"],
         "edgeyolo.live": ["page.html"],
-        "edgeyolo.report": ["*.j2"],
+        "edgeyolo.report": ["*.j2", "*.js"],
         "edgeyolo.backends.ncnn": ["costs/*.toml"],
         "edgeyolo.latency": ["boards/*.toml", "networks.json"],
         "edgeyolo._targets": ["*.toml"],

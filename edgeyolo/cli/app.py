@@ -25,6 +25,7 @@ _ORDER = [
     "deploy",
     "estimate",
     "evaluate",
+    "report",
     "demo",
     "build",
     "detect",

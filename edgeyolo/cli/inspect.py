@@ -12,7 +12,7 @@ import typer
 from edgeyolo.cli.console import Console
 from edgeyolo.spec.deploying import InspectOptions
 from edgeyolo.spec.errors import GateError, MissingPackageError
-from edgeyolo.spec.figure import Figure, ScoreboardRow, scoreboard_rows
+from edgeyolo.spec.figure import ScoreboardRow, scoreboard_rows
 
 if TYPE_CHECKING:
     from edgeyolo.spec.manifest import Manifest
@@ -57,8 +57,7 @@ def inspect(
     if fields:
         console.show_table(["stride", "sees, px", "anchors, px"], _field_cells(fields, manifest.model.decode))
     rows = scoreboard_rows(manifest, sum(sizes.values()))
-    if rows:
-        console.show_table(["split", "AP float", "AP here", "bytes", "costs"], [_scoreboard_cells(row) for row in rows])
+    console.show_table(["split", "AP float", "AP here", "bytes", "costs"], [_scoreboard_cells(row) for row in rows])
     console.say("Every file is what the manifest says.")
     told = {"scoreboard": rows, "receptive_fields": fields}
     console.show_json(msgspec.to_builtins(manifest) | msgspec.to_builtins(told))
@@ -129,14 +128,10 @@ def _inspect_qdq(path: Path, console: Console) -> None:
 
 
 def _scoreboard_cells(row: ScoreboardRow) -> tuple[object, ...]:
-    costs = "; ".join(f"{_say(figure)} on {figure.source}" for figure in row.costs)
-    return (row.split, _say(row.ap_float) if row.ap_float else "-", _say(row.ap), int(row.size.value), costs or "-")
-
-
-def _say(figure: Figure) -> str:
-    """Number and unit, and how it came about where that is not by measuring."""
-    how = "" if figure.kind == "measured" else f" ({figure.kind})"
-    return f"{figure.value:.2f}{'' if figure.unit == 'AP' else f' {figure.unit}'}{how}"
+    costs = "; ".join(f"{figure.text} on {figure.source}" for figure in row.costs)
+    size = "-" if row.size is None else int(row.size.value)
+    reference, own = ("-" if figure is None else figure.text for figure in (row.ap_float, row.ap))
+    return (row.split or "-", reference, own, size, costs or "-")
 
 
 def _threshold_text(manifest: Manifest) -> str:

@@ -23,13 +23,13 @@ def fill_template(name: str, *, needed_for: str, **values: object) -> str:
         install = "pip install 'edgeyolo[report]'"
         raise MissingPackageError("jinja2", needed_for=needed_for, install=install) from None
     environment = Environment(
-        loader=FunctionLoader(_read_template),
+        loader=FunctionLoader(read_part),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"ap": ap_text, "size": _size_text, "fixed": _fixed_text}
+    environment.filters |= {"ap": ap_text, "size": _size_text, "fixed": _fixed_text, "ms": _ms_text}
     return environment.get_template(name).render(**values)
 
 
@@ -48,6 +48,11 @@ def _fixed_text(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def _ms_text(ms: float | None) -> str:
+    """Milliseconds with the digits that say something; a dash where there are none."""
+    return "-" if ms is None else f"{ms:.{0 if ms >= 100 else 1 if ms >= 10 else 2}f}"
+
+
 def _size_text(count: int | None) -> str:
     """Bytes for people."""
     if count is None:
@@ -55,5 +60,6 @@ def _size_text(count: int | None) -> str:
     return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
 
 
-def _read_template(name: str) -> str:
+def read_part(name: str) -> str:
+    """A file of this folder, as it is."""
     return resources.files("edgeyolo.report").joinpath(name).read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ from edgeyolo.runtime.power import PowerMeter
 from edgeyolo.spec.benchmark import BenchRecord, Comparison
 from edgeyolo.spec.detecting import BenchOptions
 from edgeyolo.spec.detections import Image
+from edgeyolo.spec.figure import model_columns
 from edgeyolo.spec.machine import describe_machine, processor_name
 from edgeyolo.spec.manifest import Manifest
 from edgeyolo.spec.progress import SILENT, Progress
@@ -152,6 +153,8 @@ def _describe(bundle: Path, manifest: Manifest | None) -> dict[str, Any]:
         "bundle_sha256": sha256_of(bundle) if bundle.is_file() else "",
         "model": manifest.model.name,
         "image_hw": manifest.model.input.image_hw,
+        "licence": model_columns(manifest.model)["licence"],
+        "scores": manifest.scores,
         "target": manifest.target,
         "engine": f"{manifest.artefact.engine} {version}".strip(),
         "precision": manifest.artefact.precision,

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from edgeyolo.spec.layers import LayerReport
+from edgeyolo.spec.model import Score
 from edgeyolo.spec.tuning import Tuning
 
 EndedBy = Literal["runs", "minutes", "interval", "time"]
@@ -112,6 +113,8 @@ class BenchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     Attributes:
         bundle: path, and sha256 of the file; "" for a folder.
         model, image_hw: of the network, and what it takes; "" and zeros in records of 0.1.0.
+        licence: of its weights, as in `spec.figure.ScoreboardRow`.
+        scores: of this artefact and of the float model, as the bundle has them.
         target: that the bundle was built for.
         engine, precision: of its artefact, the engine with the version that is installed.
         device: the processor, as the system names it.
@@ -142,6 +145,8 @@ class BenchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     bundle_sha256: str = ""
     model: str = ""
     image_hw: tuple[int, int] = (0, 0)
+    licence: str = ""
+    scores: tuple[Score, ...] = ()
     target: str
     engine: str
     precision: str

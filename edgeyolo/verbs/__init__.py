@@ -16,6 +16,7 @@ from edgeyolo.verbs._identify import ExaminedGraph, ExaminedWeights, examine_gra
 from edgeyolo.verbs._import import ImportResult, import_weights
 from edgeyolo.verbs._import_onnx import ONNX_SUFFIX, ImportedGraph, import_graph
 from edgeyolo.verbs._quantize import QuantizeResult, quantize
+from edgeyolo.verbs._report import ReportResult, report
 from edgeyolo.verbs._search import search
 from edgeyolo.verbs._splits import validation_split
 from edgeyolo.verbs._train import train
@@ -31,6 +32,7 @@ __all__ = [
     "ImportedGraph",
     "QuantizeOptions",
     "QuantizeResult",
+    "ReportResult",
     "artefact_name",
     "build",
     "bundle_for",
@@ -46,6 +48,7 @@ __all__ = [
     "import_weights",
     "measure_built",
     "quantize",
+    "report",
     "score_track_files",
     "search",
     "train",

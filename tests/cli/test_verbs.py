@@ -19,7 +19,7 @@ import pytest
 
 import edgeyolo
 from edgeyolo import __version__
-from edgeyolo.bundle import open_bundle, write_bundle
+from edgeyolo.bundle import open_bundle, read_manifest, write_bundle
 from edgeyolo.cli._bench import check_gate
 from edgeyolo.cli.app import command_of, list_verbs
 from edgeyolo.cli.console import Console
@@ -191,6 +191,7 @@ def test_bench(run: Run, bundle: Path, pictures: Path) -> None:
     assert (told["target"], told["bundle_sha256"]) == ("host-onnx", sha256_of(bundle))
     assert {"before", "after", "throttled", "machine", "power"} <= told.keys()
     assert (told["ended_by"], told["interval_ms"], len(told["slices"])) == ("runs", {}, 4)
+    assert (told["model"], told["licence"]) == (read_manifest(bundle).model.name, "own weights")
     assert "network" in run("bench", bundle, "--runs", "2").stdout
 
 

@@ -7,8 +7,8 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import msgspec
 import pytest
+from small_report import SCORES, make_score, small_report
 
 from edgeyolo.evaluation.parity import MapDifference
 from edgeyolo.quantization.study.budget import BudgetStep
@@ -18,7 +18,6 @@ from edgeyolo.report import quantization_plots as plots
 from edgeyolo.report.quantization import (
     BudgetTrail,
     EngineDifference,
-    Provenance,
     QatHistory,
     QuantizationReport,
     WorstPicture,
@@ -27,71 +26,13 @@ from edgeyolo.report.quantization import (
 from edgeyolo.report.quantization_page import write_report
 from edgeyolo.spec.calibration_finding import CalibrationFinding
 from edgeyolo.spec.errors import MissingPackageError
-from edgeyolo.spec.model import AnchorDecode, InputSpec, Latency, ModelSpec, Score
 from edgeyolo.spec.receptive_field import ReceptiveField
-from edgeyolo.spec.recipe import Recipe
 from edgeyolo.spec.strict import load_json
 from edgeyolo.training.checkpoint import EpochRow
 
 NASTY = "<b onload='x'>&amp; \"cells\"</b>"
 VOID = {"meta", "br", "img"}
 PNG = b"\x89PNG"
-
-
-def make_score(artefact: str, ap: float, split: str = "val") -> Score:
-    return Score(
-        artefact=artefact,
-        data="cells",
-        split=split,
-        images=72,
-        boxes=900,
-        ap=ap,
-        ap50=80.0,
-        ap75=60.0,
-        ap_small=-1.0,
-        ap_medium=50.0,
-        ap_large=70.0,
-        per_class={"RBC": ap, "WBC": ap + 1},
-    )
-
-
-SCORES = (
-    make_score("float torch", 55.5),
-    make_score("fake-quant torch", 55.4),
-    make_score("onnxruntime int8", 55.6),
-    make_score("ncnn int8", 54.9),
-    make_score("ncnn int8", 54.0, split="test"),
-)
-LATENCY = Latency(device="x86", threads=2, runs=50, total_ms_median=12.34, total_ms_p90=13.0, network_ms_median=9.87)
-
-
-def small_report(**changes: object) -> QuantizationReport:
-    report = QuantizationReport(
-        title="cells, int8",
-        model=ModelSpec(
-            name="yolov7-tiny",
-            activation="leaky_relu",
-            class_names=("RBC", "WBC"),
-            input=InputSpec(image_hw=(320, 256)),
-            decode=AnchorDecode(strides=(8,), anchors_wh=(((8.0, 8.0),),)),
-        ),
-        layers={"int8": 55, "float": 3},
-        float_reasons={"head output": 3},
-        groups=24,
-        rows=artefact_rows(SCORES, size_bytes={"ncnn int8": 6_102_242}, latencies={"ncnn int8": LATENCY}),
-        provenance=Provenance(
-            recipe_name="int8-mse",
-            recipe=Recipe(title="MSE"),
-            method="ptq",
-            data="cells",
-            picture_count=256,
-            checkpoint_sha256="ab" * 32,
-            onnx_sha256="cd" * 32,
-            created="2026-01-01T00:00:00+00:00",
-            tools={"torch": "2.4"},
-        ),
-    )
-    return msgspec.structs.replace(report, **changes)
 
 
 def make_sensitivity(most: int, groups: int = 6) -> Sensitivity:

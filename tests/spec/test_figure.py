@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from any_spec import any_spec
 
-from edgeyolo.spec.figure import Figure, ScoreboardRow, scoreboard_rows
+from edgeyolo.spec.figure import OWN_WEIGHTS, Figure, ScoreboardRow, scoreboard_rows
 from edgeyolo.spec.manifest import Artefact, Manifest
 from edgeyolo.spec.model import Latency, Score
 
@@ -35,7 +35,14 @@ def test_rows_are_made_of_what_a_bundle_says() -> None:
     assert on_val.ap == Figure(value=48.5, unit="AP", kind="measured")
     assert (on_test.ap_float, on_test.ap.value, on_test.ap.kind) == (None, 47.0, "simulated")
     assert on_val.size == Figure(value=1234, unit="bytes", kind="measured")
-    assert on_val.costs == (Figure(value=9.5, unit="ms", kind="measured", source="Rock 5"),)
+    source = "Rock 5, 1 thread"
+    assert on_val.costs == (
+        Figure(value=9.5, unit="ms", kind="measured", source=source),
+        Figure(value=8.0, unit="network ms", kind="measured", source=source),
+    )
+    assert (on_val.licence, on_val.pictures, on_val.image_hw) == (OWN_WEIGHTS, 9, (16, 16))
+    (unscored,) = scoreboard_rows(msgspec.structs.replace(manifest, scores=()), 1234)
+    assert (unscored.ap, unscored.data, unscored.costs) == (None, "", on_val.costs)
     counted = Figure(value=162e6, unit="instructions", kind="counted", source="cortex-a76")
     more = msgspec.structs.replace(on_val, costs=(*on_val.costs, counted))
     assert msgspec.json.decode(msgspec.json.encode(more), type=ScoreboardRow) == more
