@@ -60,6 +60,7 @@ class ScoreboardRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         version: of edgeyolo, with which it was made.
         date: ISO 8601, when it was made.
         sha256: of the bundle's file, the checkpoint or the ONNX file.
+        checkpoint: sha256 of the float model's checkpoint, which all of its artefacts share.
         read_from: files or publications.
     """
 
@@ -80,6 +81,7 @@ class ScoreboardRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     version: str = ""
     date: str = ""
     sha256: str = ""
+    checkpoint: str = ""
     read_from: tuple[str, ...] = ()
 
 
@@ -102,6 +104,7 @@ def scoreboard_rows(manifest: Manifest, size_bytes: int) -> list[ScoreboardRow]:
         layers=artefact.layers,
         version=manifest.tools.get("edgeyolo", ""),
         date=manifest.created,
+        checkpoint=manifest.source.get("checkpoint", ""),
     )
     return [with_score(row, score, manifest.scores) for score in own] or [row]
 

@@ -33,6 +33,7 @@ def join(found: Sequence[tuple[str, Found]], *, title: str, published: bool = Fa
     for source, row in (estimate for _, one in found for estimate in one.estimates):
         given = [other for name, one in found if name == source for other in one.rows]
         rows = _with_estimate(rows, row, [other for other in rows if _artefacts([other]) & _artefacts(given)])
+    rows = [_beside_float(row, rows) for row in rows]
     if published:
         rows += [row for row in published_by_others(rows) if row not in rows]
     return Scoreboard(
@@ -160,6 +161,21 @@ def _runs_like(row: ScoreboardRow, other: ScoreboardRow) -> bool:
     """Whether both are of one engine, whatever its version, in one precision."""
     mine, its = row.engine.partition(" ")[0], other.engine.partition(" ")[0]
     return (row.model, mine, row.precision) == (other.model, its, other.precision)
+
+
+def _beside_float(row: ScoreboardRow, rows: Sequence[ScoreboardRow]) -> ScoreboardRow:
+    """With the accuracy of the float model that it was made of, where another row has it: in torch, or an engine's."""
+    if row.ap is None or row.ap_float is not None or not row.checkpoint:
+        return row
+    key = (row.checkpoint, row.image_hw, row.data, row.split)
+    floats = [
+        other
+        for precision in ("float", "fp32")
+        for other in rows
+        if other.precision == precision and (other.checkpoint, other.image_hw, other.data, other.split) == key
+    ]
+    reference = next((other for other in floats if other.ap is not None), None)
+    return row if reference is None or reference is row else msgspec.structs.replace(row, ap_float=reference.ap)
 
 
 def _notes(rows: Sequence[ScoreboardRow], runs: Sequence[TimedRun]) -> list[str]:

@@ -174,7 +174,7 @@ def _scaled(figure: Figure | None, unit: float) -> Figure | None:
 
 
 def _drop(row: ScoreboardRow) -> Figure | None:
-    if row.ap is None or row.ap_float is None or "float" in row.precision:
+    if row.ap is None or row.ap_float is None or row.precision in ("float", "fp32"):
         return None
     kind = max(row.ap.kind, row.ap_float.kind, key=DIRECT_FIRST.index)
     return Figure(value=row.ap_float.value - row.ap.value, unit="AP", kind=kind)
@@ -224,7 +224,7 @@ def _highlights(lines: Sequence[Line]) -> list[tuple[str, Figure, str]]:
     timed = [(line.ms, line) for line in lines if line.ms and line.ms.kind == "measured"]
     asked = (
         (f"Most accurate on {main}", scored, max),
-        ("Most that int8 costs there", dropped, max),
+        ("Most that quantization costs there", dropped, max),
         ("Fastest call that was measured", timed, min),
     )
     chosen = [(heading, *choose(pairs, key=_value)) for heading, pairs, choose in asked if pairs]

@@ -121,7 +121,10 @@ def _read_folder(folder: Path) -> Found:
 
 def _read_model(record: ModelRecord) -> Found:
     row = ScoreboardRow(
-        **model_columns(record.model), sha256=record.onnx_sha256, version=record.tools.get("edgeyolo", "")
+        **model_columns(record.model),
+        sha256=record.onnx_sha256,
+        checkpoint=record.checkpoint_sha256,
+        version=record.tools.get("edgeyolo", ""),
     )
     return Found(tuple(_of_score(row, score, record.scores) for score in record.scores) or (row,))
 
@@ -130,14 +133,15 @@ def _read_checkpoint(path: Path) -> Found:
     from edgeyolo.training.checkpoint import checkpoint_path, read_record
 
     file = checkpoint_path(path)
-    record = read_record(file)
+    record, digest = read_record(file), sha256_of(file)
     row = ScoreboardRow(
         **model_columns(record.model),
         engine="torch",
         precision="float",
         data=record.data,
         size=Figure(value=file.stat().st_size, unit="bytes", kind="measured"),
-        sha256=sha256_of(file),
+        sha256=digest,
+        checkpoint=digest,
         version=record.tools.get("edgeyolo", ""),
     )
     return Found((row if record.score is None else with_score(row, record.score, [record.score]),))
@@ -190,6 +194,7 @@ def _read_report(value: dict[str, Any], path: Path) -> Found:
         version=report.provenance.tools.get("edgeyolo", ""),
         date=report.provenance.created,
         sha256=report.provenance.onnx_sha256,
+        checkpoint=report.provenance.checkpoint_sha256,
     )
     scores = [row.score for row in report.rows]
     rows = []

@@ -142,6 +142,21 @@ def test_the_data_come_back_as_they_were(tmp_path: Path) -> None:
     assert kinds == {"measured", "simulated", "counted", "estimated", "published"}
 
 
+def test_the_float_model_is_found_among_the_rows(tmp_path: Path) -> None:
+    """That of the same checkpoint on the same pictures, and no other."""
+    base = msgspec.structs.replace(ROW, checkpoint="c" * 64, data="d", split="test")
+    floats = [
+        msgspec.structs.replace(base, precision="fp32", ap=many_boards.figure(51.0, "AP")),
+        msgspec.structs.replace(base, precision="fp32", ap=many_boards.figure(52.0, "AP"), split="val"),
+        msgspec.structs.replace(
+            base, precision="fp32", ap=many_boards.figure(53.0, "AP"), checkpoint="e" * 64, sha256="1"
+        ),
+    ]
+    quantized, *others = read_all(write(tmp_path / "rows.json", [base, *floats])).rows
+    assert quantized.ap_float == many_boards.figure(51.0, "AP")
+    assert [row.ap_float for row in others] == [None] * 3
+
+
 def test_rows_of_one_artefact_are_one_row(tmp_path: Path) -> None:
     elsewhere = msgspec.structs.replace(ROW, costs=(many_boards.figure(31.0, "ms", source="there"),), sha256="")
     (row,) = read_all(write(tmp_path / "a.json", [ROW, ROW]), write(tmp_path / "b.json", {"rows": [elsewhere]})).rows
