@@ -45,7 +45,7 @@ def ap_text(value: float) -> str:
 
 def _fixed_text(value: float | None, digits: int = 2) -> str:
     """A number with so many decimals; a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # no zero with a sign
 
 
 def _ms_text(ms: float | None) -> str:

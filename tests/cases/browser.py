@@ -7,6 +7,7 @@ Protocol: https://chromedevtools.github.io/devtools-protocol/
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -27,6 +28,15 @@ def find_browser() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
+def _pipe() -> list[int]:
+    """Read and write ends; neither is one of the numbers that the browser expects them at."""
+    ends = []
+    for end in os.pipe():
+        ends.append(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10))
+        os.close(end)
+    return ends
+
+
 class Browser:
     """One page at a time; a context manager.
 
@@ -36,8 +46,8 @@ class Browser:
     """
 
     def __init__(self, program: str, profile: Path) -> None:
-        to_browser, self._write = os.pipe()
-        self._read, from_browser = os.pipe()
+        to_browser, self._write = _pipe()
+        self._read, from_browser = _pipe()
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
         flags += ["--no-first-run", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
         # The shell gives the pipes the numbers that the browser expects.

@@ -10,7 +10,7 @@ from any_spec import any_spec
 from edgeyolo.boards.fleet import FleetRow, FleetTable
 from edgeyolo.bundle import write_bundle
 from edgeyolo.latency import load_board
-from edgeyolo.spec.benchmark import BenchRecord, Conditions, Minute, Spread
+from edgeyolo.spec.benchmark import BenchRecord, Conditions, Minute, Rail, Spread
 from edgeyolo.spec.figure import Figure, Kind, ScoreboardRow, Unit
 from edgeyolo.spec.latency import Estimate
 from edgeyolo.spec.layers import LayerRun, make_layer_report
@@ -68,6 +68,7 @@ def make_record(model: str, precision: str, board: str, **changes: object) -> Be
             "post": spread(ms * 0.04),
             "total": spread(network_ms + ms * 0.13),
         },
+        interval_ms={"total": (network_ms + ms * 0.12, network_ms + ms * 0.14)},
         per_second=1e3 / (network_ms + ms * 0.13),
         load_ms=61.0,
         first_ms=140.0,
@@ -143,7 +144,8 @@ def make_hot_record() -> BenchRecord:
         for slower in (0.86, 0.9, 1.0, 1.22, 1.24)
     )
     hot = Conditions(temperature_c=84.0, clock_mhz=1100.0, governor="ondemand", throttled=("temperature limit",))
-    return msgspec.structs.replace(record, minutes=minutes, after=hot, throttled=("temperature limit",))
+    power = (Rail(source="ina3221", name="VDD_IN", mean_w=5.13, joules_per_call=1.77),)
+    return msgspec.structs.replace(record, minutes=minutes, after=hot, throttled=hot.throttled, power=power)
 
 
 def make_estimates(bundle: Path) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeyolo.spec.benchmark import BenchRecord, Minute, Spread
+from edgeyolo.spec.benchmark import BenchRecord, Minute, Rail, Spread
 from edgeyolo.spec.layers import LayerReport, LayerRun, converts
 from edgeyolo.spec.scoreboard import TimedRun
 
@@ -64,6 +64,12 @@ class ShownRun:
         whole, pictures = self.record.spread["total"], self.record.batch
         return Spread(whole.median_ms / pictures, whole.p90_ms / pictures, whole.p99_ms / pictures)
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Of the median of one picture, milliseconds; None of too few calls."""
+        found = self.record.interval_ms.get("total")
+        return None if found is None else (found[0] / self.record.batch, found[1] / self.record.batch)
+
     def stage_ms(self, name: str) -> float | None:
         """The median of a stage, None where it was not timed."""
         return next((stage.value for stage in self.stages if stage.name == name), None)
@@ -108,9 +114,14 @@ def _conditions(record: BenchRecord) -> dict[str, str]:
         "clock": _from_to(before.clock_mhz, after.clock_mhz, "MHz"),
         "governor": after.governor,
         "memory": f"{record.peak_memory_mib:.0f} MiB" if record.peak_memory_mib else "",
+        "power": "; ".join(_power_text(rail) for rail in record.power),
         "slowed down by": "; ".join(record.throttled),
     }
     return {name: text for name, text in told.items() if text}
+
+
+def _power_text(rail: Rail) -> str:
+    return f"{rail.name} {rail.mean_w:.1f} W, {rail.joules_per_call:.3g} J a call"
 
 
 def _from_to(before: float | None, after: float | None, unit: str) -> str:
