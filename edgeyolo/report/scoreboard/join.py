@@ -117,6 +117,7 @@ def _rows_of(run: TimedRun, costs: tuple[Figure, ...]) -> list[ScoreboardRow]:
         engine=record.engine,
         precision=record.precision,
         costs=costs,
+        image_hw=record.image_hw if any(record.image_hw) else None,
         licence=record.licence,
         version=str(record.machine.get("edgeyolo", "")),
         date=record.date,

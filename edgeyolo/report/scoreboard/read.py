@@ -216,6 +216,12 @@ def _read_bench(value: dict[str, Any], path: Path) -> Found:
     return Found(runs=(_timed(_convert(value, BenchRecord, path), path, board=host),))
 
 
+def _read_board_row(value: dict[str, Any], path: Path) -> Found:
+    """A record that a user sent, with the name of the board; see benchmarks/boards."""
+    record = _convert(value["record"], BenchRecord, path)
+    return Found(runs=(_timed(record, path, board=str(value.get("board", ""))),))
+
+
 def _read_boards(value: dict[str, Any], path: Path) -> Found:
     """What `bench --host` says: boards that failed have no figures."""
     boards = _convert(value["boards"], list[dict[str, Any]], path)
@@ -279,6 +285,7 @@ def _convert(value: Any, kind: type[S], path: Path, *, newest: int = 0) -> S:
 _KINDS: dict[str, Callable[[dict[str, Any], Path], Found]] = {
     "spread": _read_bench,
     "boards": _read_boards,
+    "record": _read_board_row,
     "estimates": _read_estimates,
     "provenance": _read_report,
     "scoreboard": _read_inspected,

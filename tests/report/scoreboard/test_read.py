@@ -102,6 +102,9 @@ def test_boards_over_ssh_and_a_fleet(tmp_path: Path) -> None:
     told = [{"host": "pi@lab", **msgspec.to_builtins(record)}, {"host": "away", "error": {"kind": "AwayError"}}]
     (run,) = read_all(write(tmp_path / "hosts.json", {"boards": told})).runs
     assert run.device == "pi@lab: Raspberry Pi 5 Model B Rev 1.0, 4 threads" and run.record == record
+    sent = {"board": "Raspberry Pi 5, 8 GB", "conditions": "", "record": msgspec.to_builtins(record)}
+    (run,) = read_all(write(tmp_path / "sent.json", sent)).runs
+    assert run.device.startswith("Raspberry Pi 5, 8 GB: ") and run.record == record
     many_boards.write_sources(tmp_path)
     fleet = read_all(tmp_path / "fleet.json")
     assert len(fleet.rows) == len(fleet.runs) == 12 and not fleet.notes
