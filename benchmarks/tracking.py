@@ -52,7 +52,9 @@ class Row:
 class SolvedPlainTracker(PlainTracker):
     """The plain form with scipy's assignment of the extended matrix in the place of trying all."""
 
-    def pairs(self, tracks: list[dict[str, Any]], found: list[Any], limit: float, fused: bool) -> Any:
+    def pairs(
+        self, tracks: list[dict[str, Any]], found: list[Any], limit: float, fused: bool, looks: bool = False
+    ) -> Any:
         """See `PlainTracker`."""
         rows, columns = len(tracks), len(found)
         if not rows or not columns:

@@ -61,6 +61,10 @@ def plain_iou(a, b, one):
     return shared / ((a[2] - a[0] + one) * (a[3] - a[1] + one) + (b[2] - b[0] + one) * (b[3] - b[1] + one) - shared)
 
 
+def unit(vector):
+    return vector / np.linalg.norm(vector)
+
+
 def every_assignment(costs, limit):
     """The cheapest of all partial assignments, where a row and a column left alone cost half of `limit` each."""
     costs = np.asarray(costs, float)
@@ -84,31 +88,38 @@ def every_assignment(costs, limit):
 class PlainTracker:
     """Keeps a list of dictionaries, and the order in which the authors' lists are."""
 
-    def __init__(self, method, *, high=0.6, low=0.1, new=0.7, match=0.8, buffer=30, one=0.0, fuse=True):
+    def __init__(self, method, *, high=0.6, low=0.1, new=0.7, match=0.8, buffer=30, one=0.0, fuse=True, look=None):
         self.filter, self.method = PlainFilter(method), method
         self.high, self.low, self.new, self.match, self.buffer = high, low, new, match, buffer
-        self.one, self.fuse = one, fuse
+        self.one, self.fuse, self.look = one, fuse, look
         self.frame, self.last_id = 0, 0
         self.tracked, self.lost, self.once_removed = [], [], set()
 
-    def pairs(self, tracks, found, limit, fused):
-        costs = [
-            [1 - plain_iou(self.filter.box(t["x"]), box, self.one) * (score if fused else 1) for box, score in found]
-            for t in tracks
-        ]
+    def cost(self, track, box, score, fused, looks):
+        near = plain_iou(self.filter.box(track["x"]), box, self.one)
+        cost = 1 - near * (score if fused else 1)
+        if not looks or self.look is None:
+            return cost
+        unlike = (1 - track["looks"] @ unit(self.look(box))) / 2
+        return min(cost, unlike) if unlike <= 0.25 and 1 - near <= 0.5 else cost
+
+    def pairs(self, tracks, found, limit, fused, looks=False):
+        costs = [[self.cost(track, box, score, fused, looks) for box, score in found] for track in tracks]
         return every_assignment(costs, limit)[1] if tracks and found else ()
 
-    def associate(self, tracks, found, limit, fused):
-        pairs = self.pairs(tracks, found, limit, fused)
+    def associate(self, tracks, found, limit, fused, looks=False):
+        pairs = self.pairs(tracks, found, limit, fused, looks)
         for row, column in pairs:
             track, (box, score) = tracks[row], found[column]
             track["x"], track["p"] = self.filter.update(track["x"], track["p"], self.filter.measured(box))
+            if looks and self.look is not None:
+                track["looks"] = unit(0.9 * track["looks"] + 0.1 * unit(self.look(box)))
             track |= {"score": score, "seen": self.frame, "confirmed": True, "was": track["is"], "is": "tracked"}
         rows, columns = {row for row, _ in pairs}, {column for _, column in pairs}
         left = [t for row, t in enumerate(tracks) if row not in rows]
         return left, [f for column, f in enumerate(found) if column not in columns]
 
-    def update(self, boxes, scores):
+    def update(self, boxes, scores, warp=None):
         self.frame += 1
         found = list(zip(boxes, scores, strict=True))
         high = [f for f in found if f[1] > self.high]
@@ -120,16 +131,22 @@ class PlainTracker:
             if track["is"] != "tracked":
                 track["x"][7 if self.method == "bytetrack" else slice(6, 8)] = 0
             track["x"], track["p"] = self.filter.predict(track["x"], track["p"])
-        left, high = self.associate(pool, high, self.match, self.fuse)
+        if warp is not None:
+            turn = np.kron(np.eye(4), warp[:, :2])
+            for track in self.tracked + self.lost:
+                track["x"], track["p"] = turn @ track["x"], turn @ track["p"] @ turn.T
+                track["x"][:2] += warp[:, 2]
+        left, high = self.associate(pool, high, self.match, self.fuse, looks=True)
         refound = [t for t in self.lost if t["seen"] == self.frame]
         left, _ = self.associate([t for t in left if t["is"] == "tracked"], second, 0.5, False)
-        doubtful, high = self.associate(unconfirmed, high, 0.7, self.fuse)
+        doubtful, high = self.associate(unconfirmed, high, 0.7, self.fuse, looks=True)
         begun = []
         for box, score in high:
             if score >= self.new:
                 self.last_id += 1
                 x, p = self.filter.begin(self.filter.measured(box))
                 new = {"id": self.last_id, "x": x, "p": p, "score": score, "is": "tracked", "start": self.frame}
+                new |= {"looks": None if self.look is None else unit(self.look(box))}
                 begun.append(new | {"seen": self.frame, "confirmed": self.frame == 1})
         for track in left:
             track["is"] = "lost"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from edgeyolo.spec.detections import Detections
 from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
 from edgeyolo.spec.tracking import TrackMethod, TrackSettings
 from edgeyolo.tracking import Tracker
+from edgeyolo.tracking.camera_motion import CameraMotion
 from tests.cases.plain_tracker import PlainTracker
 
 BLANK = np.zeros((400, 400, 3), np.uint8)
@@ -65,6 +67,35 @@ def test_hard_sequences_are_followed_as_published(
         assert plain.once_removed
         assert refound
         assert plain.last_id > 20
+
+
+def look(box_xyxy: np.ndarray) -> np.ndarray:
+    """A vector that changes slowly as a box moves."""
+    return np.array([np.sin(box_xyxy[0] / 40), np.cos(box_xyxy[0] / 40), np.sin(box_xyxy[1] / 30), 0.3])
+
+
+def test_camera_and_appearance_are_followed_as_published() -> None:
+    noise = np.random.default_rng(0).uniform(0, 255, (40, 50, 3)).astype(np.float32)
+    picture = cv2.resize(noise, (400, 320), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
+    tracker = Tracker(
+        "botsort",
+        TrackSettings(buffer=8),
+        embed=lambda frame, boxes_xyxy: np.array([look(box) for box in boxes_xyxy]),
+    )
+    plain, camera, rng = PlainTracker("botsort", buffer=8, look=look), CameraMotion(), np.random.default_rng(1)
+    turned = 0.0
+    for boxes_xyxy, scores in hard_frames(5, 80, buffer=8):
+        view = cv2.getRotationMatrix2D((200, 160), rng.uniform(-2, 2), rng.uniform(0.98, 1.02))
+        view[:, 2] += rng.uniform(-8, 8, 2) - (100, 80)
+        frame = np.asarray(cv2.warpAffine(picture, view, (200, 160)), np.uint8)
+        tracks = tracker.update(found(boxes_xyxy, scores), frame)
+        warp = camera.follow(frame)
+        expected = plain.update(boxes_xyxy, scores, warp)
+        assert tracks.track_ids.tolist() == [track["id"] for track in expected]
+        boxes = np.array([plain.filter.box(track["x"]) for track in expected]).reshape(-1, 4)
+        np.testing.assert_allclose(tracks.boxes_xyxy, boxes, atol=1e-6)
+        turned += abs(warp[0, 1])
+    assert turned > 1
 
 
 def test_an_object_is_confirmed_at_its_second_sight() -> None:
