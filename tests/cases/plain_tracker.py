@@ -88,10 +88,12 @@ def every_assignment(costs, limit):
 class PlainTracker:
     """Keeps a list of dictionaries, and the order in which the authors' lists are."""
 
-    def __init__(self, method, *, high=0.6, low=0.1, new=0.7, match=0.8, buffer=30, one=0.0, fuse=True, look=None):
+    def __init__(
+        self, method, *, high=0.6, low=0.1, new=0.7, match=0.8, buffer=30, one=0.0, fuse=True, look=None, proximity=0.5
+    ):
         self.filter, self.method = PlainFilter(method), method
         self.high, self.low, self.new, self.match, self.buffer = high, low, new, match, buffer
-        self.one, self.fuse, self.look = one, fuse, look
+        self.one, self.fuse, self.look, self.proximity = one, fuse, look, proximity
         self.frame, self.last_id = 0, 0
         self.tracked, self.lost, self.once_removed = [], [], set()
 
@@ -101,7 +103,7 @@ class PlainTracker:
         if not looks or self.look is None:
             return cost
         unlike = (1 - track["looks"] @ unit(self.look(box))) / 2
-        return min(cost, unlike) if unlike <= 0.25 and 1 - near <= 0.5 else cost
+        return min(cost, unlike) if unlike <= 0.25 and 1 - near <= self.proximity else cost
 
     def pairs(self, tracks, found, limit, fused, looks=False):
         costs = [[self.cost(track, box, score, fused, looks) for box, score in found] for track in tracks]

@@ -79,10 +79,11 @@ def test_camera_and_appearance_are_followed_as_published() -> None:
     picture = cv2.resize(noise, (400, 320), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
     tracker = Tracker(
         "botsort",
-        TrackSettings(buffer=8),
+        TrackSettings(buffer=8, proximity_threshold=0.95),
         embed=lambda frame, boxes_xyxy: np.array([look(box) for box in boxes_xyxy]),
     )
-    plain, camera, rng = PlainTracker("botsort", buffer=8, look=look), CameraMotion(), np.random.default_rng(1)
+    plain = PlainTracker("botsort", buffer=8, look=look, proximity=0.95)
+    camera, rng = CameraMotion(), np.random.default_rng(1)
     turned = 0.0
     for boxes_xyxy, scores in hard_frames(5, 80, buffer=8):
         view = cv2.getRotationMatrix2D((200, 160), rng.uniform(-2, 2), rng.uniform(0.98, 1.02))
