@@ -94,10 +94,12 @@ def test_two_boards_at_once_and_one_dies(boards: tuple, bundle: Path, wheelhouse
 def test_a_gate_holds_on_boards_and_nothing_is_left_there(boards: tuple, bundle: Path, wheelhouse: Path) -> None:
     left, _ = boards
     hosts = at_left(left.ssh_config, wheelhouse)
-    running = start("bench", bundle, *hosts, "--runs", "2", "--max-ms", "0.001", "--clean")
+    running = start("bench", bundle, *hosts, "--runs", "2", "--max-ms", "0.001", "--layers", "--clean")
     told, errors = running.communicate(timeout=120)
     assert running.returncode == 4, errors
-    assert json.loads(told)["boards"][0]["runs"] == 2
+    (record,) = json.loads(told)["boards"]
+    assert record["runs"] == 2 and sum(record["layers"]["counts"].values()) == len(record["layers"]["rows"]) > 0
+    assert "of the time" in errors and "power" in record
     assert [path.name for path in (left.home / ".cache/edgeyolo/boards").iterdir()] == ["lock"]
 
 
