@@ -1,6 +1,6 @@
 """How often `bench --compare` is right: of two bundles that are the same, and where one is 10 % slower.
 
-    python benchmarks/compare_bundles.py [--bundle cells.eyb] [--repeats 20] [--seconds 5]
+    python benchmarks/compare_bundles.py [--bundle cells.eyb] [--repeats 20] [--seconds 4]
 
 Each comparison is one of `edgeyolo.runtime.compare`, which is what the command runs. Four cases: the same bundle twice,
 and a slowdown planted in the second, each on an idle machine and beside one core that a plain loop has taken. The
@@ -9,7 +9,7 @@ answers. The cases take turns, so that all of them see the machine at its best a
 yolov7-nano of random weights is made, 320 x 320, int8 by ncnn.
 
 Goals: the interval holds 1.0 in at least 19 of 20 of the same, and is above 1.0 in at least 19 of 20 of the slower,
-for the network and for the whole call. Seven minutes. Writes benchmarks/results/compare_bundles.json.
+for the network and for the whole call. Eight minutes at most. Writes benchmarks/results/compare_bundles.json.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of one comparison, at most")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one comparison, at most")
     parser.add_argument("--out", type=Path, default=RESULTS / "compare_bundles.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:

@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -39,6 +40,7 @@ class PlanKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         compute_capability: such as "8.7".
         package, version: of TensorRT.
         options: of the build.
+        names: what a plan says of its layers: before, their names alone.
     """
 
     onnx_sha256: str
@@ -49,6 +51,7 @@ class PlanKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     version: str
     precision: Precision
     options: dict[str, Option]
+    names: Literal["detailed"] = "detailed"
 
     def digest(self) -> str:
         """Name of its files."""
