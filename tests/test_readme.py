@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,6 +31,12 @@ RunBlock = Callable[[str, str, Path], None]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(?P<language>bash|python)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
+
+def find_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        return place.getsockname()[1]
+
+
 # What is made smaller here, and nothing else: less training on fewer and smaller pictures, fewer timed runs.
 SUBSTITUTIONS = {
     "edgeyolo demo\n": "edgeyolo demo --epochs 1 --pictures 16\n",
@@ -38,12 +45,13 @@ SUBSTITUTIONS = {
     "--image-size 384x640": "--image-size 64x96",
     "--model yolov7-tiny": "--model yolov7-nano",
     "--runs 200": "--runs 5",
+    "8080": str(find_port()),
 }
 # Documents that start from what the README trains.
 TRAINED = "edgeyolo train --model yolov7-nano --data cells --epochs 60 --image-size 320 --out runs/cells\n"
 START_TRAINED = (
-    *("formats.md", "hand-offs.md", "intel.md", "latency.md", "quantization.md", "scoreboard.md", "sizes.md"),
-    "tracking.md",
+    *("formats.md", "hand-offs.md", "intel.md", "latency.md", "live.md", "quantization.md", "scoreboard.md"),
+    *("sizes.md", "tracking.md"),
 )
 
 

@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import sys
@@ -52,8 +53,12 @@ def wait_for(connection: socket.socket) -> NoReturn:
         become(json.loads(raw), streams)
     for stream in streams:
         os.close(stream)
+    ended = os.pidfd_open(program)
+    if ended not in select.select([connection, ended], [], [])[0]:
+        os.kill(program, signal.SIGTERM)  # who asked for it was ended
     _, status = os.waitpid(program, 0)
-    connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    with contextlib.suppress(OSError):
+        connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
     os._exit(0)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,41 +14,12 @@ from typing import Any
 import paho.mqtt.client as paho
 import pytest
 from live_page import serving, wait_until, write_video
+from mosquitto import Mosquitto, find_mosquitto
 
 from edgeyolo.live.discovery import Topics, list_discovery
 from edgeyolo.live.mqtt import Broker, parse_broker
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.serving import ServeOptions
-
-SETUP = Path(__file__).with_name("setup_mosquitto.py")
-
-
-class Mosquitto:
-    """The broker, on a port of its own; `stop` and `start` again are its loss and return."""
-
-    def __init__(self, program: str, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as place:
-            self.port = place.getsockname()[1]
-        self.config = folder / "mosquitto.conf"
-        self.config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
-        self.program = program
-        self.start()
-
-    def start(self) -> None:
-        command = [self.program, "-c", str(self.config)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(self.is_there)
-
-    def is_there(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
 
 
 class Listener:
@@ -76,12 +46,12 @@ class Listener:
 
 @pytest.fixture(scope="module")
 def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
-    asked = subprocess.run([sys.executable, str(SETUP), "--where"], capture_output=True, text=True, check=False)
-    if asked.returncode != 0 and os.environ.get("EDGEYOLO_REQUIRE_MQTT"):
-        pytest.fail(asked.stderr)
-    if asked.returncode != 0:
-        pytest.skip(f"no MQTT broker here (python {SETUP.name} fetches it): {asked.stderr.strip()}")
-    broker = Mosquitto(asked.stdout.strip(), tmp_path_factory.mktemp("mosquitto"))
+    program, reason = find_mosquitto()
+    if not program and os.environ.get("EDGEYOLO_REQUIRE_MQTT"):
+        pytest.fail(reason)
+    if not program:
+        pytest.skip(f"no MQTT broker here (tests/live/setup_mosquitto.py fetches it): {reason}")
+    broker = Mosquitto(program, tmp_path_factory.mktemp("mosquitto"))
     yield broker
     broker.stop()
 
