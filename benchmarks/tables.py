@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from board_rows import list_rows, load_row
+import history_tables
 from record import RESULTS, ROOT
 
 from edgeyolo.spec.benchmark import BenchRecord
@@ -474,6 +475,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "engines": engines,
     "thresholds": thresholds,
     "tracking": tracking,
+    "history-generations": lambda: markdown(*history_tables.generations(), words=1),
+    "history-swaps": lambda: markdown(*history_tables.swaps(), words=3),
+    "history-weights": lambda: markdown(*history_tables.weights(), words=0),
+    "history-rules": lambda: markdown(*history_tables.rules(), words=2),
+    "history-fields": lambda: markdown(*history_tables.fields(), words=4),
+    "history-missing": history_tables.missing,
+    "history-sweep": history_tables.sweep,
 }
 
 if __name__ == "__main__":

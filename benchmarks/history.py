@@ -1,0 +1,242 @@
+"""What each idea was worth: one small network per generation trained alike on blood cells, and ideas swapped singly.
+
+    python benchmarks/history.py --data ../shared/data/bccd --out runs/history [--rows yolov2-nano loss-iou-0 ...]
+        [--seeds 0 1 2] [--epochs 60] [--image-size 320] [--instructions]
+
+Adds to benchmarks/results/history.json after each run. A finished run of the same code is used again and a stopped one
+resumed, so that the table can grow; rows are trained seed by seed. AP is of the last epoch's averaged weights: no epoch
+is chosen by its score. A generation is quantized, too, and what int8 costs on ONNX Runtime is measured. With
+`--instructions` nothing is trained: the instructions of one picture on an emulated Cortex-A76 are counted for the first
+seed of each generation that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from record import RESULTS, claim_folder, load_reusable, save_result
+
+from edgeyolo import models, verbs
+from edgeyolo.criteria.best_anchor import BestAnchorCriterion
+from edgeyolo.criteria.neighbours import NeighbourCriterion
+from edgeyolo.criteria.ppyolo import PpYoloCriterion, PpYoloWeights
+from edgeyolo.criteria.tal import TalCriterion
+from edgeyolo.models import ppyolo, yolov2, yolov7, yolov8
+from edgeyolo.nn import drop_block
+from edgeyolo.nn.fold import fold_in_place
+from edgeyolo.spec.settings import override_settings
+from edgeyolo.spec.training import TrainConfig
+
+OUT = RESULTS / "history.json"
+IMAGE_SIZE = 320
+SPLITS = ("val", "test")
+EVERY_EPOCH = 10**9
+GENERATIONS = {
+    "yolov1-nano": "2015",
+    "yolov2-nano": "2016",
+    "yolov3-tiny": "2018",
+    "yolov4-tiny": "2020",
+    "yolov5n": "2020",
+    "ppyolo-tiny": "2021",
+    "yolox-nano": "2021",
+    "yolov6n": "2022",
+    "yolov7-nano": "2022",
+    "ppyoloe-s": "2022",
+    "damo-ns": "2022",
+    "yolov8n": "2023",
+}
+IOU_WEIGHTS = (0.0, 0.5, 2.5, 10.0)  # the third is PP-YOLO's own
+
+
+@dataclasses.dataclass(frozen=True)
+class Swap:
+    """One thing changed in a generation's training.
+
+    Attributes:
+        model: whose.
+        kind: "assignment", "loss", "neck" or "training".
+        what: instead of what it has.
+        change: makes the change while a run lasts; None for a change of settings alone.
+        settings: of the training.
+    """
+
+    model: str
+    kind: str
+    what: str
+    change: Callable[[ExitStack], None] | None = None
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def criterion_of(network: type, make: Callable[[Any], Any]) -> Callable[[ExitStack], None]:
+    """Train networks of this class by another loss."""
+    return lambda stack: stack.enter_context(
+        mock.patch.object(network, "make_criterion", lambda self, epochs=None: make(self))
+    )
+
+
+def variant_of(family: Any, name: str, **fields: Any) -> Callable[[ExitStack], None]:
+    """Another config under the name of a model."""
+    return lambda stack: stack.enter_context(
+        mock.patch.dict(family.VARIANTS, {name: dataclasses.replace(family.VARIANTS[name], **fields)})
+    )
+
+
+def several_anchors(network: Any) -> BestAnchorCriterion:
+    """YOLOv4's rule in PP-YOLO's loss."""
+    criterion = PpYoloCriterion(network.decode, network.config.num_classes, PpYoloWeights(ignore=network.config.ignore))
+    criterion.iou_threshold = 0.213
+    return criterion
+
+
+def ppyolo_with(**weights: float) -> Callable[[ExitStack], None]:
+    """Other numbers in PP-YOLO's loss."""
+    return criterion_of(
+        ppyolo.Network,
+        lambda self: PpYoloCriterion(
+            self.decode, self.config.num_classes, PpYoloWeights(**{"ignore": self.config.ignore, **weights})
+        ),
+    )
+
+
+def static_points(network: Any) -> TalCriterion:
+    """ATSS to the end in YOLOv8's loss."""
+    criterion: TalCriterion = yolov8.Network(network.config).make_criterion()
+    criterion.static_assigner_epochs = EVERY_EPOCH
+    return criterion
+
+
+def without_drop_block(stack: ExitStack) -> None:
+    """Nothing is dropped."""
+    stack.enter_context(mock.patch.object(drop_block, "drop_block", lambda x, probability, size: x))
+
+
+SWAPS = {
+    "v2-one-map": Swap("yolov2-nano", "neck", "no finer map", variant_of(yolov2, "yolov2-nano", fine_chs=0)),
+    "v2-own-anchors": Swap("yolov2-nano", "training", "anchors of COCO", settings={"auto_anchor": "false"}),
+    "pp-several": Swap(
+        "ppyolo-tiny", "assignment", "several anchors (v4)", criterion_of(ppyolo.Network, several_anchors)
+    ),
+    "pp-no-ignore": Swap("ppyolo-tiny", "assignment", "nothing ignored", ppyolo_with(ignore=1.0)),
+    "pp-no-pyramid": Swap("ppyolo-tiny", "neck", "no SPP", variant_of(ppyolo, "ppyolo-tiny", pyramid=False)),
+    "pp-no-drop": Swap("ppyolo-tiny", "training", "no DropBlock", without_drop_block),
+    "v7-neighbours": Swap(
+        "yolov7-nano",
+        "assignment",
+        "all neighbours (v5)",
+        criterion_of(yolov7.Network, lambda self: NeighbourCriterion(self.decode, self.config.num_classes)),
+    ),
+    "v8-static": Swap("yolov8n", "assignment", "ATSS to the end", criterion_of(yolov8.Network, static_points)),
+    "v5-giou": Swap("yolov5n", "loss", "GIoU", settings={"box_loss": "giou"}),
+    "v5-alpha": Swap("yolov5n", "loss", "alpha-CIoU", settings={"box_loss_alpha": "3"}),
+    **{
+        f"loss-iou-{weight:g}": Swap("ppyolo-tiny", "weight", f"IoU weight {weight:g}", ppyolo_with(iou=weight))
+        for weight in IOU_WEIGHTS
+        if weight != PpYoloWeights().iou
+    },
+}
+ROWS = (*GENERATIONS, *SWAPS)
+
+
+def main() -> None:
+    """Train what is missing and write what was found so far."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="BCCD, as a VOC folder")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--image-size", type=int, default=IMAGE_SIZE)
+    parser.add_argument("--instructions", action="store_true")
+    args = parser.parse_args()
+    common = {"data": args.data.name, "epochs": args.epochs, "image_size": args.image_size}
+    if args.instructions:
+        count_instructions(args, common)
+        return
+    for seed in args.seeds:
+        for row in args.rows:
+            add_to_result(common, run=train_row(args, common, row, seed))
+
+
+def add_to_result(common: dict[str, Any], **found: dict[str, Any]) -> None:
+    """Put a run, or a count of instructions, in its place among those that the same code made."""
+    known = load_reusable(OUT, **common) or {}
+    runs, counts = known.get("runs", []), known.get("instructions", {}) | found.get("instructions", {})
+    if run := found.get("run"):
+        runs = [one for one in runs if (one["row"], one["seed"]) != (run["row"], run["seed"])] + [run]
+    runs = sorted(runs, key=lambda one: (ROWS.index(one["row"]), one["seed"]))
+    save_result(OUT, {**common, "runs": runs, "instructions": counts})
+
+
+def train_row(args: argparse.Namespace, common: dict[str, Any], row: str, seed: int) -> dict[str, Any]:
+    """Train one row, or read what an earlier call found."""
+    own = {"row": row, "seed": seed}
+    run = claim_folder(args.out / f"{row}-{seed}", **common, **own)
+    if earlier := load_reusable(run / "history.json", **own):
+        return {key: value for key, value in earlier.items() if key != "record"}
+    swap = SWAPS.get(row)
+    config = TrainConfig(
+        model=swap.model if swap else row,
+        epochs=args.epochs,
+        image_size=args.image_size,
+        seed=seed,
+        workers=0,
+        evaluate_every=args.epochs,
+    )
+    config = override_settings(config, swap.settings if swap else {})
+    started = time.process_time()
+    with ExitStack() as stack:
+        if swap and swap.change:
+            swap.change(stack)
+        resume = (run / "last.safetensors").exists()
+        result = verbs.train(config, args.data, run, resume=resume, report=False)
+        scores = {split: verbs.evaluate(result.last, args.data, split=split) for split in SPLITS}
+        found = {**own, "model": config.model, "seconds": round(time.process_time() - started)}
+        found |= {"ap": {k: s.ap for k, s in scores.items()}, "ap50": {k: s.ap50 for k, s in scores.items()}}
+        if swap is None:
+            found |= {"parameters": parameters_of(row), "int8": evaluate_int8(run, args.data)}
+    save_result(run / "history.json", found)
+    sys.stderr.write(f"{found}\n")
+    return found
+
+
+def evaluate_int8(run: Path, data: Path) -> dict[str, float]:
+    """AP of the quantized network on ONNX Runtime."""
+    shutil.rmtree(run / "int8", ignore_errors=True)
+    options = verbs.QuantizeOptions(report=False, evaluate=False)
+    verbs.quantize(run / "last.safetensors", data, run / "int8", options=options)
+    (run / "int8.eyb").unlink(missing_ok=True)
+    verbs.deploy(run / "int8", "host-onnx", run / "int8.eyb")
+    return {split: verbs.evaluate(run / "int8.eyb", data, split=split).ap for split in SPLITS}
+
+
+def count_instructions(args: argparse.Namespace, common: dict[str, Any]) -> None:
+    """Millions on an emulated Cortex-A76, of what `deploy` writes for a Raspberry Pi 5."""
+    from arm_cost import count_network
+
+    for name in GENERATIONS:
+        folder = args.out / f"{name}-0" / "int8"
+        if folder.is_dir():
+            millions = count_network(folder, "cortex-a76", "mixed")["millions"]
+            add_to_result(common, instructions={name: millions})
+            sys.stderr.write(f"{name}: {millions}\n")
+
+
+def parameters_of(model: str) -> int:
+    """Of the deploy form, with 80 classes."""
+    with torch.device("meta"):
+        network = models.create(model, 80)
+    return sum(parameter.numel() for parameter in fold_in_place(network).parameters())
+
+
+if __name__ == "__main__":
+    main()
