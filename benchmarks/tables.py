@@ -14,8 +14,8 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from board_rows import list_rows, load_row
 import history_tables
+from board_rows import list_rows, load_row
 from record import RESULTS, ROOT
 
 from edgeyolo.spec.benchmark import BenchRecord
