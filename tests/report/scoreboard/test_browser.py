@@ -68,11 +68,13 @@ def axe() -> str:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_it_opens_without_a_word(width: int, scheme: str, page: Path, browser: Browser) -> None:
-    """No error, no request, and nothing stands beside the window."""
+    """No error, no request; nothing stands beside the window, and marks are as large as letters wherever they are."""
     browser.open(page, width=width, scheme=scheme)
     for is_open in ("false", "true"):
         browser.run(f"document.querySelectorAll('details').forEach((one) => {{ one.open = {is_open}; }})")
         assert browser.run("document.documentElement.scrollWidth") <= width
+    widths = "[...document.querySelectorAll('.mark')].map((one) => one.getBoundingClientRect().width)"
+    assert 5 < browser.run(f"Math.max(...{widths})") <= 12
     assert (browser.errors, browser.requests) == ([], [])
 
 
