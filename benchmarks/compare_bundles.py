@@ -92,10 +92,9 @@ def measure(bundle: Path, repeats: int, effort: Effort) -> list[dict[str, Any]]:
         for is_busy in (False, True):
             with burning() if is_busy else contextlib.nullcontext():
                 time.sleep(SETTLE_S)
+                same, threads = openers_of((bundle, bundle), 0, picture)
                 for planted in (0.0, SLOWDOWN):
-                    openers, threads = openers_of((bundle, bundle), 0, picture)
-                    if planted:
-                        openers[1] = slowed(bundle, planted)
+                    openers = [same[0], slowed(bundle, planted) if planted else same[1]]
                     began_s = time.perf_counter()
                     found = compare(openers, picture, effort, other="the second", threads=threads)
                     told = msgspec.to_builtins(found)

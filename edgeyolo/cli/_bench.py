@@ -31,7 +31,7 @@ _PARTS = ("total", "network", "pre", "post")
 _LEVELS = ("median_ms", "p90_ms", "p99_ms")
 _FIGURES = ("ended_by", "per_second", "load_ms", "first_ms", "peak_memory_mib")
 _INTERVAL = ("total_median_low_ms", "total_median_high_ms")
-_CONDITIONS = ("temperature_c", "clock_mhz", "governor")
+_CONDITIONS = ("temperature_c", "clock_mhz", "gpu_clock_mhz", "governor")
 
 
 def show_record(console: Console, record: BenchRecord) -> None:
@@ -69,6 +69,7 @@ def _show_conditions(console: Console, record: BenchRecord) -> None:
     for moment, state in (("before", record.before), ("after", record.after)):
         known = [f"{state.temperature_c:.0f} °C"] if state.temperature_c is not None else []
         known += [f"{state.clock_mhz:.0f} MHz"] if state.clock_mhz is not None else []
+        known += [f"GPU {state.gpu_clock_mhz:.0f} MHz"] if state.gpu_clock_mhz is not None else []
         known += [f"governor {state.governor}"] if state.governor else []
         if known:
             console.say(f"{moment}: {', '.join(known)}")

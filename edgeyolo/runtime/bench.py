@@ -29,7 +29,6 @@ from edgeyolo.spec.tuning import Tuning
 
 _MINUTE_S = 60.0
 _LOOKED_AFTER = 1.25  # times as many calls as at the look before
-_RATIO_WIDTH = 0.03  # of the interval of a comparison; narrower ones would take long
 
 
 def time_bundle(
@@ -138,7 +137,7 @@ def _call(detector: Detector, picture: Image, options: BenchOptions, progress: P
 
 def _compare(bundle: Path, other: Path, picture: Image, options: BenchOptions, progress: Progress) -> Comparison:
     openers, threads = openers_of((bundle, other), options.threads, picture)
-    effort = Effort(rounds=options.runs, width=max(options.width, _RATIO_WIDTH), seconds=options.seconds)
+    effort = Effort(rounds=options.runs, width=options.width, seconds=options.seconds)
     return compare(openers, picture, effort, other=str(other), threads=threads, progress=progress)
 
 

@@ -36,8 +36,8 @@ class Effort:
     """
 
     rounds: int = 0
-    width: float = 0.03
-    seconds: float = 30.0
+    width: float = 0.02
+    seconds: float = 20.0
 
 
 def openers_of(bundles: Sequence[Path], threads: int, picture: Image) -> tuple[list[Open], int]:

@@ -19,6 +19,7 @@ from edgeyolo.spec.benchmark import Rail
 
 _EVERY_S = 0.2  # how often sensors are asked
 _PMIC_EVERY_S = 1.0  # a program has to be started to ask it
+_INA3221_RAILS = ("1", "2", "3")  # 4 to 7 are the shunts' own voltages, and sums
 _PMIC_LINE = re.compile(r"(\w+)_([AV])(?: \w+\(\d+\))?=([\d.]+)")
 
 Sensors = Mapping[tuple[str, str], float]  # (source, rail) -> watts now
@@ -85,7 +86,8 @@ def _read_hwmon(folder: Path) -> Iterator[tuple[tuple[str, str], float]]:
             number = current.name.removeprefix("curr").removesuffix("_input")
             milliamperes, millivolts = _number(current), _number(chip / f"in{number}_input")
             label = _read(chip / f"in{number}_label") or _read(chip / f"curr{number}_label")
-            if milliamperes is not None and millivolts is not None and "sum of shunt" not in label:
+            is_rail = source != "ina3221" or number in _INA3221_RAILS
+            if milliamperes is not None and millivolts is not None and is_rail:
                 yield (source, label or f"channel {number}"), milliamperes * millivolts / 1e6
         for power in sorted(chip.glob("power*_input")):
             microwatts = _number(power)

@@ -29,13 +29,15 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Attributes:
         temperature_c: of its hottest sensor.
         clock_mhz: of its processors, on average.
+        gpu_clock_mhz: of a Jetson's GPU.
         governor: that chooses the clock.
         throttled: what holds the clock down at this moment, such as "under-voltage".
-        throttle_count: how often the processors have been throttled since they were started.
+        throttle_count: how often the processors have been throttled since they were started, for heat or for current.
     """
 
     temperature_c: float | None = None
     clock_mhz: float | None = None
+    gpu_clock_mhz: float | None = None
     governor: str = ""
     throttled: tuple[str, ...] = ()
     throttle_count: int = 0

@@ -77,7 +77,7 @@ class BenchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     Attributes:
         image: picture to time it on, noise if not given; with tune, one such as the board will see.
         runs: calls that are timed, or rounds of compare; 0 for as many as make the interval tight.
-        width: how wide the interval of the median may be, as a share of it, for the calls to end.
+        width: how wide the interval of the median, or of compare's ratio, may be for the calls to end, as a share.
         seconds: after which they end all the same; compare has as long again.
         warmup: calls before, that are not; with runs 0 they go on until the number of threads has settled.
         threads: threads of the engine, 0 for the bundle's number or fewer, as other work leaves cores.

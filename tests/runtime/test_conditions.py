@@ -53,5 +53,20 @@ def test_what_slows_a_board_down_is_said(board: Path, name: str, text: str, reas
     assert "|".join(list_throttling(before, read_conditions(board))) == reason
 
 
+def test_a_jetson(tmp_path: Path) -> None:
+    """The clock of its GPU, and over-current events, which slow it down."""
+    gpu = tmp_path / "sys/class/devfreq/17000000.ga10b/cur_freq"
+    events = tmp_path / "sys/class/hwmon/hwmon4/oc1_event_cnt"
+    for path, text in ((gpu, "624750000\n"), (events, "2\n")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    before = read_conditions(tmp_path)
+    assert before == Conditions(gpu_clock_mhz=624.75, throttle_count=2)
+    gpu.write_text("306000000\n")
+    events.write_text("3\n")
+    reasons = list_throttling(before, read_conditions(tmp_path))
+    assert reasons == ("the processor throttled itself", "the GPU's clock fell from 625 to 306 MHz")
+
+
 def test_a_computer_that_tells_nothing(tmp_path: Path) -> None:
     assert read_conditions(tmp_path) == Conditions()

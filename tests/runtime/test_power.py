@@ -9,7 +9,7 @@ import pytest
 
 from edgeyolo.runtime.power import PowerMeter, read_counters, read_pmic, read_sensors
 
-# JetPack 5 and later: mV and mA; channel 7 is the sum of the shunts, which is no rail.
+# JetPack 5 and later: mV and mA; channels 4 to 7 are of the shunts, and no rails.
 ORIN_NANO = {
     "sys/class/hwmon/hwmon0/name": "thermal\n",
     "sys/class/hwmon/hwmon1/name": "ina3221\n",
@@ -21,6 +21,7 @@ ORIN_NANO = {
     "sys/class/hwmon/hwmon1/curr2_input": "400\n",
     "sys/class/hwmon/hwmon1/in7_label": "sum of shunt voltages\n",
     "sys/class/hwmon/hwmon1/in7_input": "12\n",
+    "sys/class/hwmon/hwmon1/in4_input": "7\n",
     "sys/class/hwmon/hwmon1/curr4_input": "1900\n",
 }
 # JetPack 4: milliwatts.
