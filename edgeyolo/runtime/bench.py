@@ -138,7 +138,10 @@ def _call(detector: Detector, picture: Image, options: BenchOptions, progress: P
 def _compare(bundle: Path, other: Path, picture: Image, options: BenchOptions, progress: Progress) -> Comparison:
     openers, threads = openers_of((bundle, other), options.threads, picture)
     effort = Effort(rounds=options.runs, width=options.width, seconds=options.seconds)
-    return compare(openers, picture, effort, other=str(other), threads=threads, progress=progress)
+    may_change = not options.threads
+    return compare(
+        openers, picture, effort, other=str(other), threads=threads, may_change=may_change, progress=progress
+    )
 
 
 def _describe(bundle: Path, manifest: Manifest | None) -> dict[str, Any]:

@@ -23,6 +23,15 @@ SETTLING_S = 2.0  # after which the number of threads has followed the machine
 
 _CALLS = 4  # of each in a round, beside one that warms up
 _LOOKED_AFTER = 1.25  # times as many rounds as at the look before
+_WIDE = 3.0  # times as wide as the interval was to be
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Least times of the first and the second in one round."""
+
+    total_ms: tuple[float, float]
+    network_ms: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -72,55 +81,65 @@ def compare(
     *,
     other: str,
     threads: int = 0,
+    may_change: bool = True,
     progress: Progress = SILENT,
 ) -> Comparison:
     """The second one's time over the first one's.
 
     In each round both are opened anew, since where a network lies in memory makes a difference of its own, and called
     in turns; a coin says who is first. The least time of each counts, which other work on the computer hardly touches.
+    Where the time is up and the interval is still wide, the machine may have become busy since the number of threads
+    was found: then it is found again, and if it is smaller, both are compared anew.
 
     Args:
         openers: of the two.
         other: name of the second, for the record.
         threads: of both.
+        may_change: whether fewer threads may be taken; not where somebody asked for that number.
     """
-    total: list[tuple[float, float]] = []
-    network: list[tuple[float, float]] = []
-    coin = random.Random()
-    end_s, next_look = time.perf_counter() + effort.seconds, LEAST_ROUNDS
-    while True:
-        times = _round(openers, picture, threads, sides=coin.choice([(0, 1), (1, 0)]))
-        total.append((min(t.total_ms for t in times[0]), min(t.total_ms for t in times[1])))
-        network.append((min(t.network_ms for t in times[0]), min(t.network_ms for t in times[1])))
-        done = len(total)
-        progress.step("compare", done, effort.rounds or done)
-        if done < LEAST_ROUNDS and not effort.rounds:
-            continue
-        if done == effort.rounds or (not effort.rounds and time.perf_counter() >= end_s):
-            break
-        if not effort.rounds and done >= next_look:
-            next_look = round(done * _LOOKED_AFTER)
-            if max(_width(total), _width(network)) <= effort.width:
-                break
+    found = _compare(openers, picture, effort, threads, progress)
+    if may_change and threads > 1 and not effort.rounds and _width(found) > _WIDE * effort.width:
+        fewer = settled_threads(openers[0], picture)
+        if fewer < threads:
+            threads, found = fewer, _compare(openers, picture, effort, fewer, progress)
     return Comparison(
         other=other,
-        rounds=len(total),
+        rounds=len(found),
         threads=threads,
         confidence=RATIO_CONFIDENCE,
-        total=ratio_interval(total),
-        network=ratio_interval(network),
+        total=ratio_interval([pair.total_ms for pair in found]),
+        network=ratio_interval([pair.network_ms for pair in found]),
     )
 
 
-def _width(pairs: Sequence[tuple[float, float]]) -> float:
-    ratio, low, high = ratio_interval(pairs)
-    return (high - low) / ratio
+def _compare(openers: Sequence[Open], picture: Image, effort: Effort, threads: int, progress: Progress) -> list[_Pair]:
+    """Rounds, until it is enough of them."""
+    found: list[_Pair] = []
+    coin = random.Random()
+    end_s, next_look = time.perf_counter() + effort.seconds, LEAST_ROUNDS
+    while True:
+        found.append(_round(openers, picture, threads, sides=coin.choice([(0, 1), (1, 0)])))
+        done = len(found)
+        progress.step("compare", done, effort.rounds or done)
+        if effort.rounds:
+            if done == effort.rounds:
+                return found
+        elif done >= next_look:
+            next_look = round(done * _LOOKED_AFTER)
+            if _width(found) <= effort.width:
+                return found
+        if not effort.rounds and done >= LEAST_ROUNDS and time.perf_counter() >= end_s:
+            return found
 
 
-def _round(
-    openers: Sequence[Open], picture: Image, threads: int, *, sides: tuple[int, int]
-) -> tuple[list[Timing], list[Timing]]:
-    """Timings of both, opened and called in the order of `sides`, which turns around with every call."""
+def _width(found: Sequence[_Pair]) -> float:
+    """Of the wider interval, as a share of the ratio."""
+    intervals = (ratio_interval([getattr(pair, part) for pair in found]) for part in ("total_ms", "network_ms"))
+    return max((high - low) / ratio for ratio, low, high in intervals)
+
+
+def _round(openers: Sequence[Open], picture: Image, threads: int, *, sides: tuple[int, int]) -> _Pair:
+    """Both, opened and called in the order of `sides`, which turns around with every call."""
     taken: tuple[list[Timing], list[Timing]] = ([], [])
     with contextlib.ExitStack() as opened:
         detectors = {side: opened.enter_context(openers[side](threads)) for side in sides}
@@ -129,4 +148,8 @@ def _round(
                 detectors[side].detect(picture)
                 if call:
                     taken[side].append(detectors[side].timing)
-    return taken
+    first, second = taken
+    return _Pair(
+        total_ms=(min(t.total_ms for t in first), min(t.total_ms for t in second)),
+        network_ms=(min(t.network_ms for t in first), min(t.network_ms for t in second)),
+    )

@@ -90,3 +90,20 @@ def test_both_are_opened_in_every_round_and_chance_says_who_first() -> None:
     assert len(pairs) == 40 and all(set(pair) == {"first", "second"} for pair in pairs)
     assert 8 < sum(pair[0] == "first" for pair in pairs) < 32
     assert (found.other, found.threads, found.confidence) == ("second", 1, 0.99)
+
+
+def test_a_machine_that_became_busy_has_fewer_threads_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads are held up all the time, and one is not."""
+    calm, held_up = Machine(0), Machine(1)
+    monkeypatch.setattr(held_up, "time_ms", lambda: float(held_up.rng.exponential(9.0)))
+
+    def opener(ratio: float) -> Any:
+        alone, disturbed = calm.opener("", ratio), held_up.opener("", ratio)
+        return lambda threads: (alone if threads == 1 else disturbed)(threads)
+
+    monkeypatch.setattr(compare_module, "settled_threads", lambda open_, picture: 1)
+    openers = [opener(1.0), opener(1.1)]
+    found = compare(openers, PICTURE, Effort(width=0.05, seconds=0.5), other="", threads=2)
+    assert found.threads == 1 and found.network[1] > 1
+    asked = compare(openers, PICTURE, Effort(width=0.05, seconds=0.1), other="", threads=2, may_change=False)
+    assert asked.threads == 2
