@@ -171,9 +171,33 @@ def seen_through(layers: Sequence[Layer], index: int) -> int:
 
 
 def _reads(layers: Sequence[Layer], index: int) -> tuple[int, ...]:
-    """What a layer reads, seen through; a convolution right behind the picture's Reorg reads the picture."""
+    """What a layer reads, seen through; a convolution right behind the picture's Reorg reads the picture.
+
+    A pool of stride 1 reads a smaller one of the same map, if there is one, as in `nn.spp`.
+    """
+    if (smaller := _smaller_pool(layers, index)) is not None:
+        return (smaller[1],)
     reads = tuple(seen_through(layers, read) for read in layers[index].reads)
     return (PICTURE,) if isinstance(layers[index], Conv) and _is_picture_reorg(layers, reads[0]) else reads
+
+
+def _smaller_pool(layers: Sequence[Layer], index: int) -> tuple[int, int] | None:
+    """Size and number of the largest earlier pool that a pool of stride 1 and odd size can go on from."""
+    pool = layers[index]
+    if not (isinstance(pool, Pool) and _keeps_size(pool)):
+        return None
+    source = seen_through(layers, pool.reads[0])
+    pools = [(layer.size, number, layer) for number, layer in enumerate(layers[:index]) if isinstance(layer, Pool)]
+    found = [
+        (size, number)
+        for size, number, layer in pools
+        if _keeps_size(layer) and 1 < size < pool.size and seen_through(layers, layer.reads[0]) == source
+    ]
+    return max(found, default=None)
+
+
+def _keeps_size(pool: Pool) -> bool:
+    return pool.stride == 1 and pool.size % 2 == 1
 
 
 def _is_picture_reorg(layers: Sequence[Layer], index: int) -> bool:
@@ -208,7 +232,9 @@ def _make(layers: Sequence[Layer], index: int, shapes: Sequence[Shape]) -> nn.Mo
         case Combine():
             return (Sum if layer.by == "sum" else Product)(layer.activation)
         case Pool() if layer.size % 2:
-            return nn.MaxPool2d(layer.size, layer.stride, padding=layer.size // 2)
+            smaller = _smaller_pool(layers, index)
+            size = layer.size if smaller is None else layer.size - smaller[0] + 1
+            return nn.MaxPool2d(size, layer.stride, padding=size // 2)
         case Pool():
             return RightPool() if layer.stride == 1 else nn.MaxPool2d(layer.size, layer.stride)
         case MeanPool():

@@ -10,6 +10,7 @@ import pytest
 
 from edgeyolo.backends.ncnn.files import parse_param
 from edgeyolo.backends.ncnn.shapes import infer_shapes
+from edgeyolo.spec.errors import BackendError
 
 ncnn = pytest.importorskip("ncnn", reason="needs ncnn")
 SHAPES = {2: (6, 20), 3: (2, 3, 20), 4: (2, 5, 3, 4)}  # of 120 values, no two sides alike
@@ -45,3 +46,30 @@ def test_axes_change_places_as_ncnn_does_it(rank: int, tmp_path: Path) -> None:
         wanted = np.arange(120, dtype=np.float32).reshape(SHAPES[rank]).transpose(axes)
         np.testing.assert_array_equal(found, wanted)
     assert len(seen) == len(list(itertools.permutations(range(rank))))
+
+
+@pytest.mark.parametrize(
+    ("axes", "starts", "ends"),
+    [((1, 2), (1, 1), (-233, -233)), ((0,), (2,), (3,)), ((2, 0), (3, 0), (7, 2))],
+)
+def test_a_crop_is_what_ncnn_cuts_out(
+    axes: tuple[int, ...], starts: tuple[int, ...], ends: tuple[int, ...], tmp_path: Path
+) -> None:
+    keys = zip((9, 10, 11), (starts, ends, axes), strict=True)
+    text = " ".join(f"-{23300 + key}={len(values)},{','.join(map(str, values))}" for key, values in keys)
+    shape, found = run([f"Crop c 1 1 in0 out0 {text}"], tmp_path)
+    cut = [slice(None)] * 3
+    for axis, start, end in zip(axes, starts, ends, strict=True):
+        cut[axis] = slice(start, None if end == -233 else end)
+    wanted = np.arange(120, dtype=np.float32).reshape(3, 4, 10)[tuple(cut)]
+    assert found.shape == shape == wanted.shape
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["-23309=1,0 -23310=1,2 -23311=1,3", "-23309=1,2 -23310=1,2 -23311=1,0", "-23309=1,0 -23310=1,9 -23311=1,1"],
+)
+def test_a_crop_beyond_its_blob_is_refused(wrong: str, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"layer 'c' \(Crop\)"):
+        run([f"Crop c 1 1 in0 out0 {wrong}"], tmp_path)
