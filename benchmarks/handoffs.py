@@ -24,7 +24,7 @@ from edgeyolo import verbs
 from edgeyolo.bundle import open_bundle
 from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.evaluation.coco_map import evaluate
-from edgeyolo.evaluation.measure import make_detector
+from edgeyolo.evaluation.tasks.detection import make_detector
 from edgeyolo.geometry.boxes import clip_boxes
 from edgeyolo.runtime import Detections, Detector
 from edgeyolo.runtime.processor import open_session

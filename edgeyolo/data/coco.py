@@ -32,12 +32,12 @@ _PROBED_PICTURES = 32
 
 def is_recognised(path: Path) -> bool:
     """A JSON file, or a folder in one of the layouts."""
-    return bool(_split_files(path))
+    return bool(list_files(path))
 
 
 def list_splits(path: Path) -> list[str]:
     """Names of the splits, "all" for one file that is not named after a split."""
-    return list(_split_files(path))
+    return list(list_files(path))
 
 
 def read_split(path: Path, split: str) -> Dataset:
@@ -46,7 +46,7 @@ def read_split(path: Path, split: str) -> Dataset:
     Raises:
         DataError: its JSON is broken or not COCO, or none of its pictures is found.
     """
-    index_path = _split_files(path)[split]
+    index_path = list_files(path)[split]
     coco = read_index(index_path)
     if not len(coco.image_numbers):
         raise DataError("lists no pictures", where=index_path)
@@ -58,7 +58,7 @@ def read_split(path: Path, split: str) -> Dataset:
         raise DataError("has a category name more than once", where=index_path)
     log = ProblemLog()
     file_names = coco.file_names.finish()
-    folder = _find_folder(index_path, split, file_names[:_PROBED_PICTURES])
+    folder = find_folder(index_path, split, file_names[:_PROBED_PICTURES])
     rows = _first_of_each_id(coco, index_path, log)
     objects = _Objects(coco, rows, {category.id: i for i, category in enumerate(categories)}, index_path, log)
     image_paths = Texts.of(_place(folder, file_names[row]) for row in rows)
@@ -67,7 +67,8 @@ def read_split(path: Path, split: str) -> Dataset:
     return assemble(path, split, class_names, blocks, log)
 
 
-def _split_files(path: Path) -> dict[str, Path]:
+def list_files(path: Path) -> dict[str, Path]:
+    """The file of each split; none where `path` is not of this format."""
     if path.is_file():
         return {_split_name(path) or "all": path} if path.suffix.lower() == ".json" else {}
     files = [
@@ -91,14 +92,20 @@ def _split_name(path: Path) -> str:
     """Split that a file is named after, "" for none."""
     if path.name == _EXPORTED_NAME:
         return SPLIT_ALIASES.get(path.parent.name, path.parent.name)
-    match = _SPLIT_NAME.fullmatch(path.stem)
-    if match:
-        return SPLIT_ALIASES.get(match["split"], match["split"])
+    split = split_of_name(path.stem)
+    if split:
+        return split
     return path.stem.removeprefix("instances_") if path.stem.startswith("instances_") else ""
 
 
-def _find_folder(index_path: Path, split: str, probed: Sequence[str]) -> Path:
-    """The folder, of those that the layouts use, in which most of the first pictures are."""
+def split_of_name(name: str) -> str:
+    """The split that a name such as "val2017" or "instances_val2017" is of, "" for none."""
+    match = _SPLIT_NAME.fullmatch(name)
+    return SPLIT_ALIASES.get(match["split"], match["split"]) if match else ""
+
+
+def find_folder(index_path: Path, split: str, probed: Sequence[str]) -> Path:
+    """The folder, of those that the layouts use, in which most of the first pictures are; raises DataError for none."""
     near, root = index_path.parent, index_path.parent.parent
     year_name = index_path.stem.removeprefix("instances_")
     names = dict.fromkeys([year_name, split, *(k for k, v in SPLIT_ALIASES.items() if v == split)])

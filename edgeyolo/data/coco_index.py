@@ -75,15 +75,15 @@ class CocoIndex:
 
     def add_categories(self, piece: bytes) -> None:
         """Take a list of categories, as JSON; errors as of `read_index`."""
-        self.categories += _decode(piece, Category)
+        self.categories += decode_rows(piece, Category)
         _numbers([category.id for category in self.categories], self.known_categories)
 
     def add_images(self, piece: bytes) -> None:
         """Take a list of images."""
-        images = _decode(piece, _Image)
+        images = decode_rows(piece, _Image)
         self.image_numbers.add(_numbers([image.id for image in images], self.known_images))
         self.file_names.add(image.file_name for image in images)
-        self.sizes_hw.add([(_side(image.height), _side(image.width)) for image in images])
+        self.sizes_hw.add([(side_px(image.height), side_px(image.width)) for image in images])
 
     def add_annotations(self, piece: bytes) -> None:
         """Take a list of annotations."""
@@ -91,7 +91,7 @@ class CocoIndex:
         try:
             rows = msgspec.json.decode(piece, type=list[_SoundAnnotation])
         except msgspec.DecodeError:
-            rows = _decode(piece, _Annotation)
+            rows = decode_rows(piece, _Annotation)
             for number, row in enumerate(rows, start=len(self.is_crowd)):
                 row.bbox = self._sound_box(number, row.bbox)
         self.of_image.add(_numbers([row.image_id for row in rows], self.known_images))
@@ -138,7 +138,8 @@ def read_index(path: Path) -> CocoIndex:
     return index
 
 
-def _decode(piece: bytes, kind: type[_Row]) -> list[_Row]:
+def decode_rows(piece: bytes, kind: type[_Row]) -> list[_Row]:
+    """A list of a COCO file, as JSON; raises ValueError where it is of something else."""
     try:
         return msgspec.json.decode(piece, type=list[kind])  # type: ignore[valid-type]
     except msgspec.ValidationError:
@@ -151,5 +152,6 @@ def _numbers(ids: list[Id], known: dict[Id, int]) -> list[int]:
     return [known.setdefault(each, len(known)) for each in ids]
 
 
-def _side(value: float | None) -> int:
+def side_px(value: float | None) -> int:
+    """A side as a whole number of pixels; 0 where it is not given, or absurd."""
     return int(value) if value and 0 < value < _LEAST_ABSURD else 0

@@ -20,7 +20,7 @@ from edgeyolo.data.records import Record, Records
 from edgeyolo.data.remote import local_path
 from edgeyolo.data.report import Problem, ProblemLog, Report
 from edgeyolo.data.sample import Sample
-from edgeyolo.spec.detections import Image
+from edgeyolo.spec.detections import Image, Int64
 from edgeyolo.spec.errors import DataError, ImageError, UnknownNameError
 
 _CHECKED_AT_ONCE = 4096
@@ -64,6 +64,13 @@ class Dataset:
                 hint="The annotation belongs to another version of the picture (resized, or turned by its EXIF tag)",
             )
         return Sample(image, record.boxes_xyxy, record.class_ids, record.image_id)
+
+    def of_rows(self, rows: Int64, split: str) -> Dataset:
+        """Some of its pictures, in the order given, as a split of another name; what was found when it was opened is
+        not told again."""
+        records = self.records[rows]
+        report = make_report(self.name, split, self.class_names, records, ProblemLog())
+        return Dataset(self.name, split, self.class_names, records, report)
 
     def digest(self) -> str:
         """Hex sha256 of ids, sizes and labels, in order; the pictures themselves are not read."""

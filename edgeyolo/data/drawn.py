@@ -98,7 +98,7 @@ def draw_dataset(
 
 def draw_picture(rng: Rng, image_hw: tuple[int, int]) -> DrawnPicture:
     """Draw one picture of `image_hw` pixels."""
-    canvas = _draw_background(rng, image_hw)
+    canvas = draw_background(rng, image_hw)
     owners = np.full(image_hw, -1, np.int32)  # which object shows at each pixel
     class_ids: list[int] = []
     areas_px: list[float] = []
@@ -114,7 +114,7 @@ def draw_picture(rng: Rng, image_hw: tuple[int, int]) -> DrawnPicture:
         class_ids.append(class_id)
         areas_px.append(_area(contours))
     boxes_xyxy, kept = _visible_boxes(owners, areas_px)
-    return DrawnPicture(_photograph(rng, canvas), boxes_xyxy, np.asarray(class_ids, np.int64)[kept])
+    return DrawnPicture(photograph(rng, canvas), boxes_xyxy, np.asarray(class_ids, np.int64)[kept])
 
 
 def draw_easy_picture(rng: Rng, image_hw: tuple[int, int]) -> DrawnPicture:
@@ -148,7 +148,7 @@ def draw_easy_picture(rng: Rng, image_hw: tuple[int, int]) -> DrawnPicture:
 
 def draw_crowded_picture(rng: Rng, image_hw: tuple[int, int]) -> DrawnPicture:
     """Draw one picture of many small whole shapes that do not touch; class ids are positions in `CROWD_NAMES`."""
-    canvas = _draw_background(rng, image_hw)
+    canvas = draw_background(rng, image_hw)
     taken = np.zeros(image_hw, bool)
     owners = np.full(image_hw, -1, np.int32)
     class_ids: list[int] = []
@@ -163,7 +163,7 @@ def draw_crowded_picture(rng: Rng, image_hw: tuple[int, int]) -> DrawnPicture:
         _paint(rng, canvas, owners, contours, owner=len(class_ids))
         class_ids.append(class_id)
     boxes_xyxy, kept = _visible_boxes(owners, [0.0] * len(class_ids))
-    return DrawnPicture(_photograph(rng, canvas), boxes_xyxy, np.asarray(class_ids, np.int64)[kept])
+    return DrawnPicture(photograph(rng, canvas), boxes_xyxy, np.asarray(class_ids, np.int64)[kept])
 
 
 _KINDS: dict[Kind, tuple[Callable[[Rng, tuple[int, int]], DrawnPicture], tuple[str, ...]]] = {
@@ -346,7 +346,7 @@ def _smooth_noise(rng: Rng, image_hw: tuple[int, ...], *, cell_px: float) -> Flo
     return np.clip(np.asarray(fine, np.float32), 0.0, 1.0)
 
 
-def _draw_background(rng: Rng, image_hw: tuple[int, int]) -> Float32:
+def draw_background(rng: Rng, image_hw: tuple[int, int]) -> Float32:
     """(H, W, 3) float32: two colours blended by gradient and clouds, then thin strokes."""
     height, width = image_hw
     first, second = rng.uniform(20, 235, (2, 3))
@@ -365,7 +365,7 @@ def _draw_background(rng: Rng, image_hw: tuple[int, int]) -> Float32:
     return canvas
 
 
-def _photograph(rng: Rng, canvas: Float32) -> Image:
+def photograph(rng: Rng, canvas: Float32) -> Image:
     """Blur, light and noise of a camera; (H, W, 3) float32 -> uint8."""
     blur_px = float(rng.uniform(0.0, 1.2))
     if blur_px > 0.3:

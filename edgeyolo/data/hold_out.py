@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import numpy.typing as npt
 
-from edgeyolo.data.dataset import Dataset, make_report
-from edgeyolo.data.report import ProblemLog
+from edgeyolo.data.dataset import Dataset
 from edgeyolo.spec.errors import DataError
 
 HELD_OUT = "held out of train"  # how scores call the split
@@ -28,12 +26,7 @@ def hold_out(dataset: Dataset, part: float = 0.1) -> tuple[Dataset, Dataset]:
         raise DataError("has no val split and too few pictures to set some aside", where=dataset.name)
     ids = dataset.records.image_ids
     drawn = sorted(has_objects.tolist(), key=lambda row: hashlib.sha256(ids[row].encode()).digest())
-    is_held = np.zeros(len(dataset), np.bool_)
-    is_held[drawn[: max(1, round(part * len(drawn)))]] = True
-    return _with_rows(dataset, dataset.split, ~is_held), _with_rows(dataset, HELD_OUT, is_held)
-
-
-def _with_rows(dataset: Dataset, split: str, is_wanted: npt.NDArray[np.bool_]) -> Dataset:
-    records = dataset.records[np.flatnonzero(is_wanted)]
-    report = make_report(dataset.name, split, dataset.class_names, records, ProblemLog())
-    return Dataset(dataset.name, split, dataset.class_names, records, report)
+    held = {dataset.records.image_paths[row] for row in drawn[: max(1, round(part * len(drawn)))]}
+    is_held = np.array([path in held for path in dataset.records.image_paths])  # persons of one picture stay together
+    stays = dataset.of_rows(np.flatnonzero(~is_held), dataset.split)
+    return stays, dataset.of_rows(np.flatnonzero(is_held), HELD_OUT)

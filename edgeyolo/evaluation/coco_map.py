@@ -59,7 +59,7 @@ def evaluate_batches(
     progress: Progress = SILENT,
 ) -> Score:
     """`evaluate` for what takes several pictures at a time, at most `batch`."""
-    _load_pycocotools()
+    load_pycocotools()
     found = detect_pictures(detect_batch, dataset, range(len(dataset)), batch=batch, progress=progress)
     return score_detections(found, dataset, artefact=artefact)
 
@@ -136,7 +136,7 @@ def run_cocoeval(detections: Mapping[int, Detections], dataset: Dataset) -> Any:
     Raises:
         MissingPackageError: pycocotools is not installed.
     """
-    coco, coco_eval = _load_pycocotools()
+    coco, coco_eval = load_pycocotools()
     truth: list[_Row] = []
     ignored: list[_Row] = []
     found: list[_Row] = []
@@ -147,14 +147,16 @@ def run_cocoeval(detections: Mapping[int, Detections], dataset: Dataset) -> Any:
         found += _annotations(i + 1, seen.boxes_xyxy, seen.class_ids, scores=seen.scores)
     images, classes = sorted(i + 1 for i in detections), range(1, len(dataset.class_names) + 1)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-        run = coco_eval(_index(coco, truth + ignored, images, classes), _index(coco, found, images, classes), "bbox")
+        run = coco_eval(
+            index_rows(coco, truth + ignored, images, classes), index_rows(coco, found, images, classes), "bbox"
+        )
         run.evaluate()
         run.accumulate()
     return run
 
 
-def _load_pycocotools() -> tuple[Any, Any]:
-    """Its classes COCO and COCOeval."""
+def load_pycocotools() -> tuple[Any, Any]:
+    """Its classes COCO and COCOeval; raises MissingPackageError where it is not installed."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -190,7 +192,7 @@ def _annotations(
     return [{**row, "score": score} for row, score in zip(rows, scores.tolist(), strict=True)]
 
 
-def _index(coco: Any, rows: list[_Row], images: Iterable[int], classes: Iterable[int]) -> Any:
+def index_rows(coco: Any, rows: list[_Row], images: Iterable[int], classes: Iterable[int]) -> Any:
     """A COCO index made from rows; also for detections, because `COCO.loadRes` refuses an empty list."""
     index = coco()
     index.dataset = {
@@ -211,10 +213,10 @@ def _average(precision: Any) -> tuple[list[float], list[float]]:
     precision = precision[..., -1]
     all_areas = precision[..., 0]
     overall = [all_areas, all_areas[0], all_areas[5], precision[..., 1], precision[..., 2], precision[..., 3]]
-    return [_percent(p) for p in overall], [_percent(all_areas[..., k]) for k in range(all_areas.shape[-1])]
+    return [mean_percent(p) for p in overall], [mean_percent(all_areas[..., k]) for k in range(all_areas.shape[-1])]
 
 
-def _percent(precision: Any) -> float:
+def mean_percent(precision: Any) -> float:
     """Mean over what is defined (pycocotools marks the rest -1), 0-100."""
     defined = precision[precision > -1]
     return round(100.0 * float(defined.mean()), 4) if defined.size else _UNDEFINED

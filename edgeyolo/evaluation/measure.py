@@ -7,16 +7,14 @@ import numpy as np
 
 from edgeyolo.backends import Session
 from edgeyolo.data.dataset import Dataset
-from edgeyolo.evaluation.coco_map import detect_pictures, evaluate_batches
+from edgeyolo.evaluation.coco_map import detect_pictures, load_pycocotools
+from edgeyolo.evaluation.tasks import task_of
+from edgeyolo.evaluation.tasks.detection import make_detector
 from edgeyolo.runtime.detector import Detector
 from edgeyolo.spec.detecting import Nms, Thresholds
 from edgeyolo.spec.detections import Detections, Float32, Image
-from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
-
-# Usual for mAP: every class of every box counts.
-MAP_THRESHOLDS = Thresholds(score_threshold=0.001, iou_threshold=0.65, max_detections=300, multi_label=True)
 
 # Of everyday use, but with all scores that a threshold could stand at.
 EVERY_SCORE = Thresholds(score_threshold=0.01)
@@ -31,13 +29,16 @@ def measure_session(
     nms: Nms | None = None,
     progress: Progress = SILENT,
 ) -> Score:
-    """COCO mAP of a session on a split, with the thresholds that are usual for mAP: every class of every box counts.
+    """What a session is worth on a split, by its task: COCO mAP, with the thresholds that are usual for it, or OKS AP.
 
     Raises:
-        UsageError: the data set's classes are not the model's.
+        UsageError: the data set's classes are not the model's, or it is of another task.
+        MissingPackageError: pycocotools is not installed. DataError: no picture can be read.
     """
-    detector = make_detector(session, spec, dataset, nms=nms)
-    return evaluate_batches(detector.detect_batch, dataset, artefact=artefact, batch=detector.batch, progress=progress)
+    load_pycocotools()
+    task, rows = task_of(spec.decode), range(len(dataset))
+    found = task.find(session, spec, dataset, rows, nms=nms, batch=spec.input.batch[1], progress=progress)
+    return task.score(found, dataset, artefact=artefact)
 
 
 def detect_everyday(
@@ -88,19 +89,3 @@ class _OnceForAPicture:
 
     def close(self) -> None:
         """Whoever opened the session closes it."""
-
-
-def make_detector(session: Session, spec: ModelSpec, dataset: Dataset, *, nms: Nms | None = None) -> Detector:
-    """A detector that reports all that counts for mAP; errors as `measure_session`."""
-    check_classes(spec, dataset)
-    return Detector(session, spec, msgspec.structs.replace(MAP_THRESHOLDS, nms=nms))
-
-
-def check_classes(spec: ModelSpec, dataset: Dataset) -> None:
-    """Raise UsageError where the data set's class names are not the model's, in order."""
-    if spec.class_names != dataset.class_names:
-        raise UsageError(
-            f"the data set has classes {', '.join(dataset.class_names)}; the model {', '.join(spec.class_names)}",
-            where=dataset.name,
-            hint="Measure on the data set that the model was trained for; `quantize --no-evaluate` takes any pictures",
-        )

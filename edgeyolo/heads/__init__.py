@@ -1,4 +1,6 @@
-"""In: raw head maps and the `Decode` that describes them. Out: candidate boxes. Verb: `head_of(decode).decode(maps)`.
+"""In: raw head maps and the `Decode` that describes them. Out: candidate boxes, or joints.
+
+Verb: `box_head_of(decode).decode(maps)`, `joint_head_of(decode).decode_joints(maps)`.
 
 A kind of head is one module without a leading underscore, with `HEAD`, a class of `Head`, whose `reads` is the struct
 of `spec.model` that describes it. The folder is the registry.
@@ -10,19 +12,23 @@ import functools
 import importlib
 import pkgutil
 
-from edgeyolo.heads._head import Anchors, Candidates, Head, MapsHead, Predictions, RawHead, Tail
-from edgeyolo.spec.errors import BackendError, UnknownNameError
+from edgeyolo.heads._head import Anchors, BoxHead, Candidates, Head, JointHead, MapsHead, Predictions, RawHead, Tail
+from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
 from edgeyolo.spec.model import Decode
 
 __all__ = [
     "Anchors",
+    "BoxHead",
     "Candidates",
     "Head",
+    "JointHead",
     "MapsHead",
     "Predictions",
     "RawHead",
     "Tail",
+    "box_head_of",
     "head_of",
+    "joint_head_of",
     "maps_head_of",
     "raw_head_of",
 ]
@@ -41,13 +47,37 @@ def head_of(decode: Decode) -> Head:
     return heads[kind](decode)
 
 
+def box_head_of(decode: Decode) -> BoxHead:
+    """`head_of` for a network that finds boxes.
+
+    Raises:
+        UnknownNameError: no module reads this kind. UsageError: it finds joints.
+    """
+    head = head_of(decode)
+    if not isinstance(head, BoxHead):
+        raise UsageError("this network finds joints, not boxes", hint="Use it beside a detector: `detect --pose`")
+    return head
+
+
+def joint_head_of(decode: Decode) -> JointHead:
+    """`head_of` for a network that finds joints.
+
+    Raises:
+        UnknownNameError: no module reads this kind. UsageError: it finds boxes.
+    """
+    head = head_of(decode)
+    if not isinstance(head, JointHead):
+        raise UsageError("this network finds boxes, not joints", hint="Give one that was trained for joints: hrnet")
+    return head
+
+
 def maps_head_of(decode: Decode) -> MapsHead:
     """`head_of` for outputs that nodes behind them can decode.
 
     Raises:
-        UnknownNameError: no module reads this kind. BackendError: boxes have been chosen inside the graph.
+        UnknownNameError, UsageError: as `box_head_of`. BackendError: boxes have been chosen inside the graph.
     """
-    head = head_of(decode)
+    head = box_head_of(decode)
     if not isinstance(head, MapsHead):
         raise BackendError("the model is decoded inside its graph already", hint="Start from its raw maps")
     return head
@@ -57,9 +87,9 @@ def raw_head_of(decode: Decode) -> RawHead:
     """`head_of` for a network that gives its raw maps.
 
     Raises:
-        UnknownNameError: no module reads this kind. BackendError: its boxes are decoded inside the graph.
+        UnknownNameError, UsageError: as `box_head_of`. BackendError: its boxes are decoded inside the graph.
     """
-    head = head_of(decode)
+    head = box_head_of(decode)
     if not isinstance(head, RawHead):
         raise BackendError("the model is decoded inside its graph already", hint="Start from its raw maps")
     return head

@@ -1,4 +1,4 @@
-"""What a kind of head is: the names and shapes of its maps, and the way from them to boxes."""
+"""What a kind of head is: the names and shapes of its maps, and the way from them to boxes, or to joints."""
 
 from __future__ import annotations
 
@@ -77,6 +77,14 @@ class Head(ABC):
     def map_shapes(self, num_classes: int, image_hw: tuple[int, int]) -> list[tuple[int, ...]]:
         """Shape without the batch, (C, h, w) for a raw map, of every output, in their order."""
 
+    def grids_hw(self, image_hw: tuple[int, int]) -> list[tuple[int, int]]:
+        """Rows and columns of each level, finest first."""
+        return [(image_hw[0] // stride, image_hw[1] // stride) for stride in self.strides]
+
+
+class BoxHead(Head):
+    """A head whose outputs are boxes."""
+
     @abstractmethod
     def decode(self, maps: Sequence[Float32], *, score_threshold: float, multi_label: bool = False) -> Candidates:
         """Turn the outputs for one picture into candidate boxes, before NMS.
@@ -96,12 +104,26 @@ class Head(ABC):
             BackendError: a map holds NaN: the network or its engine is broken.
         """
 
-    def grids_hw(self, image_hw: tuple[int, int]) -> list[tuple[int, int]]:
-        """Rows and columns of each level, finest first."""
-        return [(image_hw[0] // stride, image_hw[1] // stride) for stride in self.strides]
+
+class JointHead(Head):
+    """A head whose outputs are the joints of one person.
+
+    Attributes:
+        margin: the part of the picture that is cut out for a person is so many times as large as its box.
+    """
+
+    margin: float
+
+    @abstractmethod
+    def decode_joints(self, maps: Float32) -> Float32:
+        """Heat maps of N persons, (N, K, h, w) -> (N, K, 3) float32: x and y in input pixels, and the score.
+
+        Raises:
+            BackendError: a map holds NaN: the network or its engine is broken.
+        """
 
 
-class MapsHead(Head):
+class MapsHead(BoxHead):
     """A head whose outputs may be followed by nodes that decode them inside the graph."""
 
     @abstractmethod

@@ -78,7 +78,7 @@ class AnchorHead(RawHead):
         return [(len(anchors) * channels, *grid_hw) for anchors, grid_hw in grids]
 
     def decode(self, maps: Sequence[Float32], *, score_threshold: float, multi_label: bool = False) -> Candidates:
-        """See `Head.decode`."""
+        """See `BoxHead.decode`."""
         found = [self._decode_level(raw, level, score_threshold, multi_label) for level, raw in enumerate(maps)]
         boxes_xyxy, scores, class_ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return boxes_xyxy, scores, class_ids

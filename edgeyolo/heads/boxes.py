@@ -40,7 +40,7 @@ class BoxesHead(MapsHead):
         return [(4 + self.objectness + num_classes, self._rows)]
 
     def decode(self, maps: Sequence[Float32], *, score_threshold: float, multi_label: bool = False) -> Candidates:
-        """See `Head.decode`. No score is over the objectness, nor over the best class."""
+        """See `BoxHead.decode`. No score is over the objectness, nor over the best class."""
         values = maps[0]
         classes = values[4 + self.objectness :]
         surest = values[4] if self.objectness else classes.max(axis=0)

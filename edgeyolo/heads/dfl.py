@@ -52,7 +52,7 @@ class DflHead(RawHead):
         return [(channels, *hw) for hw in self.grids_hw(image_hw) for channels in (num_classes, 4 * self.bins)]
 
     def decode(self, maps: Sequence[Float32], *, score_threshold: float, multi_label: bool = False) -> Candidates:
-        """See `Head.decode`."""
+        """See `BoxHead.decode`."""
         levels = zip(maps[0::2], maps[1::2], self.strides, strict=True)
         found = [self._decode_level(*level, score_threshold, multi_label) for level in levels]
         boxes_xyxy, scores, class_ids = (np.concatenate(parts) for parts in zip(*found, strict=True))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from edgeyolo.heads._head import Candidates, Head
+from edgeyolo.heads._head import BoxHead, Candidates
 from edgeyolo.heads._scores import check_numbers
 from edgeyolo.spec.detections import Float32
 from edgeyolo.spec.model import GraphDecode
@@ -15,7 +15,7 @@ from edgeyolo.spec.tensor import ROW_NAMES
 _MOST_CANDIDATES = 1_000_000
 
 
-class GraphHead(Head):
+class GraphHead(BoxHead):
     """Rows boxes_xyxy (N, 4), scores (N,) falling, and class_ids (N,)."""
 
     reads = GraphDecode
@@ -37,7 +37,7 @@ class GraphHead(Head):
         return [(self._candidates, 4), (self._candidates,), (self._candidates,)]
 
     def decode(self, maps: Sequence[Float32], *, score_threshold: float, multi_label: bool = False) -> Candidates:
-        """See `Head.decode`; each row has its best class already."""
+        """See `BoxHead.decode`; each row has its best class already."""
         boxes_xyxy, scores, class_ids = maps
         check_numbers(scores)
         row = np.flatnonzero(scores >= score_threshold)

@@ -54,7 +54,7 @@ class GridHead(RawHead):
         return [(_OF_BOX * self.boxes + num_classes, *grid_hw) for grid_hw in self.grids_hw(image_hw)]
 
     def decode(self, maps: Sequence[Float32], *, score_threshold: float, multi_label: bool = False) -> Candidates:
-        """See `Head.decode`."""
+        """See `BoxHead.decode`."""
         levels = zip(maps, self.strides, strict=True)
         found = [self._decode_level(raw, stride, score_threshold, multi_label) for raw, stride in levels]
         boxes_xyxy, scores, class_ids = (np.concatenate(parts) for parts in zip(*found, strict=True))

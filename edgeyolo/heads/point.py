@@ -55,7 +55,7 @@ class PointHead(RawHead):
         return [(count, *hw) for hw in self.grids_hw(image_hw) for count in channels]
 
     def decode(self, maps: Sequence[Float32], *, score_threshold: float, multi_label: bool = False) -> Candidates:
-        """See `Head.decode`."""
+        """See `BoxHead.decode`."""
         levels = zip(self._levels(maps), self.strides, strict=True)
         found = [self._decode_level(*level, stride, score_threshold, multi_label) for level, stride in levels]
         boxes_xyxy, scores, class_ids = (np.concatenate(parts) for parts in zip(*found, strict=True))

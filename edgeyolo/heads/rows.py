@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from edgeyolo.geometry.boxes import xyxy_from_cxcywh
-from edgeyolo.heads._head import Candidates, Head
+from edgeyolo.heads._head import BoxHead, Candidates
 from edgeyolo.heads._scores import check_numbers, select_scores
 from edgeyolo.spec.detections import Float32
 from edgeyolo.spec.model import RowsDecode
@@ -16,7 +16,7 @@ from edgeyolo.spec.tensor import ROWS_NAME
 _MOST_PREDICTIONS = 1_000_000
 
 
-class RowsHead(Head):
+class RowsHead(BoxHead):
     """(4 + K, N) with the score of every class, or (N, 6) with the best class's."""
 
     reads = RowsDecode
@@ -39,7 +39,7 @@ class RowsHead(Head):
         return [(4 + num_classes, self._predictions) if self._has_all_classes else (self._predictions, 6)]
 
     def decode(self, maps: Sequence[Float32], *, score_threshold: float, multi_label: bool = False) -> Candidates:
-        """See `Head.decode`; `multi_label` is without effect where the graph has chosen the class."""
+        """See `BoxHead.decode`; `multi_label` is without effect where the graph has chosen the class."""
         (rows,) = maps
         if self._has_all_classes:
             check_numbers(rows[4:])

@@ -1,4 +1,4 @@
-"""In: a name and a number of classes. Out: a detector, (B, 3, H, W) -> raw per-level maps. Verb: `models.create`.
+"""In: a name and a number of classes. Out: a network, (B, 3, H, W) -> raw per-level maps. Verb: `models.create`.
 
 The folder is the registry: every module or package here without a leading underscore is a family, with `VARIANTS`,
 name -> frozen config dataclass (`name`, `num_classes`, `activation`, `image_size` among its fields), `Network(config)`,
@@ -28,6 +28,7 @@ from edgeyolo.nn.fold import fold_in_place
 from edgeyolo.spec.errors import CheckpointError, UnknownNameError, UsageError
 from edgeyolo.spec.model import ModelSpec, Origin
 from edgeyolo.spec.provenance import sha256_of
+from edgeyolo.spec.sizes import image_size_of
 from edgeyolo.spec.work import Convolution, count_gflops
 from edgeyolo.weights.darknet_cfg import parse_cfg, read_cfg, without_training
 from edgeyolo.weights.pretrained import (
@@ -55,6 +56,7 @@ __all__ = [
     "create",
     "family_of",
     "guess_models",
+    "image_hw_of_model",
     "is_published",
     "learning_rate_of",
     "list_models",
@@ -64,15 +66,17 @@ __all__ = [
     "model_names",
     "origin_of",
     "rebuild",
+    "task_of",
 ]
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """A model of the registry with 80 classes, measured by building it.
+    """A model of the registry with the classes of COCO, or its joints, measured by building it.
 
     Attributes:
-        image_size: side in pixels of the square input it is meant for, and that `gflops` is for.
+        task: what it is for: detection or keypoints.
+        image_size: side in pixels of the square input it is meant for, or its height and width; `gflops` is for that.
         parameters_training: trainable parameters, auxiliary heads included.
         parameters_deploy: parameters once folded.
         gflops: of the folded network's convolutions, in 1e9, a multiplication and an addition counted as two.
@@ -81,7 +85,8 @@ class ModelInfo:
 
     name: str
     family: str
-    image_size: int
+    task: str
+    image_size: int | str
     parameters_training: int
     parameters_deploy: int
     gflops: float
@@ -91,11 +96,11 @@ class ModelInfo:
 def create(
     name: str, num_classes: int, *, activation: str | None = None, anchors_wh: Anchors | None = None
 ) -> DetectorNetwork:
-    """A detector with random weights, in training form.
+    """A network with random weights, in training form.
 
     Args:
         name: as `model_names` lists them.
-        num_classes: K, at least 1.
+        num_classes: K, at least 1; joints, for a model that finds them.
         activation: of the hidden layers, a name `nn.activation` knows; None for the model's own.
         anchors_wh: per level, finest first, in input pixels; None for the model's own.
 
@@ -104,7 +109,7 @@ def create(
             has none or another number of them.
     """
     if num_classes < 1:
-        raise UsageError(f"{num_classes} classes", where=name, hint="A detector needs at least one class")
+        raise UsageError(f"{num_classes} classes", where=name, hint="A network needs at least one class, or joint")
     module = _family_of(name)
     config = dataclasses.replace(module.VARIANTS[name], num_classes=num_classes)
     if activation is not None:
@@ -145,6 +150,26 @@ def learning_rate_of(name: str) -> float:
         UnknownNameError: no such model.
     """
     return float(getattr(_family_of(name).VARIANTS[name], "learning_rate", 1e-3))
+
+
+def task_of(name: str) -> str:
+    """What a model is for: detection or keypoints.
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+    return str(_family_of(name).Network.task)
+
+
+def image_hw_of_model(name: str) -> tuple[int, int]:
+    """Height and width of the input that a model is meant for, pixels.
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+    config: Any = _family_of(name).VARIANTS[name]
+    height, width = getattr(config, "image_hw", (config.image_size, config.image_size))
+    return height, width
 
 
 def is_published(name: str) -> bool:
@@ -340,7 +365,7 @@ def _variants(module_name: str) -> list[str]:
 
 
 def convolutions_of(name: str) -> tuple[Convolution, ...]:
-    """What the folded network computes for a picture of its own size, with 80 classes, in float.
+    """What the folded network computes for a picture of its own size, with the classes of COCO, in float.
 
     Raises:
         UnknownNameError: no such model.
@@ -351,15 +376,16 @@ def convolutions_of(name: str) -> tuple[Convolution, ...]:
 @functools.cache
 def _measure(name: str) -> tuple[ModelInfo, tuple[Convolution, ...]]:
     with torch.device("meta"):
-        model = create(name, num_classes=80)
-    image_size = int(_family_of(name).VARIANTS[name].image_size)
+        model = create(name, _family_of(name).VARIANTS[name].num_classes)
+    image_hw = image_hw_of_model(name)
     parameters_training = sum(p.numel() for p in model.parameters() if p.requires_grad)
     deploy = fold_in_place(model)
-    convolutions = _list_convolutions(deploy, image_size)
+    convolutions = _list_convolutions(deploy, image_hw)
     info = ModelInfo(
         name=name,
         family=_families()[name],
-        image_size=image_size,
+        task=model.task,
+        image_size=image_size_of(image_hw),
         parameters_training=parameters_training,
         parameters_deploy=sum(p.numel() for p in deploy.parameters()),
         gflops=count_gflops(convolutions),
@@ -368,7 +394,7 @@ def _measure(name: str) -> tuple[ModelInfo, tuple[Convolution, ...]]:
     return info, tuple(convolutions)
 
 
-def _list_convolutions(model: nn.Module, image_size: int) -> list[Convolution]:
+def _list_convolutions(model: nn.Module, image_hw: tuple[int, int]) -> list[Convolution]:
     found: list[Convolution] = []
 
     def note(conv: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -390,5 +416,5 @@ def _list_convolutions(model: nn.Module, image_size: int) -> list[Convolution]:
         if isinstance(module, _CONVOLUTIONS):
             module.register_forward_hook(note)
     with torch.no_grad():
-        model(torch.empty(1, 3, image_size, image_size, device="meta"))
+        model(torch.empty(1, 3, *image_hw, device="meta"))
     return found

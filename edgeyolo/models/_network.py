@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from edgeyolo.criteria.criterion import Criterion
 from edgeyolo.models._companion import Companion
 from edgeyolo.spec.errors import UsageError
-from edgeyolo.spec.model import InputSpec, RawDecode
+from edgeyolo.spec.model import InputSpec, TrainedDecode
 
 
 class NetworkConfig(Protocol):
@@ -40,13 +40,20 @@ class DetectorNetwork(nn.Module):
 
     Attributes:
         config: what it was made from.
-        decode: how its maps become boxes.
+        task: what it is for, a name of `evaluation.tasks`.
+        decode: how its maps become boxes, or joints.
         neck: what runs before the heads; gives the maps that feed them, finest first, or these and more in a tuple.
     """
 
+    task: ClassVar[str] = "detection"
     config: NetworkConfig
-    decode: RawDecode
+    decode: TrainedDecode
     neck: nn.Module
+
+    @property
+    def side_multiple(self) -> int:
+        """What both sides of the input are multiples of, pixels."""
+        return max(self.decode.strides)
 
     def make_input_spec(self, image_hw: tuple[int, int]) -> InputSpec:
         """The input this network was designed for, at this size: RGB in [0, 1], letterboxed in grey.
@@ -54,7 +61,7 @@ class DetectorNetwork(nn.Module):
         Raises:
             UsageError: a side is not a positive multiple of the coarsest stride.
         """
-        stride = max(self.decode.strides)
+        stride = self.side_multiple
         for side in image_hw:
             if side < stride or side % stride:
                 near = (max(stride, round(given / stride) * stride) for given in image_hw)

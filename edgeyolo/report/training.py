@@ -16,7 +16,7 @@ from edgeyolo.data.dataset import Dataset
 from edgeyolo.evaluation.coco_map import detect_pictures, score_detections
 from edgeyolo.evaluation.confusion import count_confusion
 from edgeyolo.evaluation.curves import STEPS, Curves, measure_curves
-from edgeyolo.evaluation.measure import make_detector
+from edgeyolo.evaluation.tasks.detection import make_detector
 from edgeyolo.report import training_plots as plots
 from edgeyolo.report.labels import LabelStatistics, count_labels
 from edgeyolo.report.page import embed, fill_template

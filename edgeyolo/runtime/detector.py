@@ -16,7 +16,7 @@ import numpy as np
 
 from edgeyolo.geometry.network_input import InputWriter, empty_input, make_batch
 from edgeyolo.geometry.nms import suppress
-from edgeyolo.heads import head_of
+from edgeyolo.heads import box_head_of
 from edgeyolo.runtime.clock import Timing
 from edgeyolo.spec.detecting import Nms, Thresholds
 from edgeyolo.spec.detections import Detections, Float32, Image
@@ -68,7 +68,7 @@ class Detector:
         self._least_scores = least_scores(thresholds, spec.class_names, manifest)
         self._thresholds = msgspec.structs.replace(thresholds, score_threshold=float(self._least_scores.min()))
         self._session = session
-        self._head = head_of(spec.decode)
+        self._head = box_head_of(spec.decode)
         self._map_shapes = self._head.map_shapes(len(spec.class_names), spec.input.image_hw)
         self._memory = empty_input(spec.input, 1)
         self._writer = InputWriter(spec.input)

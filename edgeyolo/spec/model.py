@@ -223,8 +223,34 @@ class RowsDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
         return 1
 
 
+class HeatmapDecode(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag="heatmap"
+):
+    """Joints of one person who fills the picture (HRNet): one heat map for each joint, (B, K, H/s, W/s).
+
+    A joint is where its map is highest, moved a quarter of a cell towards the higher neighbour along each axis; its
+    score is the map's value there. The centre of cell (i, j) is at the input pixel (i, j) x stride.
+    Source: arXiv 1902.09212, section 3.
+
+    Attributes:
+        strides: input pixels per cell, of the one level that there is.
+        margin: the part of the picture that is cut out for a person is so many times as large as its box.
+        skeleton: pairs of joints that are drawn with a line between them.
+    """
+
+    strides: tuple[int, ...]
+    margin: float = 1.25
+    skeleton: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def output_count(self) -> int:
+        """How many raw maps the network gives."""
+        return 1
+
+
 RawDecode = AnchorDecode | DflDecode | GridDecode | PointDecode
-Decode = RawDecode | BoxesDecode | GraphDecode | RowsDecode
+TrainedDecode = RawDecode | HeatmapDecode
+Decode = TrainedDecode | BoxesDecode | GraphDecode | RowsDecode
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -249,12 +275,12 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """A detector as data: everything between a picture and its boxes except the network itself.
+    """A network as data: everything between a picture and its boxes, or joints, except the network itself.
 
     Attributes:
         name: model name as in `edgeyolo models`, such as "yolov7-tiny".
         activation: the activation of its hidden layers.
-        class_names: K names; class id is the position.
+        class_names: K names; class id is the position. Of a network that finds joints, theirs.
         origin: the weights that its own are, or began as; None where all were made here.
         structure: the cfg of darknet's that describes its layers, where it is no model of the registry.
     """

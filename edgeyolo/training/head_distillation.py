@@ -18,14 +18,14 @@ from torch.nn import functional as F
 
 from edgeyolo.heads import Predictions, RawHead, raw_head_of
 from edgeyolo.losses.iou import ciou
-from edgeyolo.spec.model import RawDecode
+from edgeyolo.spec.model import TrainedDecode
 
 HeadLoss = Callable[[Sequence[Tensor], Sequence[Tensor]], dict[str, Tensor]]
 
 _MOST_POINTS = 300  # of a picture, for classes and boxes
 
 
-def make_head_loss(decode: RawDecode) -> HeadLoss:
+def make_head_loss(decode: TrainedDecode) -> HeadLoss:
     """The loss for two heads that share one decode and their classes: (student's maps, teacher's) -> parts (B,)."""
     head = raw_head_of(decode)
     return lambda mine, theirs: head_parts(mine, theirs, head)

@@ -20,7 +20,7 @@ def score_together(
     nms: Nms | None = None,
     progress: Progress = SILENT,
 ) -> Score:
-    """COCO mAP by the runtime that ships: each process detects in its share of the pictures, the first one scores.
+    """What a model is worth, by the runtime that ships: each process looks at its share, the first one scores.
 
     Args:
         session: of the same weights on every process.
@@ -30,13 +30,11 @@ def score_together(
         UsageError: the data set's classes are not the model's. DataError: no picture can be read.
         TrainingError: another process has failed.
     """
-    from edgeyolo.evaluation.coco_map import detect_pictures, score_detections
-    from edgeyolo.evaluation.measure import make_detector
+    from edgeyolo.evaluation.tasks import task_of
 
-    detector = make_detector(session, spec, data, nms=nms)
-    pictures = range(world.rank, len(data), world.size)
-    found = world.collect(
-        lambda: detect_pictures(detector.detect_batch, data, pictures, batch=session.batch, progress=progress)
-    )
+    task = task_of(spec.decode)
+    task.check_data(spec, data)
+    rows = range(world.rank, len(data), world.size)
+    found = world.collect(lambda: task.find(session, spec, data, rows, nms=nms, batch=session.batch, progress=progress))
     together = {i: seen for part in found for i, seen in part.items()}
-    return world.by_first(lambda: score_detections(together, data, artefact=artefact))
+    return world.by_first(lambda: task.score(together, data, artefact=artefact))

@@ -193,7 +193,7 @@ def check_options(options: QuantizeOptions) -> None:
 
 def open_job(checkpoint: Path, data: Path, out: Path, recipe: str, options: QuantizeOptions, progress: Progress) -> Job:
     """Read recipe, checkpoint and data, and see that nothing of others is in the way; errors as in `quantize`."""
-    from edgeyolo.evaluation.measure import check_classes
+    from edgeyolo.evaluation.tasks.detection import check_classes
     from edgeyolo.spec.recipe import load_recipe, with_sparsity
     from edgeyolo.training.checkpoint import load_checkpoint
 

@@ -46,7 +46,7 @@ def quantize_imported(
     Raises:
         UsageError: an option that needs a network of torch. Otherwise as `quantize`.
     """
-    from edgeyolo.evaluation.measure import check_classes
+    from edgeyolo.evaluation.tasks.detection import check_classes
     from edgeyolo.graph.qdq import load_onnx
     from edgeyolo.quantization.calibrate.pictures import calibration_pictures
     from edgeyolo.quantization.foreign import check_recipe, quantize_graph

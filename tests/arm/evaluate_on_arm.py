@@ -22,7 +22,7 @@ import numpy as np
 from edgeyolo import backends
 from edgeyolo.bundle import open_bundle
 from edgeyolo.data.image_file import read_image
-from edgeyolo.evaluation.measure import MAP_THRESHOLDS
+from edgeyolo.evaluation.tasks.detection import MAP_THRESHOLDS
 from edgeyolo.geometry.network_input import make_input
 from edgeyolo.runtime import Detector
 from edgeyolo.spec.manifest import Artefact

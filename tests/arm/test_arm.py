@@ -27,8 +27,8 @@ from edgeyolo.backends import open_artefact
 from edgeyolo.bundle import open_bundle
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.evaluation import measure_drift
-from edgeyolo.evaluation.measure import MAP_THRESHOLDS
 from edgeyolo.evaluation.parity import compare_maps
+from edgeyolo.evaluation.tasks.detection import MAP_THRESHOLDS
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.quantization import quantize
 from edgeyolo.quantization.calibrate.pictures import calibration_pictures

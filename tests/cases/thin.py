@@ -23,7 +23,7 @@ SMALL = (
     *("yolov7-nano", "yolov7-tiny", "ppyoloe-s", "ppyoloe-plus-s"),
     *("yolov5n", "yolov6n", "yolov8n", "yolox-nano", "yolox-tiny", "damo-ns"),
     *("yolov1-nano", "yolov2-nano", "ppyolo-tiny"),
-    *("yolov3-tiny", "yolov4-tiny"),
+    *("yolov3-tiny", "yolov4-tiny", "hrnet-w18-small"),
 )
 _THIN = ", thin"
 _SIZES = (
@@ -48,6 +48,11 @@ _SIZES = (
     "spp_blocks",
     "transition",
     "spp",
+    "branch_chs",
+    "narrow_chs",
+    "narrow_blocks",
+    "module_count",
+    "block_count",
 )
 
 

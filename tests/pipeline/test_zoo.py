@@ -82,7 +82,7 @@ def make_model(name: str, strides: tuple[int, int] = (2, 2)) -> tuple[nn.Module,
     torch.manual_seed(0)
     model = make_network(name, len(CLASS_NAMES)).eval()
     rows, columns = strides
-    image_hw = (rows * max(model.strides), columns * max(model.strides))
+    image_hw = (rows * model.side_multiple, columns * model.side_multiple)
     input_spec = model.make_input_spec(image_hw)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (input_spec.mean, input_spec.std))
     smooth = nn.functional.interpolate(torch.rand(2, 3, 4, 4), size=image_hw, mode="bilinear")

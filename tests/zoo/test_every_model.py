@@ -12,7 +12,7 @@ from torch import nn
 from edgeyolo import models
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.errors import UnknownNameError, UsageError
-from edgeyolo.spec.model import AnchorDecode, GridDecode, PointDecode
+from edgeyolo.spec.model import AnchorDecode, GridDecode, HeatmapDecode, PointDecode
 
 NAMES = models.model_names()
 
@@ -24,6 +24,8 @@ def expected_channels(model):
         return [[len(level) * (5 + classes + (decode.iou_power > 0))] for level in decode.anchors_wh]
     if isinstance(decode, GridDecode):
         return [[5 * decode.boxes + classes]]
+    if isinstance(decode, HeatmapDecode):
+        return [[classes]]
     if isinstance(decode, PointDecode):
         return [[classes, 1, 4] if decode.objectness else [classes, 4]] * len(decode.strides)
     return [[classes, 4 * decode.bins]] * len(decode.strides)
@@ -97,7 +99,8 @@ def test_folding_changes_nothing(name):
 def test_a_size_that_a_level_would_cut_is_refused(name):
     with torch.device("meta"):
         model = models.create(name, 2)
-    coarsest = max(model.strides)
+    coarsest = model.side_multiple
+    assert coarsest % max(model.strides) == 0
     assert model.make_input_spec((coarsest, 3 * coarsest)).image_hw == (coarsest, 3 * coarsest)
     for image_hw in ((coarsest, coarsest + 8), (0, coarsest), (-coarsest, coarsest), (coarsest // 2, coarsest)):
         with pytest.raises(UsageError, match=str(coarsest)):

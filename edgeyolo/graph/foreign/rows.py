@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeyolo.geometry.boxes import xyxy_from_cxcywh
 from edgeyolo.graph.foreign.head_layers import Candidate, Shapes
-from edgeyolo.heads import head_of, raw_head_of
+from edgeyolo.heads import box_head_of, raw_head_of
 from edgeyolo.spec.detections import Float32
 from edgeyolo.spec.foreign import ForeignDescription
 from edgeyolo.spec.model import AnchorDecode, PointDecode
@@ -133,7 +133,7 @@ def agrees(
     "decoded": boxes and scores are the same. "raw": the rows are the maps, with scores made shares.
     """
     maps = [values[name] for name in candidate.tensors]
-    boxes, scores, _ = head_of(candidate.decode).decode([found[0] for found in maps], score_threshold=0.0)
+    boxes, scores, _ = box_head_of(candidate.decode).decode([found[0] for found in maps], score_threshold=0.0)
     extra = rows.shape[1] - 4 - candidate.num_classes
     if len(rows) != len(boxes) or extra not in (0, 1):
         return ""

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from edgeyolo.criteria.criterion import Criterion, Loss
 from edgeyolo.data.dataset import Dataset
-from edgeyolo.evaluation.measure import check_classes
+from edgeyolo.evaluation.tasks.detection import check_classes
 from edgeyolo.quantization.quantize import Quantized
 from edgeyolo.quantization.recover.sparsity import hold_zeros, pruned, sparse_layers
 from edgeyolo.quantization.recover.stage_features import expose, feature_loss, float_teacher, stage_tensors
