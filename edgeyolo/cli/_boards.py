@@ -88,11 +88,14 @@ def evaluate_on_hosts(console: Console, bundle: Path, data: Path, options: Evalu
     from edgeyolo import verbs
     from edgeyolo.boards.pictures import pack_split
     from edgeyolo.boards.work import Workplace
-    from edgeyolo.data.dataset import open_dataset
+    from edgeyolo.bundle import read_manifest
+    from edgeyolo.heads import box_head_of
 
     if options.record or options.reference is not None:
         raise UsageError("--record and --reference are not for boards over ssh", hint="Leave them out")
-    dataset = open_dataset(data, options.split or verbs.validation_split(data))
+    spec = read_manifest(bundle).model
+    box_head_of(spec.decode)  # joints are not measured over ssh
+    dataset = verbs.open_measured(data, options.split, spec)
     words = ["--threads", str(options.threads), *(("--nms", options.nms) if options.nms else ())]
     with tempfile.TemporaryDirectory(prefix="edgeyolo-") as folder:
         pictures = Path(folder) / f"{dataset.split}.zip"

@@ -128,10 +128,9 @@ def _tune(bundle: Path, options: BenchOptions, console: Console) -> Tuning | Non
 def _labelled(manifest: Manifest, data: Path, split: str | None) -> tuple[list[Image], Callable[[Session], float]]:
     """Some pictures of a split, and AP on all of it."""
     from edgeyolo import verbs
-    from edgeyolo.data.dataset import open_dataset
     from edgeyolo.evaluation.measure import measure_session
 
-    dataset = open_dataset(data, split or verbs.validation_split(data))
+    dataset = verbs.open_measured(data, split, manifest.model)
     pictures = [dataset[i].image for i in range(min(_TUNED_ON, len(dataset)))]
     return (
         pictures,

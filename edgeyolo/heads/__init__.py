@@ -14,7 +14,7 @@ import pkgutil
 
 from edgeyolo.heads._head import Anchors, BoxHead, Candidates, Head, JointHead, MapsHead, Predictions, RawHead, Tail
 from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
-from edgeyolo.spec.model import Decode
+from edgeyolo.spec.model import Decode, RawDecode
 
 __all__ = [
     "Anchors",
@@ -27,10 +27,12 @@ __all__ = [
     "RawHead",
     "Tail",
     "box_head_of",
+    "has_boxes",
     "head_of",
     "joint_head_of",
     "maps_head_of",
     "raw_head_of",
+    "scored_decode",
 ]
 
 
@@ -69,6 +71,17 @@ def joint_head_of(decode: Decode) -> JointHead:
     if not isinstance(head, JointHead):
         raise UsageError("this network finds boxes, not joints", hint="Give one that was trained for joints: hrnet")
     return head
+
+
+def has_boxes(decode: Decode) -> bool:
+    """Whether a network finds boxes, which may be decoded inside its graph."""
+    return isinstance(head_of(decode), BoxHead)
+
+
+def scored_decode(decode: Decode | None) -> RawDecode | None:
+    """The struct itself, of raw maps with scores and boxes; None for others, whose values are what they are."""
+    head = head_of(decode) if decode is not None else None
+    return decode if isinstance(head, RawHead) else None  # type: ignore[return-value]
 
 
 def maps_head_of(decode: Decode) -> MapsHead:

@@ -12,6 +12,7 @@ from itertools import islice
 import torch
 from torch import fx, nn
 
+from edgeyolo.heads import scored_decode
 from edgeyolo.quantization.calibrate.cache import Calibration, CalibrationCache
 from edgeyolo.quantization.calibrate.output_error import PICTURES, costly_layers
 from edgeyolo.quantization.calibrate.ranges import Picture, calibrate, check_batch, trace_deploy_form
@@ -92,7 +93,7 @@ def quantize(
     _report(placement)
     deploy = equalize(reference, placement.int8_layers()) if recipe.equalize else reference
 
-    decode = getattr(model, "decode", None)
+    decode = scored_decode(getattr(model, "decode", None))
     key = cache.make_key(reference, picture_hashes, recipe, decode) if cache else None
     world = current_world()
     found = world.by_first(lambda: cache.load(key) if cache and key else None)

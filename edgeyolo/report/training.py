@@ -136,12 +136,12 @@ def first_batches(record: CheckpointRecord, data: Dataset, count: int = _MOST_TI
     Raises:
         DataError: no picture can be read.
     """
-    from edgeyolo.training.loader import make_loader
+    from edgeyolo.training.loader import augmentation_of, make_loader
     from edgeyolo.training.order import make_order
 
     config = record.config
     order = make_order(config, record.model, data)
-    loader = make_loader(data, order, input_spec=record.model.input, augment=config.augment, cache_mib=0)
+    loader = make_loader(data, order, input_spec=record.model.input, augment=augmentation_of(config, data), cache_mib=0)
     loader.start_epoch(0, mosaic=config.last_mosaic_epoch > 0)
     batches: list[Batch] = []
     for batch in loader:

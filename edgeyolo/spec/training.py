@@ -15,6 +15,8 @@ Activation = Literal["hardswish", "leaky_relu", "mish", "relu", "silu"]
 BoxLoss = Literal["iou", "giou", "diou", "ciou", "eiou", "siou"]
 ClassLoss = Literal["bce", "quality_focal", "varifocal"]
 
+_USUAL_SIDE = 640  # of a detector's input
+
 
 class AugmentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ranges and probabilities of the augmentations; 0 switches one off.
@@ -94,6 +96,30 @@ class DistillConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     two_stages: bool = False
 
 
+class KeypointsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How persons are shown to a model that finds joints, and what its heat maps should be; 0 switches one off.
+
+    Attributes:
+        scale: standard deviation of the size factor, and how far from 1 it may be.
+        degrees: standard deviation of the turn, degrees; twice that at most.
+        turned: probability of a turn.
+        flip_lr: probability of a mirror image.
+        half_body: probability that only the upper or the lower half of a person is cut out.
+        half_body_joints: labelled joints that a person needs for that.
+        sigma: of the Gaussian around a joint, cells of the map.
+        hardest: only so many joints of each person count, the worst ones (OHKM); 0 for all.
+    """
+
+    scale: Annotated[float, Meta(ge=0, le=0.95)] = 0.35
+    degrees: Annotated[float, Meta(ge=0, le=180)] = 40.0
+    turned: Share = 0.6
+    flip_lr: Share = 0.5
+    half_body: Share = 0.3
+    half_body_joints: Count = 8
+    sigma: Annotated[float, Meta(gt=0, le=20)] = 2.0
+    hardest: WholeNumber = 0
+
+
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One training run.
 
@@ -102,7 +128,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         activation: activation of the hidden layers; the model's own if not given.
         epochs: passes over the training split.
         image_size: side of the network's square input, or its height and width, pixels, each a multiple of the coarsest
-            stride.
+            stride; if not given, 640, or the model's own where it finds joints.
         batch: pictures per step, over all processes; small data sets need many steps more than they need large ones. 0,
             or auto, finds the largest power of two that memory and the size of the data set allow, at most 64.
         accumulate: parts that each process walks its pictures of a step in, to need less memory; costs a second forward
@@ -153,12 +179,13 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         adversarial: probability that the network first changes a picture so that it sees nothing in it, and then learns
             from that; each such step costs two.
         augment: ranges of the augmentations.
+        keypoints: those of models that find joints, and their heat maps.
     """
 
     model: str
     activation: Activation | None = None
     epochs: Count = 60
-    image_size: ImageSize = 640
+    image_size: ImageSize | None = None
     batch: Annotated[int, Meta(ge=0, extra={"words": {"auto": 0}})] = 8
     accumulate: Count = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -200,11 +227,12 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     drop_block: DropBlockConfig = DropBlockConfig()
     adversarial: Share = 0.0
     augment: AugmentConfig = AugmentConfig()
+    keypoints: KeypointsConfig = KeypointsConfig()
 
     @property
     def image_hw(self) -> tuple[int, int]:
-        """Height and width of the network input, pixels."""
-        return image_hw_of(self.image_size)
+        """Height and width of the network input, pixels; of a detector, where they are not given."""
+        return image_hw_of(_USUAL_SIDE if self.image_size is None else self.image_size)
 
     @property
     def decay(self) -> float:

@@ -6,6 +6,7 @@ import msgspec
 
 from edgeyolo import models
 from edgeyolo.spec.settings import check_settings
+from edgeyolo.spec.sizes import image_size_of
 from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.distillation import check_distill
 
@@ -19,7 +20,19 @@ def peak_learning_rate(config: TrainConfig) -> float:
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """The config with numbers in the place of what None stands for, so that a record says what was done."""
-    return msgspec.structs.replace(config, learning_rate=peak_learning_rate(config), weight_decay=config.decay)
+    return msgspec.structs.replace(
+        config,
+        learning_rate=peak_learning_rate(config),
+        weight_decay=config.decay,
+        image_size=image_size_of(input_hw_of(config)),
+    )
+
+
+def input_hw_of(config: TrainConfig) -> tuple[int, int]:
+    """Height and width of the input: what is set, or what suits the model's task."""
+    if config.image_size is None and models.task_of(config.model) == "keypoints":
+        return models.image_hw_of_model(config.model)
+    return config.image_hw
 
 
 def check_config(config: TrainConfig) -> None:

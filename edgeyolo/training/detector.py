@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,25 +15,19 @@ from edgeyolo.models import Accompanied, Companion
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.nn.rep_forms import RepScales, start_plain
 from edgeyolo.spec.errors import UsageError
-from edgeyolo.spec.model import ModelSpec, Origin
+from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.auto_anchor import fit_to_dataset
 from edgeyolo.training.checkpoint import (
     CheckpointRecord,
-    checkpoint_path,
     load_checkpoint,
-    load_matching_weights,
-    read_tensors,
-    strip_prefix,
 )
 from edgeyolo.training.device import autocast_dtype, use_channels_last
 from edgeyolo.training.drop_block import DropBlock, attach_drop_block
 from edgeyolo.training.job import Job
 from edgeyolo.training.rep_optimizer import multiply_learning, scales_of, take_rep_form
+from edgeyolo.training.start import OFFICIAL_SUFFIXES, load_start
 from edgeyolo.training.teacher import anchors_of_checkpoint, make_distiller
-
-_LOG = logging.getLogger(__name__)
-_OFFICIAL_SUFFIXES = (".pt", ".pth", ".pdparams", ".weights")
 
 
 class DetectorJob(Job):
@@ -195,30 +188,10 @@ def choose_anchors(config: TrainConfig, data: Dataset, weights: Path | None) -> 
     They begin as the teacher's, so that it can teach the heads too, or as those of the weights to start from.
     """
     own = [Path(config.teacher)] if config.teacher is not None else []
-    if weights is not None and weights.suffix not in _OFFICIAL_SUFFIXES:
+    if weights is not None and weights.suffix not in OFFICIAL_SUFFIXES:
         own.append(weights)
     found = (anchors_of_checkpoint(path, config.model) for path in own)
     start = next((anchors_wh for anchors_wh in found if anchors_wh is not None), None)
     if not config.auto_anchor:
         return start
     return fit_to_dataset(config.model, data, config.image_hw, start=start, seed=config.seed)
-
-
-def load_start(model: models.DetectorNetwork, weights: Path) -> Origin | None:
-    """Load weights to fine-tune from; a `.pt`, `.pth`, `.pdparams` or `.weights` is read as an official file.
-
-    Returns:
-        Who has published them, if anybody.
-
-    Raises:
-        CheckpointError: unreadable, or of another model. UsageError: nothing is published for the model.
-    """
-    if weights.suffix in _OFFICIAL_SUFFIXES:
-        fresh = models.load_official_weights(model, weights)
-        origin: Origin | None = models.origin_of(model.config.name, weights)
-    else:
-        tensors, record = read_tensors(checkpoint_path(weights))
-        origin = record.model.origin
-        fresh = load_matching_weights(model, strip_prefix(tensors, "model."), where=weights)
-    _LOG.info("%d tensors do not fit %s and start fresh: %s", len(fresh), weights, ", ".join(fresh[:6]))
-    return origin

@@ -16,16 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from edgeyolo.data.dataset import Dataset
 from edgeyolo.data.letterboxed import letterboxed_sizes_hw
+from edgeyolo.data.person_crops import PersonCrops
 from edgeyolo.data.picture_cache import PictureCache
 from edgeyolo.data.sample import Sample
 from edgeyolo.spec.errors import DataError, TrainingError
 from edgeyolo.spec.model import InputSpec
 from edgeyolo.spec.settings import check_settings
-from edgeyolo.spec.training import AugmentConfig
+from edgeyolo.spec.training import AugmentConfig, KeypointsConfig, TrainConfig
 from edgeyolo.training.augment import AugmentedPictures
+from edgeyolo.training.augment_people import AugmentedPeople
 from edgeyolo.training.order import EpochOrder
 
 _SIGNS_OF_DEATH = ("exited unexpectedly", "is killed by signal")  # in torch's messages
@@ -96,7 +99,7 @@ def make_loader(
     order: EpochOrder,
     *,
     input_spec: InputSpec,
-    augment: AugmentConfig | None,
+    augment: AugmentConfig | KeypointsConfig | None,
     workers: int = 0,
     cache_mib: int = 2048,
     cache_folder: Path | None = None,
@@ -109,7 +112,7 @@ def make_loader(
     Args:
         order: which pictures make which batch; its seed is that of the augmentations too.
         input_spec: how pictures are letterboxed, and the order of their colours.
-        augment: None for plain letterboxed pictures.
+        augment: of pictures, or of persons, as the data set is; None for plain letterboxed pictures.
         workers: processes; 0 loads in this one.
         cache_mib: memory for decoded pictures, shared by all workers.
         cache_folder: keep them on disk there instead.
@@ -120,14 +123,21 @@ def make_loader(
     if not len(dataset):
         raise DataError("no pictures to train on", where=f"{dataset.name} ({dataset.split})")
     if augment is not None:
-        check_settings(augment, section="augment.")
+        check_settings(augment, section="keypoints." if isinstance(augment, KeypointsConfig) else "augment.")
     forks = sys.platform == "linux"  # elsewhere, forking beside system libraries is not safe
-    sizes_hw = letterboxed_sizes_hw(dataset.records, input_spec.image_hw)
     if workers and not forks:
         dataset.records.share()
-    cache = PictureCache(sizes_hw, cache_mib if forks else cache_mib // max(1, workers), cache_folder)
+    pictures: TorchDataset[Sample]
+    if isinstance(dataset, PersonCrops):
+        assert not isinstance(augment, AugmentConfig)
+        pictures = AugmentedPeople(dataset, augment, order.seed)
+    else:
+        assert not isinstance(augment, KeypointsConfig)
+        sizes_hw = letterboxed_sizes_hw(dataset.records, input_spec.image_hw)
+        cache = PictureCache(sizes_hw, cache_mib if forks else cache_mib // max(1, workers), cache_folder)
+        pictures = AugmentedPictures(dataset, input_spec, augment, order.seed, cache)
     batches: DataLoader[Sample] = DataLoader(
-        AugmentedPictures(dataset, input_spec, augment, order.seed, cache),
+        pictures,
         batch_sampler=order,
         num_workers=workers,
         collate_fn=functools.partial(collate, colour_order=input_spec.colour_order),
@@ -137,6 +147,11 @@ def make_loader(
         persistent_workers=workers > 0,
     )
     return TrainLoader(order, batches)
+
+
+def augmentation_of(config: TrainConfig, dataset: Dataset) -> AugmentConfig | KeypointsConfig:
+    """What a run does to the pictures of a data set, or to its persons."""
+    return config.keypoints if isinstance(dataset, PersonCrops) else config.augment
 
 
 def own_share(batch: Batch, share: int) -> Batch:

@@ -23,11 +23,11 @@ from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.training import TrainConfig
 from edgeyolo.training.checkpoint import CheckpointRecord, EpochRow
 from edgeyolo.training.config import check_config, resolve
-from edgeyolo.training.detector import make_detector_job
 from edgeyolo.training.device import choose_device
 from edgeyolo.training.distributed import find_world, joined, noticing_loss, own_device
 from edgeyolo.training.job import Job
-from edgeyolo.training.loader import make_loader, own_share
+from edgeyolo.training.jobs import make_job
+from edgeyolo.training.loader import augmentation_of, make_loader, own_share
 from edgeyolo.training.log import TensorBoardLog, csv_text, progress_text
 from edgeyolo.training.optim import learning_rate_at, set_schedule
 from edgeyolo.training.order import make_order
@@ -75,7 +75,7 @@ def train(
     progress: Progress = SILENT,
     on_epoch: Listener | None = None,
 ) -> TrainResult:
-    """Train a detector and write `best` and `last` checkpoints and a log to `out`.
+    """Train a model and write `best` and `last` checkpoints and a log to `out`.
 
     On every process that `torchrun` starts it takes part in one run. SIGTERM and Ctrl-C end it after the step that is
     going on; the last checkpoint then holds the middle of the epoch.
@@ -95,7 +95,7 @@ def train(
     """
 
     def make(config: TrainConfig, device: torch.device, record: CheckpointRecord | None) -> Job:
-        return make_detector_job(config, splits[0], device, weights=weights, record=record)
+        return make_job(config, splits[0], device, weights=weights, record=record)
 
     return train_job(make, config, splits, out, resume=resume, progress=progress, on_epoch=on_epoch)
 
@@ -110,7 +110,7 @@ def train_job(
     progress: Progress = SILENT,
     on_epoch: Listener | None = None,
 ) -> TrainResult:
-    """Train a job; as `train` otherwise, which is this with the job of a detector.
+    """Train a job; as `train` otherwise, which is this with the job that the model is for.
 
     Args:
         make: the job for a config, on a device; told the record of the run that is to be resumed, if one is.
@@ -150,7 +150,7 @@ class Story:
             train_data,
             self.order,
             input_spec=run.job.spec.input,
-            augment=run.config.augment,
+            augment=augmentation_of(run.config, train_data),
             workers=run.config.workers,
             cache_mib=run.config.cache_mib // run.world.local_size,
             cache_folder=cache_folder("pictures") if run.config.cache_on_disk else None,
@@ -244,7 +244,7 @@ class Story:
         return self.measure()
 
     def measure(self) -> Score:
-        """COCO mAP of the averaged weights in deploy form."""
+        """The score of the averaged weights in deploy form."""
         run, data = self.run, self.val_data
         run.world.copy_from_first(run.ema.average.buffers())
         session = TorchSession(run.job.deploy_form(run.ema.average), device=run.device)

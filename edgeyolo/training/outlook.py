@@ -62,7 +62,7 @@ def what_would_help(result: TrainResult, *, has_weights: bool) -> list[str]:
     if not has_weights:
         published = "its authors' file or " if models.is_published(config.model) else ""
         advice.append(f"weights to start from (--weights: {published}a checkpoint of another set)")
-    if config.teacher is None:
+    if config.teacher is None and models.task_of(config.model) == "detection":
         advice.append("a larger model as teacher (--teacher)")
     if _is_rising(result.history):
         advice.append(f"more epochs, for AP was still rising (--epochs {2 * config.epochs})")

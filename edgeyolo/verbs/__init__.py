@@ -18,7 +18,7 @@ from edgeyolo.verbs._import_onnx import ONNX_SUFFIX, ImportedGraph, import_graph
 from edgeyolo.verbs._quantize import QuantizeResult, quantize
 from edgeyolo.verbs._report import ReportResult, report
 from edgeyolo.verbs._search import search
-from edgeyolo.verbs._splits import validation_split
+from edgeyolo.verbs._splits import open_measured
 from edgeyolo.verbs._train import train
 
 __all__ = [
@@ -47,11 +47,11 @@ __all__ = [
     "import_graph",
     "import_weights",
     "measure_built",
+    "open_measured",
     "quantize",
     "report",
     "score_track_files",
     "search",
     "train",
     "transfer_of",
-    "validation_split",
 ]

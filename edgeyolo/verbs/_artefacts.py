@@ -72,20 +72,20 @@ def open_built(folder: Path, target: str, precision: Precision) -> Iterator[Buil
 def measure_built(
     folder: Path, target: str, precision: Precision, dataset: Dataset, *, progress: Progress = SILENT
 ) -> Score:
-    """COCO mAP of what `deploy` would build; errors as in `open_built`."""
+    """The score of what `deploy` would build; errors as in `open_built`."""
     with open_built(folder, target, precision) as built:
         return measure_artefact(built.session, built.artefact, built.spec, dataset, progress=progress)
 
 
 def time_session(session: Session, spec: ModelSpec, dataset: Dataset, *, device: str) -> Latency:
-    """Time of `Detector.detect` with everyday thresholds on pictures of a split, on this computer."""
+    """Time of what users call, `Detector.detect` with everyday thresholds, say, on a split, on this computer."""
+    from edgeyolo.evaluation.tasks import task_of
     from edgeyolo.runtime.clock import Clock
-    from edgeyolo.runtime.detector import Detector
 
-    detector, clock = Detector(session, spec), Clock()
+    take_time, clock = task_of(spec.decode).make_timed(session, spec), Clock()
     indices = itertools.islice(itertools.cycle(range(len(dataset))), _WARM_UP + _TIMED)
     for call, index in enumerate(indices):
-        detector.detect(dataset[index].image)
+        timing = take_time(dataset[index].image)
         if call >= _WARM_UP:
-            clock.add(detector.timing)
+            clock.add(timing)
     return clock.latency(device=device, threads=0)

@@ -27,7 +27,7 @@ from edgeyolo.spec.strict import load_json
 from edgeyolo.spec.target import Precision, Target, load_target, needs_scales, target_name
 from edgeyolo.spec.transfer import DEFAULT_MATCH, Match
 from edgeyolo.verbs._evaluate import measure_and_see, measure_artefact, with_score
-from edgeyolo.verbs._splits import validation_split
+from edgeyolo.verbs._splits import open_measured
 from edgeyolo.verbs._thresholds import Wanted, find_thresholds
 
 if TYPE_CHECKING:
@@ -81,18 +81,17 @@ def deploy(
     """
     from edgeyolo import backends
     from edgeyolo.bundle import write_bundle, write_folder
-    from edgeyolo.data.dataset import open_dataset
 
     check_settings(
         DeployOptions(nms=nms, image_size=image_size, batch=batch, score_threshold=score_threshold, match=match)
     )
     wanted, target = target, backends.choose_target(target)
     board = load_target(target)
-    dataset = open_dataset(data, split or validation_split(data)) if data is not None else None
     with model_folder(source, image_size) as folder, tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
         progress.step("deploy", 0, 3, "reading the model")
         record = with_batch(load_json(folder / "model.json", ModelRecord), batch)
         check_onnx(folder, record)
+        dataset = open_measured(data, split, record.model) if data is not None else None
         qparams = load_qparams(folder / "qparams.json") if (folder / "qparams.json").exists() else None
         chosen = choose_precision(board, precision, qparams, where=source)
         _check_half_range(board, chosen, folder / "model.onnx", record.model, dataset)
@@ -303,6 +302,7 @@ def measured_here(
 
     Without both where there is no `dataset` or, with a warning, where the artefact cannot run here.
     """
+    from edgeyolo.evaluation.tasks import task_of
     from edgeyolo.runtime.processor import open_session
 
     manifest = msgspec.structs.replace(manifest, score_threshold=wanted.score_threshold)
@@ -315,7 +315,7 @@ def measured_here(
         return manifest
     measured = (session, manifest.artefact, manifest.model, dataset)
     with contextlib.closing(session):
-        if not needs_scales(manifest.artefact.precision):
+        if not needs_scales(manifest.artefact.precision) or not task_of(manifest.model.decode).finds_boxes:
             return with_score(manifest, measure_artefact(*measured, nms=manifest.nms, progress=progress))
         score, seen = measure_and_see(*measured, nms=manifest.nms, progress=progress)
     manifest = with_score(manifest, score)

@@ -1,4 +1,4 @@
-"""`evaluate`: a bundle or a checkpoint -> mAP."""
+"""`evaluate`: a bundle or a checkpoint -> mAP, of boxes or of joints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgeyolo.spec.model import ModelRecord, ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.target import Precision, needs_scales
 from edgeyolo.spec.transfer import DEFAULT_MATCH, Match, ScoreTransfer
-from edgeyolo.verbs._splits import validation_split
+from edgeyolo.verbs._splits import open_measured
 from edgeyolo.verbs._thresholds import Wanted, find_thresholds
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def evaluate(
 ) -> Score:
     """COCO mAP of a bundle, of a checkpoint, or of a folder with a model.onnx, on one split of a data set.
 
+    Of a network that finds joints it is that of object keypoint similarity, in the boxes that people drew.
+
     The processes that `torchrun` starts share the pictures of a checkpoint; all of them get the score.
 
     Args:
@@ -58,9 +60,7 @@ def evaluate(
         BackendError: the bundle cannot be run on this computer. UsageError: options that do not go together.
         TrainingError, StoppedError: another process has failed, or is lost.
     """
-    from edgeyolo.data.dataset import open_dataset
-
-    dataset = open_dataset(data, split or validation_split(data))
+    dataset = open_measured(data, split, model_of(source))
     if not _is_bundle(source):
         return _evaluate_model(source, dataset, device, nms, progress)
 
@@ -112,6 +112,24 @@ def _evaluate_graph(folder: Path, dataset: Dataset, nms: Nms | None, progress: P
         session = backends.open_artefact(Path(work), artefact, spec)
         closing.callback(session.close)
         return measure_artefact(session, artefact, spec, dataset, nms=nms, progress=progress)
+
+
+def model_of(source: Path) -> ModelSpec:
+    """What a bundle, a folder with a model.onnx or a checkpoint says of its network.
+
+    Raises:
+        BundleError, CheckpointError, FormatError: it cannot be read.
+    """
+    from edgeyolo.bundle import read_manifest
+    from edgeyolo.spec.strict import load_json
+
+    if _is_bundle(source):
+        return read_manifest(source).model
+    if (source / "model.onnx").is_file():
+        return load_json(source / "model.json", ModelRecord).model
+    from edgeyolo.training.checkpoint import checkpoint_path, read_record
+
+    return read_record(checkpoint_path(source)).model
 
 
 def transfer_of(source: Path) -> ScoreTransfer | None:

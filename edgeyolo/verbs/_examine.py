@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 from edgeyolo.spec.calibration_finding import CalibrationFinding, Fault
 from edgeyolo.spec.errors import CalibrationError, UnknownNameError
 from edgeyolo.spec.recipe import DEFAULT_RECIPE
-from edgeyolo.verbs._splits import open_training_data
+from edgeyolo.verbs._splits import open_held_out, open_training_data, opener_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,10 +41,10 @@ def check_calibration(
 
     check_accepted(accept)
     settings, source = load_recipe(recipe), load_checkpoint(checkpoint)
-    train_data, choice_data = open_training_data(data)
-    spec = source.record.model.input
+    spec, opener = source.record.model.input, opener_of(source.record.model)
+    train_data, choice_data = open_training_data(data, opener)
     pictures, _ = calibration_pictures(train_data, spec, count=settings.count, seed=settings.seed)
-    return examine_pictures(source.model, pictures, spec, open_held_out(data, choice_data), accept).findings
+    return examine_pictures(source.model, pictures, spec, open_held_out(data, choice_data, opener), accept).findings
 
 
 def check_accepted(accept: Sequence[str]) -> None:
@@ -52,14 +52,6 @@ def check_accepted(accept: Sequence[str]) -> None:
     for name in accept:
         if name not in get_args(Fault):
             raise UnknownNameError("finding", name, get_args(Fault), where="accept")
-
-
-def open_held_out(data: Path, choice_data: Dataset) -> tuple[Dataset, ...]:
-    """What scores are, or may be, taken on: what choices are made by first."""
-    from edgeyolo.data.dataset import list_splits, open_dataset
-
-    others = [name for name in ("val", "test") if name in list_splits(data) and name != choice_data.split]
-    return (choice_data, *(open_dataset(data, name) for name in others))
 
 
 def examine_pictures(

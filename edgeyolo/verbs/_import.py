@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from edgeyolo.spec.coco_classes import COCO_CLASSES
 from edgeyolo.spec.errors import CheckpointError, DataError, OutputError, UsageError
+from edgeyolo.spec.joints import COCO_JOINTS, COCO_SKELETON
 from edgeyolo.spec.sizes import image_hw_of, image_size_of
 
 if TYPE_CHECKING:
-    from edgeyolo.spec.model import ModelSpec
+    from edgeyolo.models import DetectorNetwork
+    from edgeyolo.spec.model import ModelSpec, TrainedDecode
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ def import_weights(
     Args:
         file: as the authors publish it; nothing in it is run.
         model: name in the zoo; None for the one that the tensors fit.
-        names: a text file, the name of a class on each line; None for COCO's, where there are 80 classes.
+        names: a text file, the name of a class, or joint, on each line; None for COCO's 80 classes or 17 joints.
         image_size: side in pixels of the square input, or such as "384x640"; None for the model's own.
         cfg: of a darknet `.weights`, which says the model, its classes, its anchors and its size.
 
@@ -64,14 +66,14 @@ def import_weights(
     else:
         network = models.load_pretrained(model or _only_guess(file), file)
         structure, origin = "", models.origin_of(network.config.name, file)
-        image_hw = image_hw_of(image_size or network.config.image_size)
+        image_hw = image_hw_of(image_size) if image_size else models.image_hw_of_model(network.config.name)
     name = network.config.name
     spec = ModelSpec(
         name=name,
         activation=network.config.activation,
-        class_names=_class_names(names, network.config.num_classes, file),
+        class_names=_class_names(names, network, file),
         input=network.make_input_spec(image_hw),
-        decode=network.decode,
+        decode=_with_skeleton(network.decode, network.config.num_classes, names),
         origin=origin,
         structure=structure,
     )
@@ -102,15 +104,28 @@ def _only_guess(file: Path) -> str:
     return found[0]
 
 
-def _class_names(names: Path | None, count: int, file: Path) -> tuple[str, ...]:
+def _class_names(names: Path | None, network: DetectorNetwork, file: Path) -> tuple[str, ...]:
+    count, what = network.config.num_classes, "joints" if network.task == "keypoints" else "classes"
     if names is None:
-        if count != len(COCO_CLASSES):
-            raise UsageError(f"has {count} classes, and no names", where=file, hint="Give --names FILE, one on a line")
-        return COCO_CLASSES
+        known = {"joints": COCO_JOINTS, "classes": COCO_CLASSES}[what]
+        if count != len(known):
+            raise UsageError(f"has {count} {what}, and no names", where=file, hint="Give --names FILE, one on a line")
+        return known
     found = read_names(names)
     if len(found) != count or len(set(found)) != count:
-        raise UsageError(f"has {len(set(found))} different names for {count} classes", where=names, hint="One for each")
+        raise UsageError(f"has {len(set(found))} different names for {count} {what}", where=names, hint="One for each")
     return found
+
+
+def _with_skeleton(decode: TrainedDecode, count: int, names: Path | None) -> TrainedDecode:
+    """With the lines between COCO's joints, where the joints are those."""
+    import msgspec
+
+    from edgeyolo.spec.model import HeatmapDecode
+
+    if names is None and count == len(COCO_JOINTS) and isinstance(decode, HeatmapDecode):
+        return msgspec.structs.replace(decode, skeleton=COCO_SKELETON)
+    return decode
 
 
 def read_names(path: Path) -> tuple[str, ...]:

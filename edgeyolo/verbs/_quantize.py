@@ -24,8 +24,8 @@ from edgeyolo.spec.quantizing import QUANTIZED_FILES, QuantizeOptions
 from edgeyolo.spec.recipe import DEFAULT_RECIPE
 from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.target import load_target
-from edgeyolo.verbs._examine import check_accepted, examine_pictures, open_held_out, tell_findings
-from edgeyolo.verbs._splits import open_scored_data, open_training_data
+from edgeyolo.verbs._examine import check_accepted, examine_pictures, tell_findings
+from edgeyolo.verbs._splits import open_held_out, open_scored_data, open_training_data, opener_of
 
 if TYPE_CHECKING:
     import torch
@@ -193,7 +193,6 @@ def check_options(options: QuantizeOptions) -> None:
 
 def open_job(checkpoint: Path, data: Path, out: Path, recipe: str, options: QuantizeOptions, progress: Progress) -> Job:
     """Read recipe, checkpoint and data, and see that nothing of others is in the way; errors as in `quantize`."""
-    from edgeyolo.evaluation.tasks.detection import check_classes
     from edgeyolo.spec.recipe import load_recipe, with_sparsity
     from edgeyolo.training.checkpoint import load_checkpoint
 
@@ -201,9 +200,10 @@ def open_job(checkpoint: Path, data: Path, out: Path, recipe: str, options: Quan
     check_replaceable(out, QUANTIZED_FILES, sources=(checkpoint, data))
     check_replaceable(work, _WORK_FILES)
     source = load_checkpoint(checkpoint).at_size(options.image_size)
-    train_data, choice_data = open_training_data(data)
+    opener = opener_of(source.record.model)
+    train_data, choice_data = open_training_data(data, opener)
     if options.needs_labels:
-        check_classes(source.record.model, train_data)
+        opener.task.check_data(source.record.model, train_data)
     world, device = find_place(options)
     return Job(
         source=source,
@@ -212,8 +212,8 @@ def open_job(checkpoint: Path, data: Path, out: Path, recipe: str, options: Quan
         options=options,
         train_data=train_data,
         choice_data=choice_data,
-        scored_data=open_scored_data(data, options.split, choice_data),
-        held_out=open_held_out(data, choice_data),
+        scored_data=open_scored_data(data, options.split, choice_data, opener),
+        held_out=open_held_out(data, choice_data, opener),
         work=work,
         progress=progress if world.is_first else SILENT,
         world=world,
@@ -296,7 +296,7 @@ def improve(job: Job, found: Findings, scores: Sequence[Score] = ()) -> Findings
 
 
 def measure_module(job: Job, module: nn.Module, artefact: str, data: Dataset) -> Score:
-    """COCO mAP of a torch module, by the job's processes together."""
+    """What a torch module is worth, by the job's processes together."""
     from edgeyolo.training.scoring import score_together
     from edgeyolo.training.torch_session import open_torch_session
 
@@ -329,6 +329,7 @@ def train_on(job: Job, found: Findings) -> Findings:
 
 def find_sensitivity(job: Job, found: Findings) -> Sensitivity:
     """What each scale group costs; by mAP only where that was asked for."""
+    from edgeyolo.heads import scored_decode
     from edgeyolo.quantization.study.sensitivity import MapMeasure, measure_sensitivity
 
     by_map = None
@@ -339,7 +340,7 @@ def find_sensitivity(job: Job, found: Findings) -> Sensitivity:
             cache=job.work / "sensitivity.json",
             data=job.choice_data.digest(),
         )
-    decode = job.source.record.model.decode
+    decode = scored_decode(job.source.record.model.decode)
     quantized = found.quantized.on(job.device)
     return measure_sensitivity(quantized, found.pictures, decode=decode, by_map=by_map, progress=job.progress)
 

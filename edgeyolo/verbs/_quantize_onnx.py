@@ -20,8 +20,8 @@ from edgeyolo.spec.sizes import image_hw_of, image_size_of
 from edgeyolo.spec.strict import encode_json, load_json
 from edgeyolo.verbs._artefacts import measure_built
 from edgeyolo.verbs._deploy import check_onnx
-from edgeyolo.verbs._examine import examine_pictures, open_held_out, tell_findings
-from edgeyolo.verbs._splits import open_scored_data, open_training_data
+from edgeyolo.verbs._examine import examine_pictures, tell_findings
+from edgeyolo.verbs._splits import open_held_out, open_scored_data, open_training_data, opener_of
 
 if TYPE_CHECKING:
     from edgeyolo.data.dataset import Dataset
@@ -61,7 +61,8 @@ def quantize_imported(
         hint = "Import the file again with --image-size"
         raise UsageError(f"its graph is for {image_size_of(image_hw)} pixels", where=source, hint=hint)
     check_onnx(source, record)
-    train_data, choice_data = open_training_data(data)
+    opener = opener_of(record.model)
+    train_data, choice_data = open_training_data(data, opener)
     if options.needs_labels:
         check_classes(record.model, train_data)
     pictures, hashes = calibration_pictures(train_data, record.model.input, count=settings.count, seed=settings.seed)
@@ -69,12 +70,12 @@ def quantize_imported(
     name = Path(recipe).stem
     made = CalibrationRecord(recipe=name, method="ptq", count=len(hashes), seed=settings.seed, pictures=hashes)
     if options.doctor:
-        held_out = open_held_out(data, choice_data)
+        held_out = open_held_out(data, choice_data, opener)
         examined = examine_pictures(None, pictures, record.model.input, held_out, options.accept)
         tell_findings(examined.findings)
         made = msgspec.structs.replace(made, findings=examined.findings)
     quantized = quantize_graph(model, record, pictures, settings, made, where=source, progress=progress)
-    scored = open_scored_data(data, options.split, choice_data)
+    scored = open_scored_data(data, options.split, choice_data, opener)
     raw = (source / "model.onnx").read_bytes()
     scores = _measure(raw, record, quantized, scored, progress) if options.evaluate else ()
     with replacing_folder(out, names=QUANTIZED_FILES) as folder:

@@ -113,7 +113,10 @@ def _object_sides_px(job: Job) -> tuple[float, ...]:
     import numpy as np
 
     from edgeyolo.data.letterboxed import letterboxed_sides
+    from edgeyolo.evaluation.tasks import task_of
 
+    if not task_of(job.source.record.model.decode).finds_boxes:
+        return ()
     sides = letterboxed_sides(job.scored_data.records, job.source.record.model.input.image_hw)
     return tuple(np.percentile(np.sqrt(sides.prod(axis=1)), (5, 50, 95)).tolist()) if len(sides) else ()
 
@@ -123,6 +126,7 @@ class EngineFigures:
 
     def __init__(self, job: Job, quantized: Quantized, folder: Path) -> None:
         from edgeyolo.backends import list_runnable
+        from edgeyolo.evaluation.tasks import task_of
 
         self._job, self._quantized, self._folder = job, quantized, folder
         self.scores: list[Score] = []
@@ -134,6 +138,7 @@ class EngineFigures:
         self._expected: dict[int, Detections] = {}
         self.worst: tuple[WorstPicture, ...] = ()
         self.worst_jpegs: dict[str, bytes] = {}
+        self._finds_boxes = task_of(job.source.record.model.decode).finds_boxes
         for runnable in list_runnable():
             is_first_of_engine = runnable.is_host or runnable.is_simulated
             precision: Precision = "int8" if is_first_of_engine else "fp16"
@@ -149,7 +154,7 @@ class EngineFigures:
     def _measure(self, built: Built, *, is_timed: bool) -> None:
         data, name = self._job.scored_data, built.name
         measured = (built.session, built.artefact, built.spec, data)
-        if needs_scales(built.artefact.precision):
+        if needs_scales(built.artefact.precision) and self._finds_boxes:
             score, seen = measure_and_see(*measured, progress=self._job.progress)
             self._compare_thresholds(name, seen)
         else:
@@ -197,10 +202,11 @@ class EngineFigures:
         self.differences.append(
             EngineDifference(artefact=built.name, pictures=count, maps=tuple(maps), integers_differing=differing)
         )
+        if not self._finds_boxes or self.worst:
+            return
         detect_float = Detector(TorchSession(self._quantized.reference), spec).detect
         detect_int8 = Detector(built.session, built.spec).detect
-        if not self.worst:
-            self.worst, self.worst_jpegs = worst_pictures(detect_float, detect_int8, data, progress=self._job.progress)
+        self.worst, self.worst_jpegs = worst_pictures(detect_float, detect_int8, data, progress=self._job.progress)
 
     def _count_integers(self, images: Sequence[Image]) -> float:
         """Part of the integers of all int8 tensors that ONNX Runtime and fake-quant do not share, each on its own."""

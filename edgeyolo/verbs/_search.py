@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.training import SearchOptions
-from edgeyolo.verbs._splits import open_training_data
+from edgeyolo.verbs._splits import open_training_data, opener_for
 
 if TYPE_CHECKING:
     from edgeyolo.spec.training import TrainConfig
@@ -28,4 +28,4 @@ def search(
 
     options = options or SearchOptions()
     check_settings(options)
-    return search_settings(config, open_training_data(data), out, options, progress=progress)
+    return search_settings(config, open_training_data(data, opener_for(config)), out, options, progress=progress)

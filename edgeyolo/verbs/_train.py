@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgeyolo.spec.errors import MissingPackageError
 from edgeyolo.spec.progress import SILENT, Progress
-from edgeyolo.verbs._splits import open_training_data
+from edgeyolo.verbs._splits import open_training_data, opener_for
 
 if TYPE_CHECKING:
     from edgeyolo.spec.training import TrainConfig
@@ -29,13 +29,13 @@ def train(
     report: bool = True,
     progress: Progress = SILENT,
 ) -> TrainResult:
-    """Train a detector on `train`, the best epoch chosen on `val`; see `edgeyolo.training.train`.
+    """Train a model on `train`, the best epoch chosen on `val`; see `edgeyolo.training.train`.
 
     Args:
         data: a folder or file in a known format; without a `val` split a tenth of `train` is held out instead.
         out: folder for checkpoints, log and curves.
-        report: write `train.html` there as well, with what was learnt and what was not; a package that it lacks is
-            said in the log, and the run stands.
+        report: of a detector, write `train.html` there as well, with what was learnt and what was not; a package that
+            it lacks is said in the log, and the run stands.
 
     Where there is little to learn from, the log says so before, and afterwards what would help.
     """
@@ -46,7 +46,8 @@ def train(
     from edgeyolo.verbs._train_report import report_training
 
     is_first = find_world().is_first
-    splits = open_training_data(data)
+    opener = opener_for(config)
+    splits = open_training_data(data, opener)
     outlook = outlook_of(config, splits[0])
     if outlook.is_little and is_first and not resume:
         _LOG.warning("there is little to learn from: %s", outlook.expectation())
@@ -56,7 +57,7 @@ def train(
             write_curves(out / "curves.png", history)
 
     result = train_model(config, splits, out, weights=weights, resume=resume, progress=progress, on_epoch=draw)
-    if report and is_first:
+    if report and is_first and opener.task.finds_boxes:
         try:
             report_training(result, *splits, progress=progress)
         except MissingPackageError as error:

@@ -18,7 +18,7 @@ from edgeyolo.models import yolov7
 from edgeyolo.models.yolov7.official import number_layers
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.spec.errors import CheckpointError, UsageError
-from edgeyolo.training.detector import load_start
+from edgeyolo.training.start import load_start
 
 
 @pytest.fixture

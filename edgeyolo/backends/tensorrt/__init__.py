@@ -38,6 +38,7 @@ from edgeyolo.graph.external_data import refuse_external_data
 from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.graph.qdq_check import check_qdq
 from edgeyolo.graph.sparsity import sparse_weights
+from edgeyolo.heads import has_boxes
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.detections import Pixels
 from edgeyolo.spec.errors import BackendError, MissingPackageError, UsageError
@@ -113,7 +114,7 @@ class TensorRtEngine(Engine):
             None if implicit else qparams,
             options,
             precision="fp32" if implicit else precision,
-            postprocess=spec if target.postprocess == "graph" else None,
+            postprocess=spec if target.postprocess == "graph" and has_boxes(spec.decode) else None,
             byte_input=spec.input if spec.input.pixels == "uint8" else None,
         )
         for problem in check_qdq(network.model).problems if qparams and not implicit else ():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from edgeyolo.backends import Session
 from edgeyolo.data.dataset import Dataset
+from edgeyolo.runtime.clock import Timing
 from edgeyolo.spec.detecting import Nms
+from edgeyolo.spec.detections import Image
 from edgeyolo.spec.model import ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
 
@@ -63,6 +65,10 @@ class Task(ABC):
         Raises:
             DataError: no samples. UsageError: as `check_data`.
         """
+
+    @abstractmethod
+    def make_timed(self, session: Session, spec: ModelSpec) -> Callable[[Image], Timing]:
+        """What a user calls for a sample's picture, with the settings of everyday use; gives the time of that call."""
 
     @abstractmethod
     def score(self, found: Mapping[int, Any], data: Dataset, *, artefact: str) -> Score:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from edgeyolo.data.dataset import Dataset, list_splits, open_dataset
 from edgeyolo.data.person_crops import PersonCrops
 from edgeyolo.evaluation.coco_map import detect_pictures, score_detections
 from edgeyolo.evaluation.tasks._task import Task
+from edgeyolo.runtime.clock import Timing
 from edgeyolo.runtime.detector import Detector
 from edgeyolo.spec.detecting import Nms, Thresholds
+from edgeyolo.spec.detections import Image
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.model import ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
@@ -55,6 +57,16 @@ class DetectionTask(Task):
         """See `Task.find`."""
         detector = make_detector(session, spec, data, nms=nms)
         return dict(detect_pictures(detector.detect_batch, data, rows, batch=batch, progress=progress))
+
+    def make_timed(self, session: Session, spec: ModelSpec) -> Callable[[Image], Timing]:
+        """See `Task.make_timed`."""
+        detector = Detector(session, spec)
+
+        def take_time(image: Image) -> Timing:
+            detector.detect(image)
+            return detector.timing
+
+        return take_time
 
     def score(self, found: Mapping[int, Any], data: Dataset, *, artefact: str) -> Score:
         """See `Task.score`."""

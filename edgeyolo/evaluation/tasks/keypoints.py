@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgeyolo.backends import Session
 from edgeyolo.data.dataset import Dataset
@@ -14,8 +16,10 @@ from edgeyolo.data.person_crops import PersonCrops
 from edgeyolo.evaluation.oks import score_persons
 from edgeyolo.evaluation.tasks._task import Task
 from edgeyolo.evaluation.tasks.detection import check_classes
+from edgeyolo.runtime.clock import Timing
 from edgeyolo.runtime.pose import PoseEstimator
 from edgeyolo.spec.detecting import Nms
+from edgeyolo.spec.detections import Image
 from edgeyolo.spec.errors import DataError, ImageError, UsageError
 from edgeyolo.spec.model import ModelSpec, Score
 from edgeyolo.spec.poses import Poses
@@ -70,9 +74,19 @@ class KeypointsTask(Task):
             except ImageError as error:
                 _LOG.warning("%s; the scores are without its persons", error)
                 continue
-            poses = estimator.estimate(image, people.people.boxes_xyxy[some].astype("float32"))
+            poses = estimator.estimate(image, people.people.boxes_xyxy[some].astype(np.float32))
             found.update({row: Poses(poses.keypoints[i : i + 1]) for i, row in enumerate(some)})
         return found
+
+    def make_timed(self, session: Session, spec: ModelSpec) -> Callable[[Image], Timing]:
+        """See `Task.make_timed`; one person, who fills the picture."""
+        estimator = PoseEstimator(session, spec)
+
+        def take_time(image: Image) -> Timing:
+            estimator.estimate(image, np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32))
+            return estimator.timing
+
+        return take_time
 
     def score(self, found: Mapping[int, Any], data: Dataset, *, artefact: str) -> Score:
         """See `Task.score`."""

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from edgeyolo.criteria.criterion import Criterion, Loss
 from edgeyolo.data.dataset import Dataset
-from edgeyolo.evaluation.tasks.detection import check_classes
+from edgeyolo.evaluation.tasks import task_of
 from edgeyolo.quantization.quantize import Quantized
 from edgeyolo.quantization.recover.sparsity import hold_zeros, pruned, sparse_layers
 from edgeyolo.quantization.recover.stage_features import expose, feature_loss, float_teacher, stage_tensors
@@ -106,7 +106,7 @@ def train_quantized(
         DataError, TrainingError, StoppedError, OutputError: as `training.train`.
     """
     config = msgspec.structs.replace(config_of(recipe, start.spec), device=device)
-    check_classes(start.spec, start.val_data)
+    task_of(start.spec.decode).check_data(start.spec, start.val_data)
 
     begun = start.quantized if recipe.sparsity == "none" else pruned(start.quantized)
 
