@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from edgeyolo.runtime.clock import Timing
     from edgeyolo.runtime.follow import Followers
     from edgeyolo.runtime.pipeline import StreamsRun
+    from edgeyolo.runtime.pose import PoseEstimator
     from edgeyolo.runtime.video_file import VideoFile
     from edgeyolo.spec.detections import Image
     from edgeyolo.spec.errors import DataError
+    from edgeyolo.spec.poses import Poses
 
 PANEL = "On the board"
 
@@ -52,7 +54,8 @@ def detect(
     it is done, and each stream one line of counts and times after its last. Ctrl-C ends a stream and sums it up.
     Cameras that are given one after another share the engine, and so do videos where the bundle takes several pictures
     at once (deploy --batch); other videos follow each other. With --track, detections count from the low_threshold of
-    the tracker on, where no --score-threshold is given; --set and --config set the tracker.
+    the tracker on, where no --score-threshold is given; --set and --config set the tracker. With --pose, the joints of
+    every object of the class person are found too, or of all objects where there is no such class.
     """
     from edgeyolo.runtime import Detector
     from edgeyolo.runtime.appearance import Appearance
@@ -74,11 +77,12 @@ def detect(
         )
     with contextlib.ExitStack() as closing:
         closing.enter_context(detector)
+        estimator = _load_estimator(options, closing)
         followers = None
         if options.track is not None:
             embed = closing.enter_context(Appearance(options.appearance)) if options.appearance else None
             followers = Followers(options.track, tracking, detector.class_names, zones, embed=embed)
-        tour = _Tour(detector, options, console, followers)
+        tour = _Tour(detector, options, console, followers, estimator)
         tour.detect_all(sources)
     tour.conclude()
 
@@ -87,10 +91,16 @@ class _Tour:
     """One call of the verb: goes from source to source and keeps what the end is to tell."""
 
     def __init__(
-        self, detector: Detector, options: DetectOptions, console: Console, followers: Followers | None
+        self,
+        detector: Detector,
+        options: DetectOptions,
+        console: Console,
+        followers: Followers | None,
+        estimator: PoseEstimator | None,
     ) -> None:
         self._detector, self._options, self._console = detector, options, console
         self._followers, self._turn = followers, 0
+        self._estimator = estimator
         self._records: list[dict[str, Any]] = []
         self._errors: list[dict[str, str]] = []
         self._names: set[str] = set()
@@ -161,9 +171,11 @@ class _Tour:
             if self._is_enough():
                 return
             detections = self._detector.detect(image)
-            self._tell(self._make_record(name, image, detections, self._detector.timing, sequence))
+            record = self._make_record(name, image, detections, self._detector.timing, sequence)
+            poses = self._add_poses(record, image, detections)
+            self._tell(record)
             if self._options.save is not None:
-                drawn = self._draw(image, detections, sequence)
+                drawn = self._draw(image, detections, poses, sequence)
                 _write_picture(self._options.save / _free_name(name, self._names), drawn)
 
     def _detect_streams(self, texts: list[str], sources: list[Source]) -> bool:
@@ -188,9 +200,11 @@ class _Tour:
             for name, image, detections in ending.enter_context(run):
                 feed = run.feeds[run.source]
                 record = self._make_record(name, image, detections, run.timing, (self._turn, run.source), feed.fps)
+                poses = self._add_poses(record, image, detections)
                 self._tell(record | {"seconds": round(run.seconds, 3)})
                 if videos:
-                    videos[run.source].write(self._draw(image, detections, (self._turn, run.source)), run.seconds)
+                    drawn = self._draw(image, detections, poses, (self._turn, run.source))
+                    videos[run.source].write(drawn, run.seconds)
                 if self._is_enough():
                     break
             return not signals
@@ -211,12 +225,31 @@ class _Tour:
         record |= {"objects": follower.update(detections, image).as_dicts(names)}
         return record if follower.counts is None else record | {"zones": follower.counts}
 
-    def _draw(self, image: Image, detections: Detections, source: Hashable) -> Image:
+    def _add_poses(self, record: dict[str, Any], image: Image, detections: Detections) -> Poses | None:
+        """Put the joints of the persons among the objects into the record of their picture; None where not asked."""
+        from edgeyolo.runtime.pose import persons_among
+
+        if self._estimator is None:
+            return None
+        persons = persons_among(detections, self._detector.class_names)
+        poses = self._estimator.estimate(image, persons)
+        boxes = [[round(float(side), 2) for side in box] for box in persons.boxes_xyxy]
+        found = poses.as_dicts(self._estimator.joint_names)
+        record["poses"] = [{"box_xyxy": box} | pose for box, pose in zip(boxes, found, strict=True)]
+        record["pose_ms"] = round(self._estimator.timing.total_ms, 3) if boxes else 0.0
+        return poses
+
+    def _draw(self, image: Image, detections: Detections, poses: Poses | None, source: Hashable) -> Image:
         from edgeyolo.runtime.draw import draw_detections
+        from edgeyolo.runtime.draw_poses import draw_poses
 
         if self._followers is None:
-            return draw_detections(image, detections, self._detector.class_names)
-        return self._followers.of(source).draw(image)
+            drawn = draw_detections(image, detections, self._detector.class_names)
+        else:
+            drawn = self._followers.of(source).draw(image)
+        if poses is None or self._estimator is None:
+            return drawn
+        return draw_poses(drawn, poses, self._estimator.skeleton)
 
     def _open_videos(self, run: StreamsRun, folder: Path, ending: contextlib.ExitStack) -> dict[int, VideoFile]:
         from edgeyolo.runtime.video_file import VideoFile
@@ -261,6 +294,17 @@ class _Tour:
                 f"{summary.batch:.1f} at a time, median ms: {times or 'none'}"
             )
             self._console.show_json_line({"stream": stem, "summary": asdict(summary)})
+
+
+def _load_estimator(options: DetectOptions, closing: contextlib.ExitStack) -> PoseEstimator | None:
+    from edgeyolo.runtime.pose import PoseEstimator
+
+    if options.pose is None:
+        if options.flip_test:
+            raise UsageError("flip_test is of joints", where="--flip-test", hint="Give --pose BUNDLE too")
+        return None
+    estimator = PoseEstimator.load(options.pose, threads=options.threads, flip_test=options.flip_test)
+    return closing.enter_context(estimator)
 
 
 def _load_zones(options: DetectOptions) -> Zones | None:

@@ -49,6 +49,7 @@ def evaluate(
             split=options.split,
             threads=options.threads,
             nms=options.nms,
+            boxes=options.boxes,
             record=options.record,
             reference=options.reference,
             score_threshold=options.score_threshold,

@@ -1,4 +1,4 @@
-"""`edgeyolo models`: the detectors that can be trained."""
+"""`edgeyolo models`: the networks that can be trained."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def models(console: Console, options: ModelsOptions) -> None:
     estimates = {} if board is None else _estimate(known, board)
     if estimates:
         known = sorted(known, key=lambda info: estimates[info.name].middle_ms)
-    columns = ["model", "family", "parameters (training)", "parameters (deploy)", "GFLOPs", "at pixels"]
+    columns = ["model", "family", "task", "parameters (training)", "parameters (deploy)", "GFLOPs", "at pixels"]
     rows = [
-        (m.name, m.family, m.parameters_training, m.parameters_deploy, m.gflops, m.image_size, m.licence) for m in known
+        (m.name, m.family, m.task, m.parameters_training, m.parameters_deploy, m.gflops, m.image_size, m.licence)
+        for m in known
     ]
     if estimates:
         one = next(iter(estimates.values()))

@@ -1,9 +1,12 @@
-"""In: a bundle (or any session with its ModelSpec) and pictures. Out: `Detections` in pixels of each picture.
+"""In: a bundle (or any session with its ModelSpec) and pictures. Out: `Detections`, or `Poses`, in pixels of each one.
 
-Verb: `Detector.load(path).detect(image)`. Importing it costs little more than numpy and OpenCV; engines load when used.
+Verb: `Detector.load(path).detect(image)`, `PoseEstimator.load(path).estimate(image, boxes_xyxy)`. Importing it costs
+little more than numpy and OpenCV; engines load when used.
 """
 
 from edgeyolo.runtime.detector import Detector
+from edgeyolo.runtime.pose import PoseEstimator
 from edgeyolo.spec.detections import Detections
+from edgeyolo.spec.poses import Poses
 
-__all__ = ["Detections", "Detector"]
+__all__ = ["Detections", "Detector", "PoseEstimator", "Poses"]

@@ -63,6 +63,8 @@ class EvaluateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         split: split of the data set; its validation split if not given.
         threads: threads of the engine, 0 for the bundle's own number.
         nms: how several boxes of one object become one; as the bundle does it if not given, greedy for a checkpoint.
+        boxes: of a bundle that finds joints, a detector's bundle whose boxes it is to look into; those that people drew
+            if not given.
         record: write the score into the bundle's manifest.
         reference: with record, the float model of an int8 bundle, as deploy takes it: also find, and write, what stands
             for its score thresholds.
@@ -75,6 +77,7 @@ class EvaluateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     split: str | None = None
     threads: WholeNumber = 0
     nms: Nms | None = None
+    boxes: Path | None = None
     record: bool = False
     reference: Path | None = None
     score_threshold: Share | None = None

@@ -51,6 +51,8 @@ class DetectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         save: folder for pictures, and a video (.mp4) of each stream, with the boxes drawn.
         track: follow objects from frame to frame, and give each an id: bytetrack, or botsort, which also follows the
             movement of the camera. Pictures of one folder are the frames of one sequence.
+        pose: bundle of a network that finds joints, to look at every person that the detector finds.
+        flip_test: with pose, look at mirror images too: better joints for twice the time.
         zones: with track, a TOML file of lines and areas to count in.
         appearance: with botsort, the bundle of a small network whose output says what an object looks like.
         threads: threads of the engine, 0 for the bundle's number or fewer, as other work leaves cores.
@@ -62,6 +64,8 @@ class DetectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     save: Path | None = None
     track: TrackMethod | None = None
+    pose: Path | None = None
+    flip_test: bool = False
     zones: Path | None = None
     appearance: Path | None = None
     threads: WholeNumber = 0

@@ -18,6 +18,7 @@ from edgeyolo.spec.model import ModelRecord, ModelSpec, Score
 from edgeyolo.spec.progress import SILENT, Progress
 from edgeyolo.spec.target import Precision, needs_scales
 from edgeyolo.spec.transfer import DEFAULT_MATCH, Match, ScoreTransfer
+from edgeyolo.verbs._evaluate_poses import evaluate_in_boxes
 from edgeyolo.verbs._splits import open_measured
 from edgeyolo.verbs._thresholds import Wanted, find_thresholds
 
@@ -34,6 +35,7 @@ def evaluate(
     split: str | None = None,
     threads: int = 0,
     nms: Nms | None = None,
+    boxes: Path | None = None,
     record: bool = False,
     reference: Path | None = None,
     score_threshold: float | None = None,
@@ -41,9 +43,7 @@ def evaluate(
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> Score:
-    """COCO mAP of a bundle, of a checkpoint, or of a folder with a model.onnx, on one split of a data set.
-
-    Of a network that finds joints it is that of object keypoint similarity, in the boxes that people drew.
+    """COCO mAP, of boxes or joints, of a bundle, of a checkpoint, or of a folder with a model.onnx, on one split.
 
     The processes that `torchrun` starts share the pictures of a checkpoint; all of them get the score.
 
@@ -52,7 +52,7 @@ def evaluate(
         threads: engine threads, 0 for the bundle's own number.
         nms: how several boxes of one object become one; None for the bundle's own way.
         record: write the score into the bundle's manifest.
-        reference, score_threshold, match: see `EvaluateOptions`.
+        boxes, reference, score_threshold, match: see `EvaluateOptions`.
         device: processor that computes a checkpoint: cpu, cuda or cuda:N; auto is CUDA where there is one.
 
     Raises:
@@ -61,6 +61,8 @@ def evaluate(
         TrainingError, StoppedError: another process has failed, or is lost.
     """
     dataset = open_measured(data, split, model_of(source))
+    if boxes is not None:
+        return _evaluate_in_boxes(source, boxes, dataset, threads, record, progress)
     if not _is_bundle(source):
         return _evaluate_model(source, dataset, device, nms, progress)
 
@@ -144,6 +146,19 @@ def transfer_of(source: Path) -> ScoreTransfer | None:
 
 def _is_bundle(source: Path) -> bool:
     return source.suffix == ".eyb" or (source / "manifest.json").is_file()
+
+
+def _evaluate_in_boxes(
+    source: Path, boxes: Path, dataset: Dataset, threads: int, record: bool, progress: Progress
+) -> Score:
+    """Of a bundle that finds joints, in a detector's boxes; that score is another bundle's too, and is not recorded."""
+    from edgeyolo.bundle import read_manifest
+
+    if not _is_bundle(source) or record:
+        what = "the score would be of two bundles" if record else "is no bundle"
+        raise UsageError(what, where=source, hint="Leave out --record" if record else "Deploy it first")
+    name = artefact_name(read_manifest(source).artefact)
+    return evaluate_in_boxes(source, boxes, dataset, name, threads=threads, progress=progress)
 
 
 def _check_nms(nms: Nms | None, own: Nms, *, where: Path) -> None:

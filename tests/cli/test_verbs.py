@@ -69,6 +69,7 @@ def test_models(run: Run) -> None:
     assert set(tiny) == {
         "name",
         "family",
+        "task",
         "parameters_training",
         "parameters_deploy",
         "gflops",
@@ -76,6 +77,7 @@ def test_models(run: Run) -> None:
         "licence",
     }
     assert tiny["parameters_training"] == 6_228_762
+    assert (tiny["task"], known["hrnet-w32"]["task"]) == ("detection", "keypoints")
     assert "6,228,762" in done.stderr
     assert "6,228,762" in run("models").stdout
 
