@@ -49,10 +49,9 @@ def evaluate(
 
     Args:
         split: None for the validation split.
-        threads: engine threads, 0 for the bundle's own number.
         nms: how several boxes of one object become one; None for the bundle's own way.
         record: write the score into the bundle's manifest.
-        boxes, reference, score_threshold, match: see `EvaluateOptions`.
+        threads, boxes, reference, score_threshold, match: see `EvaluateOptions`.
         device: processor that computes a checkpoint: cpu, cuda or cuda:N; auto is CUDA where there is one.
 
     Raises:
