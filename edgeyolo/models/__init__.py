@@ -21,9 +21,9 @@ from torch import nn
 from edgeyolo.heads import Anchors, head_of
 from edgeyolo.models._cfg import OWN, CfgNetwork, is_same, network_of
 from edgeyolo.models._companion import Accompanied, Companion
+from edgeyolo.models._convolutions import list_convolutions
 from edgeyolo.models._network import DetectorNetwork
 from edgeyolo.models._planned import PlannedNetwork
-from edgeyolo.nn.deform import DeformConv2d
 from edgeyolo.nn.fold import fold_in_place
 from edgeyolo.spec.errors import CheckpointError, UnknownNameError, UsageError
 from edgeyolo.spec.model import ModelSpec, Origin
@@ -39,8 +39,6 @@ from edgeyolo.weights.pretrained import (
     place_weights,
     read_weights,
 )
-
-_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, DeformConv2d)
 
 __all__ = [
     "Accompanied",
@@ -380,7 +378,7 @@ def _measure(name: str) -> tuple[ModelInfo, tuple[Convolution, ...]]:
     image_hw = image_hw_of_model(name)
     parameters_training = sum(p.numel() for p in model.parameters() if p.requires_grad)
     deploy = fold_in_place(model)
-    convolutions = _list_convolutions(deploy, image_hw)
+    convolutions = list_convolutions(deploy, image_hw)
     info = ModelInfo(
         name=name,
         family=_families()[name],
@@ -392,29 +390,3 @@ def _measure(name: str) -> tuple[ModelInfo, tuple[Convolution, ...]]:
         licence=_licence_of(name),
     )
     return info, tuple(convolutions)
-
-
-def _list_convolutions(model: nn.Module, image_hw: tuple[int, int]) -> list[Convolution]:
-    found: list[Convolution] = []
-
-    def note(conv: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        assert isinstance(conv, _CONVOLUTIONS)
-        is_transposed = isinstance(conv, nn.ConvTranspose2d)
-        height, width = conv.kernel_size
-        found.append(
-            Convolution(
-                kernel_hw=(height, width),
-                stride=1 if is_transposed else max(conv.stride),
-                groups=conv.groups,
-                in_chs=conv.in_channels,
-                out_chs=conv.out_channels,
-                positions=(inputs[0] if is_transposed else output)[0, 0].numel(),
-            )
-        )
-
-    for module in model.modules():
-        if isinstance(module, _CONVOLUTIONS):
-            module.register_forward_hook(note)
-    with torch.no_grad():
-        model(torch.empty(1, 3, *image_hw, device="meta"))
-    return found
