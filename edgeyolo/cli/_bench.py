@@ -59,7 +59,7 @@ def show_record(console: Console, record: BenchRecord) -> None:
         ratio, low, high = record.comparison.total
         console.say(
             f"{record.comparison.other} takes {ratio:.3f} of a whole call's time "
-            f"({record.comparison.confidence:.0%}: {low:.3f} to {high:.3f})"
+            f"({100 * record.comparison.confidence:.0f} %: {low:.3f} to {high:.3f})"
         )
     if record.layers is not None:
         show_layers(console, record.layers)

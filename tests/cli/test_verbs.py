@@ -213,6 +213,8 @@ def test_bench_says_how_layers_run_and_draws(run: Run, bundle: Path, tmp_path: P
     assert picture.tag.endswith("svg") and "<text" not in plot.read_text() and "@import" not in plot.read_text()
     links = [value for part in picture.iter() for name, value in part.items() if name.endswith("href")]
     assert all(link.startswith("#") for link in links), "nothing outside is needed"
+    alone = json.loads(run("inspect", bundle, "--layers", "--json").stdout)
+    assert alone["counts"] == told["layers"]["counts"]
     refused = run("bench", bundle, "--plot", tmp_path / "times.jpg")
     assert refused.returncode == 2 and "no .svg" in refused.stderr
 
