@@ -175,7 +175,8 @@ def reader_of(path: Path) -> str:
 
 
 def make_example(kind: Any) -> Any:
-    """A value of a type: 8 wherever there is a number, one item in whatever may have several, the first of choices."""
+    """A value of a type: 8 wherever there is a number, one item in whatever may have several, the first of choices; of
+    a struct, what has to be given."""
     if typing.get_origin(kind) is typing.Literal:
         return typing.get_args(kind)[0]
     if kind is bool:
@@ -185,4 +186,5 @@ def make_example(kind: Any) -> Any:
     if kind in (int, float):
         return kind(8)
     fields = typing.get_type_hints(kind)
-    return kind(**{field: make_example(fields[field]) for field in kind.__struct_fields__})
+    required = (field.name for field in msgspec.structs.fields(kind) if field.required)
+    return kind(**{name: make_example(fields[name]) for name in required})
