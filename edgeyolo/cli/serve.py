@@ -60,8 +60,11 @@ def serve(
         Live(detector, sources or [], options, recording, tracking=tracking) as live,
         stopping_on_signals(live.stop),
     ):
-        console.say(f"Open {live.url}")
+        url = live.url if options.token_file is None else live.url.partition("?")[0]  # logs are read by others
+        console.say(f"Open {url}")
         if live.token is None:
             console.say("Only this computer can; --host 0.0.0.0 lets others, with a token")
-        console.show_json_line({"url": live.url, "port": live.port})
+        elif options.token_file is not None:
+            console.say(f"The token is in {options.token_file}")
+        console.show_json_line({"url": url, "port": live.port})
         live.run()

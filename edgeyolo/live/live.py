@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from edgeyolo.live.access import Access, find_token, read_secret
 from edgeyolo.live.discovery import Topics, plain_name
@@ -32,8 +33,10 @@ from edgeyolo.live.web import Web
 from edgeyolo.runtime import Detector
 from edgeyolo.runtime.follow import Followers
 from edgeyolo.runtime.pipeline import StreamsRun
+from edgeyolo.spec.detections import Detections
 from edgeyolo.spec.errors import EdgeYoloError, OutputError, UnknownNameError, UsageError
 from edgeyolo.spec.serving import RecordOptions, ServeOptions
+from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.tracking import TrackSettings
 from edgeyolo.spec.zones import load_zones
 
@@ -67,9 +70,12 @@ class Live:
         tracking: TrackSettings = DEFAULT_TRACKING,
         limits: Limits | None = None,
     ) -> None:
+        check_settings(options)
+        check_settings(recording)
         self._detector, self._options = detector, options
         self._stopping, self._started_s = threading.Event(), time.perf_counter()
         self._classes = _known_classes(options.classes, detector.class_names)
+        self._class_ids = [detector.class_names.index(name) for name in options.classes]
         endless = [make_endless_source(source) for source in sources]
         with contextlib.ExitStack() as opening:
             self.token = find_token(options.host, options.token_file)
@@ -164,6 +170,8 @@ class Live:
         for _, image, detections in self._run if positions else ():
             number = positions[self._run.source]
             state = self._states[number]
+            if self._class_ids:
+                detections = _only(detections, self._class_ids)
             tracks = state.follower.update(detections, image) if state.follower else None
             appeared = state.note(image, detections, self._run.timing, tracks)
             self._metrics.observe(state.name, self._run.timing)
@@ -232,6 +240,12 @@ class Live:
         teller = Teller(broker, password, topics, sources=names, classes=self._classes, model=model)
         opening.callback(teller.close)
         return teller
+
+
+def _only(detections: Detections, class_ids: list[int]) -> Detections:
+    """Those of some classes."""
+    wanted = np.isin(detections.class_ids, class_ids)
+    return Detections(detections.boxes_xyxy[wanted], detections.scores[wanted], detections.class_ids[wanted])
 
 
 def _known_classes(wanted: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:

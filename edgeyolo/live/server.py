@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 EXTRA = "live"
 _CHUNK = 1 << 16
 _SEND_BUFFER = 1 << 17  # of the kernel, for a connection: more would be pictures that are old when they arrive
-_LINGER_BYTES, _LINGER_S = 1 << 20, 1.0
+_LINGER_BYTES, _LINGER_S = 1 << 26, 2.0
 _TOLD = 32  # clients that are told at the same time that there is no place; more are sent away without a word
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import socket
 import threading
@@ -23,9 +24,9 @@ class Web:
     """
 
     def __init__(self, app: Routes, place: socket.socket, limits: Limits, on_refusal: Callable[[str], None]) -> None:
-        self.loop = asyncio.new_event_loop()
         self._app, self._place = app, place
         self._server = HttpServer(app, limits, app.headers(), on_refusal)
+        self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="edgeyolo-web", daemon=True)
 
     @property
@@ -40,7 +41,7 @@ class Web:
     def close(self) -> None:
         """Break off every client and end the thread."""
         if self._thread.is_alive():
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(concurrent.futures.TimeoutError):
                 asyncio.run_coroutine_threadsafe(self._server.close(), self.loop).result(_CLOSE_S)
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import cv2
@@ -13,7 +15,7 @@ from live_page import Client, encode, read_pictures, serving, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgeyolo.runtime import Detector
-from edgeyolo.spec.errors import DataError, OutputError, UnknownNameError, UsageError
+from edgeyolo.spec.errors import DataError, MissingPackageError, OutputError, UnknownNameError, UsageError
 from edgeyolo.spec.serving import ServeOptions
 
 
@@ -119,6 +121,25 @@ def test_what_cannot_be_served_is_said_at_once(made: Path, page: tuple, tmp_path
         serving(made / "blocks.eyb", [], ServeOptions(port=page[0].port)).__enter__()
     with pytest.raises(UnknownNameError, match="unknown class 'c'"):
         serving(made / "blocks.eyb", [], ServeOptions(port=0, classes=("c",))).__enter__()
+
+
+def test_only_classes_that_are_asked_for_are_seen(made: Path) -> None:
+    with serving(made / "blocks.eyb", [str(made / "yard.avi")], ServeOptions(port=0, classes=("b",))) as (_, client):
+        found = wait_until(lambda: client.status()["sources"][0]["objects"])
+        assert {each["class"] for each in found} == {"b"}
+        assert client.status()["sources"][0]["counts"].keys() == {"b"}
+
+
+@pytest.mark.parametrize("package", ["h11", "prometheus_client"])
+def test_a_package_that_is_not_installed_is_named(bundle: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError, match=re.escape('pip install "edgeyolo[live]"')):
+        serving(bundle, []).__enter__()
+
+
+def test_a_setting_out_of_its_range_is_said(bundle: Path) -> None:
+    with pytest.raises(UsageError, match="max_clients"):
+        serving(bundle, [], ServeOptions(port=0, max_clients=0)).__enter__()
 
 
 def test_followed_objects_have_ids(made: Path) -> None:
