@@ -94,10 +94,9 @@ class Backbone(nn.Module):
             chs = config.chs(base)
         self.out_chs = chs
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> features of the grid."""
-        out: Tensor = self.layers(images)
-        return out
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> features of the grid, one map."""
+        return [self.layers(images)]
 
 
 class Neck(nn.Module):
@@ -107,9 +106,9 @@ class Neck(nn.Module):
         super().__init__()
         self.local = ConvBnAct(in_chs, config.chs(config.local_chs), 3, activation=config.activation)
 
-    def forward(self, features: Tensor) -> list[Tensor]:
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Features of the grid -> the map that the output reads."""
-        return [self.local(features)]
+        return [self.local(features[0])]
 
 
 class Network(DetectorNetwork):

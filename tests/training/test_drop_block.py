@@ -14,6 +14,7 @@ from thin import SMALL
 from edgeyolo import models
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.data.drawn import draw_dataset
+from edgeyolo.nn.drop_block import DropBlock
 from edgeyolo.spec.training import DropBlockConfig, TrainConfig
 from edgeyolo.training.drop_block import attach_drop_block
 from edgeyolo.training.step import backward, normalise
@@ -27,6 +28,9 @@ CONFIG = TrainConfig(
 @pytest.mark.parametrize("place", ["backbone", "neck"])
 def test_the_coarsest_maps_of_every_family_lose_blocks_in_training(name: str, place: str) -> None:
     network = models.create(name, 2)
+    for module in network.modules():
+        if isinstance(module, DropBlock):
+            module.probability = 0.0  # the authors' own, which some families have
     plain = copy.deepcopy(network)
     settings = msgspec.structs.replace(CONFIG.drop_block, place=place)
     hook = attach_drop_block(network, msgspec.structs.replace(CONFIG, drop_block=settings))
@@ -44,8 +48,8 @@ def test_the_coarsest_maps_of_every_family_lose_blocks_in_training(name: str, pl
         model.train()(images)
         shown.append(maps)
     are_same = [torch.equal(mine, theirs) for mine, theirs in zip(*shown, strict=True)]
-    assert are_same == [True] * (len(are_same) - 2) + [False] * 2
-    mine, theirs = (maps[-2] for maps in shown)
+    assert are_same == [True] * (len(are_same) - 2) + [False] * min(2, len(are_same))
+    mine, theirs = (maps[-2:][0] for maps in shown)
     assert (mine == 0)[theirs != 0].float().mean().item() == pytest.approx(0.4, abs=0.08)
     network.load_state_dict(plain.state_dict())
     for mine, theirs in zip(network.eval()(images), plain.eval()(images), strict=True):
