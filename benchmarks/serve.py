@@ -5,8 +5,9 @@
 The command itself runs in a process of its own on videos of the data's pictures, one source and two. `paced` gives 10
 frames a second, as a camera does; `flat out` gives more than the detector can take, so that everything else is at its
 cost. In each round a window without clients and one with them follow each other, in turns of order; frames per second
-are from the counters of /metrics. The 10 that read take every picture; the 40 send a request and never read an answer;
-who is cut off comes again at once. Writes benchmarks/results/serve.json.
+are from the counters of /metrics, and beside them stands how many cores the server's process kept busy. The 10 that
+read take every picture; the 40 send a request and never read an answer; who is cut off comes again at once. Writes
+benchmarks/results/serve.json.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import contextlib
 import json
 import multiprocessing
+import os
 import re
 import socket
 import subprocess
@@ -70,19 +72,24 @@ def main() -> None:
 def measure(bundle: Path, videos: list[Path], arguments: argparse.Namespace) -> dict[str, Any]:
     """One server; frames per second without and with clients, and the ratio of each round."""
     rates: dict[bool, list[float]] = {False: [], True: []}
+    cores: dict[bool, list[float]] = {False: [], True: []}
     with serving(bundle, videos) as (port, process):
         before_mib = memory_mib(process.pid)
         for number in range(arguments.rounds):
             for crowded in (False, True) if number % 2 == 0 else (True, False):
                 with crowd(port, len(videos)) if crowded else contextlib.nullcontext():
                     time.sleep(SETTLE_S)
+                    before_s = processor_s(process.pid)
                     rates[crowded].append(frame_rate(port, arguments.seconds))
+                    cores[crowded].append((processor_s(process.pid) - before_s) / arguments.seconds)
         after_mib = memory_mib(process.pid)
     ratios = np.array(rates[True]) / rates[False]
     low, high = interval_of_median(ratios)
     return {
         "fps_alone": round(float(np.median(rates[False])), 2),
         "fps_crowded": round(float(np.median(rates[True])), 2),
+        "cores_alone": round(float(np.median(cores[False])), 3),
+        "cores_crowded": round(float(np.median(cores[True])), 3),
         "ratio": round(float(np.median(ratios)), 4),
         "ratio_95": [round(low, 4), round(high, 4)],
         "memory_mib": [before_mib, after_mib],
@@ -175,6 +182,12 @@ def write_video(path: Path, images: list[Image], fps: float) -> Path:
         writer.write(image)
     writer.release()
     return path
+
+
+def processor_s(process_id: int) -> float:
+    """Seconds that a process has computed."""
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory_mib(process_id: int) -> float:

@@ -1,5 +1,8 @@
 """HTTP/1.1 with limits: h11 reads the protocol, asyncio the wire, and what may take how long and how much stands here.
 
+A parser and not a framework, for a board's sake and for the limits': the common servers have no deadline for a whole
+head, do not make room by whom they cut off, and buffer what a client does not take.
+
 A head has one deadline as a whole, so that a byte now and then does not keep a connection. Where all places are taken,
 the connection that has asked for nothing for longest gives way. A client that does not read is left out of newer parts,
 and after a while is cut off; what waits for it is one part at most.
