@@ -125,3 +125,19 @@ def test_a_folder_of_other_code_is_emptied_and_one_of_somebody_else_is_not(tmp_p
     with pytest.raises(SystemExit, match="not made by a benchmark"):
         record.claim_folder(other, epochs=60)
     assert (other / "thesis.tex").exists()
+
+
+def test_what_a_swap_was_worth_is_told_of_the_seeds_that_both_have(
+    importable: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history_tables = importlib.import_module("history_tables")
+    rows = [("ppyolo-tiny", 0, 40.0), ("ppyolo-tiny", 1, 42.0), ("pp-no-ignore", 1, 41.0), ("pp-no-ignore", 2, 99.0)]
+    scored = {"ap50": {"val": 80.0, "test": 80.0}, "int8": {"val": 1.0, "test": 39.5}, "parameters": 1_078_155}
+    runs = [{"row": row, "seed": seed, "ap": {"val": 1.0, "test": ap}, **scored} for row, seed, ap in rows]
+    monkeypatch.setattr(history_tables, "load_runs", lambda: {"runs": runs, "instructions": {"ppyolo-tiny": 812.4}})
+    swaps = {row[2]: row[3:] for row in history_tables.swaps()[1]}
+    assert swaps["nothing ignored"] == ["1", "41.0", "42.0", "-1.0", "-1.0"]
+    assert swaps["no DropBlock"] == ["0", "not yet", "", "", ""]
+    (row,) = (row for row in history_tables.generations()[1] if row[0].startswith("ppyolo-tiny"))
+    assert row[1:] == ["1.1", "812", "2", "1.0", "41.0", "80.0", "40.0 to 42.0", "-1.5"]
+    assert "`yolov1-nano`" in history_tables.missing() and "`ppyolo-tiny`" in history_tables.missing()

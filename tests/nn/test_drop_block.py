@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgeyolo.nn.drop_block import drop_block
+from edgeyolo.nn.drop_block import DropBlock, drop_block
 
 
 @pytest.mark.parametrize(("hw", "size"), [((12, 9), 3), ((12, 9), 4), ((5, 9), 7), ((3, 2), 7)])
@@ -35,3 +35,10 @@ def test_no_pictures_and_half_precision() -> None:
     assert drop_block(torch.ones(0, 4, 8, 8), 0.1, 3).shape == (0, 4, 8, 8)
     half = drop_block(torch.ones(2, 4, 8, 8, dtype=torch.bfloat16), 0.1, 3)
     assert half.dtype == torch.bfloat16 and half.isfinite().all()
+
+
+def test_as_a_part_of_a_network_it_is_there_in_training_only() -> None:
+    torch.manual_seed(0)
+    block, x = DropBlock(0.3, 2), torch.ones(2, 8, 10, 10)
+    assert (block.train()(x) == 0).float().mean().item() == pytest.approx(0.3, abs=0.1)
+    assert torch.equal(block.eval()(x), x) and torch.equal(block.fold()(x), x)
