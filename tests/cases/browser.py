@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 KEYS = {"Tab": 9, "Enter": 13, " ": 32, "ArrowDown": 40, "ArrowRight": 39}
 SECONDS = 120
 _PHONE_PX = 500
@@ -78,8 +78,12 @@ class Browser:
         os.close(self._write)
         os.close(self._read)
 
-    def open(self, page: Path, *, width: int, scheme: str = "light", motion: str = "no-preference") -> None:
-        """Show a file in a window of this width, whose user prefers this scheme of colours, and motion or not."""
+    def open(self, place: Path | str, *, width: int, scheme: str = "light", motion: str = "no-preference") -> None:
+        """Show a file, whole, or what comes from an address, which may never end; forget errors and requests.
+
+        Args:
+            width: of the window, pixels; `scheme` of colours and `motion`: what its user prefers.
+        """
         self.errors.clear()
         self.requests.clear()
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < _PHONE_PX}
@@ -90,10 +94,10 @@ class Browser:
         ]
         self._ask("Emulation.setEmulatedMedia", features=features)
         self._loaded = False
-        self._ask("Page.navigate", url=page.as_uri())
+        self._ask("Page.navigate", url=place if isinstance(place, str) else place.as_uri())
         end = time.monotonic() + SECONDS
-        while not self._loaded:
-            assert time.monotonic() < end, f"{page} is not loaded"
+        while isinstance(place, Path) and not self._loaded:
+            assert time.monotonic() < end, f"{place} is not loaded"
             self._take(self._receive())
 
     def run(self, script: str) -> Any:
@@ -113,6 +117,11 @@ class Browser:
     def type(self, text: str) -> None:
         """Text into what has the focus."""
         self._ask("Input.insertText", text=text)
+
+    def tree(self) -> list[tuple[str, str]]:
+        """Role and name of what a screen reader finds."""
+        nodes = [node for node in self._ask("Accessibility.getFullAXTree")["nodes"] if not node.get("ignored")]
+        return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes]
 
     def photograph(self) -> bytes:
         """The whole page as a PNG."""

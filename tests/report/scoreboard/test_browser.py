@@ -87,6 +87,16 @@ def test_it_keeps_nobody_out(width: int, scheme: str, page: Path, browser: Brows
     assert browser.run(AXE) == []
 
 
+def test_a_screen_reader_finds_its_way(page: Path, browser: Browser) -> None:
+    """Landmarks, headings, charts with names, and in the table how each number came about."""
+    browser.open(page, width=1280)
+    tree = browser.tree()
+    assert {"banner", "main", "search", "contentinfo", "status"} <= {role for role, _ in tree}
+    assert ("heading", "Blood cells") in tree and ("heading", "Accuracy against latency") in tree
+    assert any(name == "AP over the whole call on bccd test" for role, name in tree if role in ("image", "img"))
+    assert ("columnheader", "AP") in tree and ("cell", "57.00 simulated") in tree
+
+
 def test_it_is_sorted_by_keyboard(page: Path, browser: Browser) -> None:
     """A heading is reached with the tab key, shows that it is there, and sorts; rows without a number come last."""
     browser.open(page, width=1280)
