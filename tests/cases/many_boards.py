@@ -143,7 +143,8 @@ def make_hot_record() -> BenchRecord:
         Minute(calls=100, total=spread(ms * slower), network=spread(ms * slower * 0.85), conditions=state)
         for slower in (0.86, 0.9, 1.0, 1.22, 1.24)
     )
-    hot = Conditions(temperature_c=84.0, clock_mhz=1100.0, governor="ondemand", throttled=("temperature limit",))
+    hot = Conditions(temperature_c=84.0, clock_mhz=1100.0, gpu_clock_mhz=612.0, governor="ondemand")
+    hot = msgspec.structs.replace(hot, throttled=("temperature limit",))
     power = (Rail(source="ina3221", name="VDD_IN", mean_w=5.13, joules_per_call=1.77),)
     return msgspec.structs.replace(record, minutes=minutes, after=hot, throttled=hot.throttled, power=power)
 

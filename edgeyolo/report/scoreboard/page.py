@@ -14,7 +14,7 @@ import msgspec
 from edgeyolo.report.page import embed, fill_template, read_part
 from edgeyolo.report.scoreboard.chart import DIRECT_FIRST, draw_charts
 from edgeyolo.report.scoreboard.pictures import SideBySide
-from edgeyolo.report.scoreboard.runs import STAGES, describe_runs
+from edgeyolo.report.scoreboard.runs import CONDITIONS, STAGES, describe_runs
 from edgeyolo.spec.atomic import write_file
 from edgeyolo.spec.figure import OWN_WEIGHTS, Figure, Kind, ScoreboardRow
 from edgeyolo.spec.scoreboard import Scoreboard
@@ -93,7 +93,7 @@ def write_page(path: Path, board: Scoreboard, pictures: Sequence[SideBySide] = (
         charts=draw_charts(board.rows),
         runs=runs,
         stages=STAGES,
-        conditions=list(dict.fromkeys(name for run in runs for name in run.conditions)),
+        conditions=[name for name in CONDITIONS if any(name in run.conditions for run in runs)],
         engine_of=engine_of,
         pictures=[(one, embed(one.jpeg)) for one in pictures],
         licences={OWN_WEIGHTS: "own weights", "": "not said"},

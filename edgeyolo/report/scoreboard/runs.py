@@ -10,6 +10,7 @@ from edgeyolo.spec.layers import LayerReport, LayerRun, converts
 from edgeyolo.spec.scoreboard import TimedRun
 
 STAGES = {"pre": "before the network", "network": "network", "post": "after the network"}
+CONDITIONS = ("temperature", "clock", "GPU clock", "governor", "memory", "power", "slowed down by")
 _SLOWEST = 12  # layers that are shown one by one
 _SPARK_PX = (120.0, 24.0)
 
@@ -109,15 +110,16 @@ def _stage_sum_ms(record: BenchRecord) -> float:
 def _conditions(record: BenchRecord) -> dict[str, str]:
     """What is known of the computer, as heading and text."""
     before, after = record.before, record.after
-    told = {
-        "temperature": _from_to(before.temperature_c, after.temperature_c, "°C"),
-        "clock": _from_to(before.clock_mhz, after.clock_mhz, "MHz"),
-        "governor": after.governor,
-        "memory": f"{record.peak_memory_mib:.0f} MiB" if record.peak_memory_mib else "",
-        "power": "; ".join(_power_text(rail) for rail in record.power),
-        "slowed down by": "; ".join(record.throttled),
-    }
-    return {name: text for name, text in told.items() if text}
+    told = (
+        _from_to(before.temperature_c, after.temperature_c, "°C"),
+        _from_to(before.clock_mhz, after.clock_mhz, "MHz"),
+        _from_to(before.gpu_clock_mhz, after.gpu_clock_mhz, "MHz"),
+        after.governor,
+        f"{record.peak_memory_mib:.0f} MiB" if record.peak_memory_mib else "",
+        "; ".join(_power_text(rail) for rail in record.power),
+        "; ".join(record.throttled),
+    )
+    return {name: text for name, text in zip(CONDITIONS, told, strict=True) if text}
 
 
 def _power_text(rail: Rail) -> str:

@@ -97,8 +97,8 @@ def test_runs_have_stages_conditions_and_layers(board: Scoreboard, tmp_path: Pat
     hot = next(
         row for table in page.tables.values() for row in table if any("temperature limit" in cell for cell in row)
     )
-    assert [cell.strip() for cell in hot[1:4]] == ["48 to 84 °C", "2400 to 1100 MHz", "ondemand"]
-    assert hot[5].strip() == "VDD_IN 5.1 W, 1.77 J a call"
+    said = [cell.strip() for cell in hot[1:7]]
+    assert said == ["48 to 84 °C", "2400 to 1100 MHz", "612 MHz", "ondemand", "118 MiB", "VDD_IN 5.1 W, 1.77 J a call"]
     widths = [float(width) for width in re.findall(r'class="s-\w+" style="width: ([\d.]+)%"', text)]
     assert len(widths) == 2 * 3 * len(board.runs) and max(
         sum(widths[i : i + 3]) for i in range(0, len(widths), 3)
