@@ -46,7 +46,7 @@ def load_onnx(path: Path) -> ModelProto:
         refuse_external_data(raw, where=path)
         model = onnx.load_model_from_string(raw)
         onnx.checker.check_model(model)
-    except (OSError, decode_error, onnx.checker.ValidationError) as error:
+    except (OSError, UnicodeDecodeError, decode_error, onnx.checker.ValidationError) as error:
         raise BackendError(f"is not a usable ONNX file ({error})", where=path) from None
     return model
 

@@ -12,6 +12,7 @@ from edgeyolo.spec.atomic import check_replaceable, replacing_folder
 from edgeyolo.spec.errors import OutputError, UsageError
 from edgeyolo.spec.foreign import ForeignDescription
 from edgeyolo.spec.importing import IMPORTED_FILES, ImportOptions
+from edgeyolo.spec.memory import bounded_memory
 from edgeyolo.spec.model import ModelRecord, ModelSpec, Origin
 from edgeyolo.spec.provenance import sha256_of, tool_versions
 from edgeyolo.spec.sizes import image_hw_of
@@ -75,10 +76,11 @@ def read_graph(file: Path, options: ImportOptions) -> tuple[ModelProto, ModelSpe
     if options.model is not None:
         raise UsageError("an ONNX file is of no model of the zoo", where=file, hint="Leave out --model")
     told = _told(options)
-    model = read_foreign(file)
-    graph = plain_graph(model, _image_hw(model, options.image_size), where=file)
-    described = describe(graph, told, _names(options.names), where=file)
-    result = with_outputs(graph, described)
+    with bounded_memory(where=file):
+        model = read_foreign(file)
+        graph = plain_graph(model, _image_hw(model, options.image_size), where=file)
+        described = describe(graph, told, _names(options.names), where=file)
+        result = with_outputs(graph, described)
     origin, guesses = _origin(model, told, file)
     spec = ModelSpec(
         name=file.stem,

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgeyolo.graph.foreign.head_layers import Candidate, HeadMap, Shapes, head_convolutions, list_candidates, stride_of
 from edgeyolo.graph.foreign.plain import infer_shapes, open_graph, random_picture, run_graph
 from edgeyolo.graph.foreign.rows import (
@@ -85,8 +87,15 @@ def describe(
     if told.outputs and told.head != "boxes":
         maps = _told_maps(told.outputs, shapes, (image_hw[0], image_hw[1]), where)
     rows = None if told.outputs and told.head not in (None, "boxes") else find_rows(model, shapes, told)
-    candidates = list(list_candidates(maps, told, len(names) or None))
-    found = _by_running(model, candidates, rows, told, len(names), where)
+
+    def find(known_classes: int) -> Described | None:
+        candidates = list(list_candidates(maps, told, known_classes or None))
+        with np.errstate(over="ignore", invalid="ignore"):  # what a network without sense computes fits nothing
+            return _by_running(model, candidates, rows, told, known_classes, where)
+
+    found = find(len(names))
+    if found is not None and names and len(found.class_names) != len(names):
+        found = find(0) or found  # names that do not fit are not to decide what the file is
     if found is None:
         raise BackendError(_what_there_is(model, maps, shapes, told), where=where, hint=_HINT)
     count = len(found.class_names)
@@ -146,8 +155,6 @@ def _raw(candidate: Candidate, told: ForeignDescription, why: str) -> Described:
 
 
 def _boxes(model: ModelProto, rows: Rows, own: object, told: ForeignDescription, known_classes: int) -> Described:
-    import numpy as np
-
     values = np.asarray(own)
     extra = rows.channels - 4 - known_classes if known_classes else int(rows.channels == 5 + len(COCO_CLASSES))
     objectness = told.objectness if told.objectness is not None else extra == 1
@@ -224,7 +231,7 @@ def _named(names: tuple[str, ...], count: int, where: Path) -> tuple[str, ...]:
     if not names and count == len(COCO_CLASSES):
         return COCO_CLASSES
     if len(names) != count or len(set(names)) != count:
-        what = f"has {count} classes, and {len(set(names)) or 'no'} different names"
+        what = f"has {count} {'class' if count == 1 else 'classes'}, and {len(set(names)) or 'no'} different names"
         raise UsageError(what, where=where, hint="Give --names FILE, one on a line")
     return names
 

@@ -169,6 +169,8 @@ def _simplified(model: ModelProto, where: Path) -> ModelProto:
         raise BackendError(f"cannot be simplified ({error})", where=where) from None
     if not isinstance(result, onnx.ModelProto):
         raise BackendError("the simplifier did not return a graph", where=where)
+    if [entry.name for entry in result.graph.input] != [INPUT_NAME]:
+        raise BackendError("what it gives does not depend on the picture", where=where)
     return onnx.shape_inference.infer_shapes(result, data_prop=True)
 
 

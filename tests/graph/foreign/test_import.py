@@ -268,6 +268,11 @@ def test_a_broken_file_or_a_wrong_number_of_names_is_said(tmp_path: Path, names:
         verbs.import_graph(file, tmp_path / "run", ImportOptions())
     with pytest.raises(UsageError, match="--model"):
         verbs.import_graph(file, tmp_path / "run", ImportOptions(model="yolov8n"))
+    names.write_text("\n".join(map(str, range(80))))  # as many as no reading of the file has
+    other = export_foreign(make_foreign(PointStyle), tmp_path / "other.onnx", opset=17)
+    for path in (file, other):
+        with pytest.raises(UsageError, match="6 classes, and 80 different names"):
+            verbs.import_graph(path, tmp_path / "run", ImportOptions(names=names))
     raw = file.read_bytes()
     for end in (0, 100, len(raw) // 2, len(raw) - 3):
         file.write_bytes(raw[:end])
