@@ -20,12 +20,12 @@ import pytest
 import edgeyolo
 from edgeyolo import __version__
 from edgeyolo.bundle import open_bundle, read_manifest, write_bundle
-from edgeyolo.cli._bench import check_gate
+from edgeyolo.cli._bench import check_gate, show_record, write_csv
 from edgeyolo.cli.app import command_of, list_verbs
 from edgeyolo.cli.console import Console
 from edgeyolo.data.drawn import draw_dataset, draw_picture
 from edgeyolo.runtime import Detector
-from edgeyolo.spec.benchmark import Spread
+from edgeyolo.spec.benchmark import BenchRecord, Rail, Spread
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.provenance import sha256_of
 from edgeyolo.spec.recipe import list_recipes
@@ -232,6 +232,17 @@ def test_bench_for_a_while_and_against_another(run: Run, bundle: Path, tmp_path:
     (row,) = csv.DictReader(table.read_text().splitlines())
     assert float(row["total_median_ms"]) == told["spread"]["total"]["median_ms"]
     assert (row["target"], row["host"]) == ("host-onnx", "")
+
+
+def test_power_is_said_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = json.loads(next((Path(__file__).parents[2] / "benchmarks/boards").glob("x86*.json")).read_text())["record"]
+    rail = Rail(source="ina3221", name="VDD_IN", mean_w=7.25, most_w=9.0, joules_per_call=0.125)
+    record = msgspec.structs.replace(msgspec.convert(row, BenchRecord), power=(rail,))
+    show_record(Console(json=False), record)
+    assert "power, ina3221 VDD_IN: 7.25 W, 9.00 at most, 0.125 J a call" in capsys.readouterr().out
+    write_csv(tmp_path / "times.csv", [msgspec.to_builtins(record)], Console(json=False))
+    (written,) = csv.DictReader((tmp_path / "times.csv").read_text().splitlines())
+    assert written["power"] == "ina3221 VDD_IN 7.250 W" and written["model"] == record.model
 
 
 def test_bench_is_a_gate(run: Run, bundle: Path) -> None:

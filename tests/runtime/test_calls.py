@@ -15,7 +15,7 @@ from edgeyolo.spec.progress import SILENT
 class Steady:
     """A detector whose calls take what they are told to take."""
 
-    batch = 1
+    batch, threads = 1, 0
 
     def __init__(self, noise: float) -> None:
         self._rng, self._noise = np.random.default_rng(0), noise
@@ -61,3 +61,19 @@ def test_all_calls_are_in_the_slices_in_their_order(count: int) -> None:
     assert len(percentiles["network"]) == 101
     assert (percentiles["network"][0], percentiles["network"][100]) == (0, count - 1)
     assert percentiles["total"][50] == pytest.approx(calls.clock.spread()["total"].median_ms)
+
+
+def test_the_warm_up_lasts_until_threads_have_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are threads to choose, nobody has said how many, and the median is to be sure."""
+    monkeypatch.setattr(bench, "SETTLING_S", 0.05)
+
+    def warm_up(used: int, **options: float) -> int:
+        detector = Steady(0.1)
+        detector.threads = used
+        counted = bench._warm_up(detector, np.zeros((2, 2, 3), np.uint8), BenchOptions(**options))
+        assert counted == 1 + detector.calls  # the first call was timed by itself
+        return counted
+
+    assert warm_up(2, warmup=10) > 100
+    assert warm_up(0, warmup=10) == warm_up(2, warmup=10, runs=5) == warm_up(2, warmup=10, threads=2) == 10
+    assert warm_up(2, warmup=0) == 1
