@@ -52,7 +52,7 @@ def report(
         raise UsageError("nothing is given", hint="Give bundles, folders, or what other verbs say with --json")
     found = []
     for number, source in enumerate(sources, start=1):
-        found.append((str(source), read_source(source)))
+        found.append((source, read_source(source)))
         progress.step("read", number, len(sources), source.name)
     board = join(found, title=options.title, published=options.published)
     pictures = [] if options.pictures is None else _compare(sources, options.pictures, options.show, progress)

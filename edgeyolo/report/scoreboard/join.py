@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -16,11 +17,11 @@ from edgeyolo.spec.scoreboard import Scoreboard, TimedRun
 _TIMES: tuple[tuple[str, Unit], ...] = (("total", "ms"), ("network", "network ms"))
 
 
-def join(found: Sequence[tuple[str, Found]], *, title: str, published: bool = False) -> Scoreboard:
+def join(found: Sequence[tuple[Path, Found]], *, title: str, published: bool = False) -> Scoreboard:
     """One scoreboard of all that was read.
 
     Args:
-        found: sources, as they were given, and what they say.
+        found: sources, and what they say.
         published: add what others published of the same models.
 
     Raises:
@@ -31,7 +32,7 @@ def join(found: Sequence[tuple[str, Found]], *, title: str, published: bool = Fa
     for run in runs:
         rows = _with_run(rows, run)
     for source, row in (estimate for _, one in found for estimate in one.estimates):
-        given = [other for name, one in found if name == source for other in one.rows]
+        given = [other for path, one in found if path.resolve() == Path(source).resolve() for other in one.rows]
         rows = _with_estimate(rows, row, [other for other in rows if _artefacts([other]) & _artefacts(given)])
     rows = [_beside_float(row, rows) for row in rows]
     if published:
@@ -189,6 +190,7 @@ def _notes(rows: Sequence[ScoreboardRow], runs: Sequence[TimedRun]) -> list[str]
     often = Counter((run.record.bundle_sha256, run.device) for run in runs if run.record.bundle_sha256)
     for (digest, device), count in often.items():
         if count > 1:
-            model = next(row.model for row in rows if row.sha256 == digest)
-            notes.append(f"{model} was timed {count} times on {device}: rows have the newest times, stages have all")
+            row = next(row for row in rows if row.sha256 == digest)
+            name = f"{row.model} {row.precision}, {row.engine.partition(' ')[0]}"
+            notes.append(f"{name} was timed {count} times on {device}: rows have the newest times, stages have all")
     return notes

@@ -31,7 +31,7 @@ ROW = ScoreboardRow(
 
 
 def read_all(*paths: Path, **options: Any) -> Scoreboard:
-    return join([(str(path), read_source(path)) for path in paths], title="all", **options)
+    return join([(path, read_source(path)) for path in paths], title="all", **options)
 
 
 def write(path: Path, value: object) -> Path:
