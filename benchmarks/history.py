@@ -28,7 +28,9 @@ from record import RESULTS, claim_folder, load_reusable, save_result
 
 from edgeyolo import models, verbs
 from edgeyolo.criteria.best_anchor import BestAnchorCriterion
+from edgeyolo.criteria.criterion import Criterion
 from edgeyolo.criteria.neighbours import NeighbourCriterion
+from edgeyolo.criteria.ota import OtaCriterion
 from edgeyolo.criteria.ppyolo import PpYoloCriterion, PpYoloWeights
 from edgeyolo.criteria.tal import TalCriterion
 from edgeyolo.models import ppyolo, yolov2, yolov7, yolov8
@@ -77,11 +79,19 @@ class Swap:
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def criterion_of(network: type, make: Callable[[Any], Any]) -> Callable[[ExitStack], None]:
-    """Train networks of this class by another loss."""
-    return lambda stack: stack.enter_context(
-        mock.patch.object(network, "make_criterion", lambda self, epochs=None: make(self))
-    )
+def criterion_of(network: type, change: Callable[[Any], Criterion | None]) -> Callable[[ExitStack], None]:
+    """Change the loss that networks of this class are trained by, or put another in its place."""
+
+    def enter(stack: ExitStack) -> None:
+        make: Callable[..., Any] = network.make_criterion  # type: ignore[attr-defined]
+
+        def changed(self: Any, *, epochs: int | None = None) -> Any:
+            own = make(self, epochs=epochs)
+            return change(own) or own
+
+        stack.enter_context(mock.patch.object(network, "make_criterion", changed))
+
+    return enter
 
 
 def variant_of(family: Any, name: str, **fields: Any) -> Callable[[ExitStack], None]:
@@ -91,28 +101,33 @@ def variant_of(family: Any, name: str, **fields: Any) -> Callable[[ExitStack], N
     )
 
 
-def several_anchors(network: Any) -> BestAnchorCriterion:
-    """YOLOv4's rule in PP-YOLO's loss."""
-    criterion = PpYoloCriterion(network.decode, network.config.num_classes, PpYoloWeights(ignore=network.config.ignore))
-    criterion.iou_threshold = 0.213
-    return criterion
+def several_anchors(own: BestAnchorCriterion) -> None:
+    """YOLOv4's rule, with the number of its authors' cfg."""
+    own.iou_threshold = 0.213
 
 
-def ppyolo_with(**weights: float) -> Callable[[ExitStack], None]:
-    """Other numbers in PP-YOLO's loss."""
-    return criterion_of(
-        ppyolo.Network,
-        lambda self: PpYoloCriterion(
-            self.decode, self.config.num_classes, PpYoloWeights(**{"ignore": self.config.ignore, **weights})
-        ),
-    )
+def nothing_ignored(own: BestAnchorCriterion) -> None:
+    """Whatever answers for nothing has to say so."""
+    own.ignore = 1.0
 
 
-def static_points(network: Any) -> TalCriterion:
-    """ATSS to the end in YOLOv8's loss."""
-    criterion: TalCriterion = yolov8.Network(network.config).make_criterion()
-    criterion.static_assigner_epochs = EVERY_EPOCH
-    return criterion
+def weigh_iou(weight: float) -> Callable[[PpYoloCriterion], None]:
+    """Another weight of the IoU."""
+
+    def change(own: PpYoloCriterion) -> None:
+        own.weights = dataclasses.replace(own.weights, iou=weight)
+
+    return change
+
+
+def static_points(own: TalCriterion) -> None:
+    """ATSS to the end."""
+    own.static_assigner_epochs = EVERY_EPOCH
+
+
+def neighbours(own: OtaCriterion) -> Criterion:
+    """YOLOv5's loss, which takes every candidate."""
+    return NeighbourCriterion(own.decode, own.num_classes)
 
 
 def without_drop_block(stack: ExitStack) -> None:
@@ -126,20 +141,17 @@ SWAPS = {
     "pp-several": Swap(
         "ppyolo-tiny", "assignment", "several anchors (v4)", criterion_of(ppyolo.Network, several_anchors)
     ),
-    "pp-no-ignore": Swap("ppyolo-tiny", "assignment", "nothing ignored", ppyolo_with(ignore=1.0)),
+    "pp-no-ignore": Swap("ppyolo-tiny", "assignment", "nothing ignored", criterion_of(ppyolo.Network, nothing_ignored)),
     "pp-no-pyramid": Swap("ppyolo-tiny", "neck", "no SPP", variant_of(ppyolo, "ppyolo-tiny", pyramid=False)),
     "pp-no-drop": Swap("ppyolo-tiny", "training", "no DropBlock", without_drop_block),
-    "v7-neighbours": Swap(
-        "yolov7-nano",
-        "assignment",
-        "all neighbours (v5)",
-        criterion_of(yolov7.Network, lambda self: NeighbourCriterion(self.decode, self.config.num_classes)),
-    ),
+    "v7-neighbours": Swap("yolov7-nano", "assignment", "all neighbours (v5)", criterion_of(yolov7.Network, neighbours)),
     "v8-static": Swap("yolov8n", "assignment", "ATSS to the end", criterion_of(yolov8.Network, static_points)),
     "v5-giou": Swap("yolov5n", "loss", "GIoU", settings={"box_loss": "giou"}),
     "v5-alpha": Swap("yolov5n", "loss", "alpha-CIoU", settings={"box_loss_alpha": "3"}),
     **{
-        f"loss-iou-{weight:g}": Swap("ppyolo-tiny", "weight", f"IoU weight {weight:g}", ppyolo_with(iou=weight))
+        f"loss-iou-{weight:g}": Swap(
+            "ppyolo-tiny", "weight", f"IoU weight {weight:g}", criterion_of(ppyolo.Network, weigh_iou(weight))
+        )
         for weight in IOU_WEIGHTS
         if weight != PpYoloWeights().iou
     },
