@@ -53,6 +53,8 @@ _SIZES = (
     "narrow_blocks",
     "module_count",
     "block_count",
+    *("layers", "stride", "local_chs"),  # YOLOv1's rows of convolutions
+    *("head_chs", "fine_chs", "alternating"),  # YOLOv2's, of which the first has all
 )
 
 
