@@ -39,7 +39,7 @@ def serve(
     again and again. With --track, detections count from the low_threshold of the tracker on, unless you give
     another score threshold; --set and --config set the tracker.
     """
-    from edgeyolo.live.live import Live
+    from edgeyolo.live import Live
     from edgeyolo.runtime import Detector
 
     lowest = tracking.low_threshold if options.track else None

@@ -2,3 +2,7 @@
 
 Verb: `Live(detector, sources).run()`. Nothing here slows the detector: each outlet takes the latest result, or none.
 """
+
+from edgeyolo.live.live import Live
+
+__all__ = ["Live"]

@@ -21,7 +21,7 @@ from blocks import SPEC, draw_blocks, save_model
 
 from edgeyolo import backends
 from edgeyolo.bundle import write_bundle
-from edgeyolo.live.live import Live
+from edgeyolo.live import Live
 from edgeyolo.live.server import Limits
 from edgeyolo.runtime import Detector
 from edgeyolo.spec.manifest import Manifest

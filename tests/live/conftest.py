@@ -9,7 +9,7 @@ import pytest
 from live_page import Client, serving, wait_until, write_blocks_bundle, write_video
 from shared import make_once
 
-from edgeyolo.live.live import Live
+from edgeyolo.live import Live
 from edgeyolo.live.server import Limits
 from edgeyolo.spec.serving import ServeOptions
 

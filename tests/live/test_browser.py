@@ -11,7 +11,7 @@ import pytest
 from browser import Browser, find_browser
 from live_page import Client, serving, wait_until
 
-from edgeyolo.live.live import Live
+from edgeyolo.live import Live
 from edgeyolo.spec.serving import ServeOptions
 
 TOKEN = "a-token-of-this-test"

@@ -11,7 +11,7 @@ import pytest
 from blocks import draw_blocks
 from live_page import Client, encode, memory_kib, png_that_says, wait_until
 
-from edgeyolo.live.live import Live
+from edgeyolo.live import Live
 
 PICTURE = encode(draw_blocks(np.random.default_rng(0), (64, 64)))
 METHODS = ("GET", "POST", "HEAD", "PUT", "G\0T")

@@ -14,8 +14,8 @@ import pytest
 from blocks import draw_blocks
 from live_page import Client, encode, memory_kib, png_that_says, read_pictures, serving, wait_until
 
+from edgeyolo.live import Live
 from edgeyolo.live.access import find_token
-from edgeyolo.live.live import Live
 from edgeyolo.spec.errors import FormatError
 from edgeyolo.spec.serving import ServeOptions
 
