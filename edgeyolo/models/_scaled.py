@@ -18,7 +18,8 @@ class ScaledConfig:
 
     Attributes:
         stem: of the first convolution.
-        stages: channels and residual blocks of each stage, strides 2, 4 ...
+        stages: channels of each stage, strides 2, 4 ...
+        blocks: residual blocks of each.
         first: what the stage of stride 2 is: a plain residual one, a partial one like the others, or the picture's
             positions as channels (YOLOR's large ones, whose stem is that stage).
         transition: a convolution behind the residual blocks of a stage.
@@ -32,7 +33,8 @@ class ScaledConfig:
 
     name: str
     stem: int
-    stages: tuple[tuple[int, int], ...]
+    stages: tuple[int, ...]
+    blocks: tuple[int, ...]
     first: Literal["residual", "partial", "reorg"]
     neck: tuple[int, ...]
     neck_blocks: int
@@ -80,7 +82,7 @@ def _backbone(plan: Plan, config: ScaledConfig) -> list[int]:
         plan.add(Reorg((PICTURE,)))
     plan.conv(config.stem, 3, activation=act)
     ends = []
-    for position, (chs, blocks) in enumerate(config.stages):
+    for position, (chs, blocks) in enumerate(zip(config.stages, config.blocks, strict=True)):
         down = plan.conv(chs, 3, 2, activation=act)
         if position == 0 and config.first == "residual":
             ends.append(_residuals(plan, chs, down, blocks, act))

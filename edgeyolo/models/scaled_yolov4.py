@@ -36,13 +36,14 @@ _P7_ANCHORS: Anchors = (
     ((268, 248), (232, 504), (445, 416), (640, 640)),
     ((812, 393), (477, 808), (1070, 908), (1408, 1408)),
 )
-_P5_STAGES = ((64, 1), (128, 3), (256, 15), (512, 15), (1024, 7))
+_P5_STAGES, _P5_BLOCKS = (64, 128, 256, 512, 1024), (1, 3, 15, 15, 7)
 
 VARIANTS: dict[str, ScaledConfig] = {
     "yolov4-csp": ScaledConfig(
         name="yolov4-csp",
         stem=32,
-        stages=((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)),
+        stages=(64, 128, 256, 512, 1024),
+        blocks=(1, 2, 8, 8, 4),
         first="residual",
         neck=(128, 256, 512),
         neck_blocks=2,
@@ -52,7 +53,8 @@ VARIANTS: dict[str, ScaledConfig] = {
     "yolov4x-mish": ScaledConfig(
         name="yolov4x-mish",
         stem=32,
-        stages=((80, 1), (160, 3), (320, 10), (640, 10), (1280, 5)),
+        stages=(80, 160, 320, 640, 1280),
+        blocks=(1, 3, 10, 10, 5),
         first="residual",
         neck=(160, 320, 640),
         neck_blocks=3,
@@ -63,6 +65,7 @@ VARIANTS: dict[str, ScaledConfig] = {
         name="yolov4-p5",
         stem=32,
         stages=_P5_STAGES,
+        blocks=_P5_BLOCKS,
         first="partial",
         neck=(128, 256, 512),
         neck_blocks=3,
@@ -72,7 +75,8 @@ VARIANTS: dict[str, ScaledConfig] = {
     "yolov4-p6": ScaledConfig(
         name="yolov4-p6",
         stem=32,
-        stages=(*_P5_STAGES, (1024, 7)),
+        stages=(*_P5_STAGES, 1024),
+        blocks=(*_P5_BLOCKS, 7),
         first="partial",
         neck=(128, 256, 512, 512),
         neck_blocks=3,
@@ -82,7 +86,8 @@ VARIANTS: dict[str, ScaledConfig] = {
     "yolov4-p7": ScaledConfig(
         name="yolov4-p7",
         stem=40,
-        stages=((80, 1), (160, 3), (320, 15), (640, 15), (1280, 7), (1280, 7), (1280, 7)),
+        stages=(80, 160, 320, 640, 1280, 1280, 1280),
+        blocks=(1, 3, 15, 15, 7, 7, 7),
         first="partial",
         neck=(160, 320, 640, 640, 640),
         neck_blocks=3,

@@ -24,11 +24,14 @@ _LARGE_ANCHORS: Anchors = (
 )
 
 
-def _csp(name: str, stages: tuple[tuple[int, int], ...], neck: tuple[int, ...], neck_blocks: int) -> ScaledConfig:
+def _csp(
+    name: str, stages: tuple[int, ...], blocks: tuple[int, ...], neck: tuple[int, ...], neck_blocks: int
+) -> ScaledConfig:
     return ScaledConfig(
         name=name,
         stem=32,
         stages=stages,
+        blocks=blocks,
         first="residual",
         neck=neck,
         neck_blocks=neck_blocks,
@@ -41,11 +44,12 @@ def _csp(name: str, stages: tuple[tuple[int, int], ...], neck: tuple[int, ...], 
     )
 
 
-def _large(name: str, stages: tuple[tuple[int, int], ...], neck: tuple[int, ...]) -> ScaledConfig:
+def _large(name: str, stages: tuple[int, ...], blocks: tuple[int, ...], neck: tuple[int, ...]) -> ScaledConfig:
     return ScaledConfig(
         name=name,
         stem=64,
         stages=stages,
+        blocks=blocks,
         first="reorg",
         transition=False,
         neck=neck,
@@ -62,10 +66,10 @@ def _large(name: str, stages: tuple[tuple[int, int], ...], neck: tuple[int, ...]
 VARIANTS: dict[str, ScaledConfig] = {
     config.name: config
     for config in (
-        _large("yolor-p6", ((128, 3), (256, 7), (384, 7), (512, 3), (640, 3)), (128, 192, 256, 320)),
-        _large("yolor-w6", ((128, 3), (256, 7), (512, 7), (768, 3), (1024, 3)), (128, 256, 384, 512)),
-        _csp("yolor-csp", ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)), (128, 256, 512), 2),
-        _csp("yolor-csp-x", ((80, 1), (160, 3), (320, 10), (640, 10), (1280, 5)), (160, 320, 640), 3),
+        _large("yolor-p6", (128, 256, 384, 512, 640), (3, 7, 7, 3, 3), (128, 192, 256, 320)),
+        _large("yolor-w6", (128, 256, 512, 768, 1024), (3, 7, 7, 3, 3), (128, 256, 384, 512)),
+        _csp("yolor-csp", (64, 128, 256, 512, 1024), (1, 2, 8, 8, 4), (128, 256, 512), 2),
+        _csp("yolor-csp-x", (80, 160, 320, 640, 1280), (1, 3, 10, 10, 5), (160, 320, 640), 3),
     )
 }
 

@@ -12,7 +12,6 @@ from edgeyolo.heads import Anchors
 from edgeyolo.models._planned import PlannedNetwork, publish
 from edgeyolo.nn.plan import Plan
 
-_STAGE_BLOCKS = (1, 2, 8, 8, 4)  # of Darknet-53
 _ANCHORS: Anchors = (
     ((10, 13), (16, 30), (33, 23)),
     ((30, 61), (62, 45), (59, 119)),
@@ -29,6 +28,7 @@ class Yolov3Config:
         tiny: the small network.
         spp: pools of several sizes before the coarsest level.
         width: multiplies the channels.
+        blocks: residual blocks of each stage; none where it is tiny.
         anchors_wh: per level, finest first, input pixels.
         eps, momentum: of batch norms, as darknet's.
         rules: of the loss.
@@ -41,6 +41,7 @@ class Yolov3Config:
     activation: str = "leaky_relu"
     image_size: int = 416
     width: float = 1.0
+    blocks: tuple[int, ...] = (1, 2, 8, 8, 4)
     anchors_wh: Anchors = _ANCHORS
     eps: float = 1e-5
     momentum: float = 0.1
@@ -64,7 +65,7 @@ VARIANTS: dict[str, Yolov3Config] = {
 def _full(plan: Plan, config: Yolov3Config) -> None:
     """Darknet-53, then five convolutions and an output per level, coarsest first."""
     act = config.activation
-    laterals = _darknet_53(plan, act)
+    laterals = _darknet_53(plan, config.blocks, act)
     fork = laterals[-1]
     for level, chs in ((2, 512), (1, 256), (0, 128)):
         if level < 2:
@@ -82,11 +83,11 @@ def _full(plan: Plan, config: Yolov3Config) -> None:
         plan.detect(config.anchors_wh[level], config.num_classes, size="exp", reach=1.0)
 
 
-def _darknet_53(plan: Plan, act: str) -> list[int]:
+def _darknet_53(plan: Plan, counts: tuple[int, ...], act: str) -> list[int]:
     """Numbers of the layers of strides 8, 16 and 32."""
     plan.conv(32, 3, activation=act)
     ends = []
-    for chs, blocks in zip((64, 128, 256, 512, 1024), _STAGE_BLOCKS, strict=True):
+    for chs, blocks in zip((64, 128, 256, 512, 1024), counts, strict=True):
         end = plan.conv(chs, 3, 2, activation=act)
         for _ in range(blocks):
             plan.conv(chs // 2, activation=act)

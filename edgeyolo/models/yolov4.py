@@ -14,7 +14,6 @@ from edgeyolo.heads import Anchors
 from edgeyolo.models._planned import PlannedNetwork, publish
 from edgeyolo.nn.plan import Join, Plan
 
-_STAGE_BLOCKS = (1, 2, 8, 8, 4)  # of CSPDarknet-53
 _ANCHORS: Anchors = (
     ((12, 16), (19, 36), (40, 28)),
     ((36, 75), (76, 55), (72, 146)),
@@ -32,6 +31,7 @@ class Yolov4Config:
         activation: of the backbone.
         neck_activation: of the neck and the head.
         width: multiplies the channels.
+        blocks: residual blocks of each stage; none where it is tiny.
         anchors_wh: per level, finest first, input pixels.
         reach: of each level, as in `AnchorDecode`.
         eps, momentum: of batch norms, as darknet's.
@@ -45,6 +45,7 @@ class Yolov4Config:
     neck_activation: str = "leaky_relu"
     image_size: int = 608
     width: float = 1.0
+    blocks: tuple[int, ...] = (1, 2, 8, 8, 4)
     anchors_wh: Anchors = _ANCHORS
     reach: tuple[float, ...] = (1.2, 1.1, 1.05)
     eps: float = 1e-5
@@ -75,7 +76,7 @@ VARIANTS: dict[str, Yolov4Config] = {
 
 
 def _full(plan: Plan, config: Yolov4Config) -> None:
-    fine, middle, _ = _csp_darknet_53(plan, config.activation)
+    fine, middle, _ = _csp_darknet_53(plan, config.blocks, config.activation)
     act = config.neck_activation
     for chs, size in ((512, 1), (1024, 3), (512, 1)):
         plan.conv(chs, size, activation=act)
@@ -94,11 +95,11 @@ def _full(plan: Plan, config: Yolov4Config) -> None:
             ends.append(_five(plan, 2 * chs, act))
 
 
-def _csp_darknet_53(plan: Plan, act: str) -> list[int]:
+def _csp_darknet_53(plan: Plan, counts: tuple[int, ...], act: str) -> list[int]:
     """Numbers of the layers of strides 8, 16 and 32; the first stage keeps all channels in both of its ways."""
     plan.conv(32, 3, activation=act)
     ends = []
-    for chs, blocks in zip((64, 128, 256, 512, 1024), _STAGE_BLOCKS, strict=True):
+    for chs, blocks in zip((64, 128, 256, 512, 1024), counts, strict=True):
         way = chs if chs == 64 else chs // 2
         down = plan.conv(chs, 3, 2, activation=act)
         skip = plan.conv(way, activation=act)

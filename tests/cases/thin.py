@@ -1,7 +1,8 @@
 """Every model of the registry at a size for tests: small ones as they are, the others with an eighth of their channels.
 
-A thin network has every layer and every connection of the full one, and little arithmetic. Of sizes that differ in
-numbers only, of levels too, the first stands for the others.
+A thin network has every layer and every connection of the full one, and little arithmetic; where a config counts the
+residual blocks of its stages, none is there more than twice. Of sizes that differ in numbers only, of levels too, the
+first stands for the others.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ SMALL = (
     *("yolov3-tiny", "yolov4-tiny", "hrnet-w18-small"),
 )
 _THIN = ", thin"
+_MOST_BLOCKS = 2  # in a row, of families whose config counts them
 _SIZES = (
     "name",
     "depth",
@@ -47,7 +49,9 @@ _SIZES = (
     "neck_blocks",
     "spp_blocks",
     "transition",
+    "blocks",
     "spp",
+    "tiny",
     "branch_chs",
     "narrow_chs",
     "narrow_blocks",
@@ -104,6 +108,8 @@ def narrow(config: Any) -> Any:
         value = getattr(config, field.name)
         if field.name == "width":
             changes[field.name] = value / SHARE
+        elif field.name == "blocks":
+            changes[field.name] = tuple(min(count, _MOST_BLOCKS) for count in value)
         elif field.name.endswith("chs"):
             changes[field.name] = tuple(chs // SHARE for chs in value) if isinstance(value, tuple) else value // SHARE
         elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
