@@ -26,6 +26,7 @@ from edgeyolo.spec.serving import ServeOptions
 
 HTML = "text/html; charset=utf-8"
 _LIVE_VIEW, _TOKEN_VIEW = b'<body data-view="live">', b'<body data-view="token">'
+_REQUESTS_S = 200.0  # that are answered, from all clients together; what they ask for costs a millisecond or so
 _UPLOADS = 2  # that are received or wait for the engine at the same time
 _TOKEN_FORM = 1024  # bytes
 _NUMBERED = re.compile(r"/(stream|snapshot)/(\d{1,3})")
@@ -85,7 +86,8 @@ class Routes:
         self._status, self._problem = status, problem
         self._page = files(__package__).joinpath("page.html").read_bytes()
         self._uploads = 0
-        self._bucket = Bucket(options.detect_rate)
+        self._requests, self._pictures_sent = Bucket(_REQUESTS_S), Bucket(options.detect_rate)
+        self._snapshots = Bucket(2 * options.page_fps)
         self._pool = ThreadPoolExecutor(1, "edgeyolo-upload")
 
     def headers(self) -> dict[str, str]:
@@ -112,6 +114,7 @@ class Routes:
             raise Refusal("wrong-method", f"takes {' and '.join(_METHODS[route])}")
         if route not in _OPEN and not (route == "/" and head.method == "GET"):  # where the page asks for it
             self._access.check_token(head)
+        self._check_rate(route)
         if position is not None and route == "/stream":
             if sum(picture.watchers for picture in self._pictures) >= self._options.max_clients:
                 raise Refusal("too-many-clients", "as many look already as may", hint="Try again later")
@@ -119,11 +122,18 @@ class Routes:
         if route == "/detect":
             if self._uploads >= _UPLOADS:
                 raise Refusal("busy", "other pictures are being received", hint="Send one after the other")
-            if not self._bucket.take():
+            if not self._pictures_sent.take():
                 raise Refusal("too-often", f"more than {self._options.detect_rate:g} pictures a second")
             self._uploads += 1
             return int(self._options.max_upload_mib * 2**20)
         return _TOKEN_FORM if route == "/token" else 0
+
+    def _check_rate(self, route: str) -> None:
+        """Of everything but what a service manager asks for."""
+        if route != "/healthz" and not self._requests.take():
+            raise Refusal("too-often", f"more than {_REQUESTS_S:g} requests a second")
+        if route == "/snapshot" and not self._snapshots.take():
+            raise Refusal("too-often", f"more than {self._snapshots.rate:g} pictures a second", hint="Take the stream")
 
     def leave(self, head: Head) -> None:
         """See `App.leave`."""

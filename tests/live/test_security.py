@@ -220,6 +220,13 @@ def test_who_sends_much_too_much_still_hears_why(client: Client) -> None:
     assert memory_kib() - before < 30_000 + 24 * 1024
 
 
+def test_who_asks_without_end_is_slowed(client: Client) -> None:
+    statuses = [client.ask("GET", "/snapshot/0")[0] for _ in range(80)]  # 20 a second, and 40 at once
+    assert set(statuses) == {200, 429} and statuses[:10] == [200] * 10
+    statuses = [client.ask("GET", "/healthz")[0] for _ in range(30)]
+    assert set(statuses) == {200}
+
+
 def test_a_token_is_asked_for(bundle: Path, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(TOKEN)
