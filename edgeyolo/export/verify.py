@@ -30,7 +30,8 @@ def check_parity(
 
     Raises:
         ExportError: not valid ONNX, other maps than `spec.decode` states, or a map that differs by more than
-            `TOLERANCE` of its range, rounding apart. MissingPackageError: ONNX Runtime is not installed.
+            `TOLERANCE` of its range, rounding apart, or an ONNX Runtime without an operator of it.
+        MissingPackageError: ONNX Runtime is not installed.
     """
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -71,10 +72,16 @@ def _random_images(batch: int, spec: ModelSpec) -> npt.NDArray[np.float32]:
 def _run_onnx(model: onnx.ModelProto, images: npt.NDArray[np.float32]) -> Maps:
     try:
         import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
     except ImportError:
         install = "pip install 'edgeyolo[train]'"
         raise MissingPackageError("onnxruntime", needed_for="checking an export", install=install) from None
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    except (state.NotImplemented, state.Fail) as error:
+        hint = "Install a newer one, or take a variant without (ppyolo-r50 for ppyolo-r50-dcn)"
+        what = f"ONNX Runtime {onnxruntime.__version__} lacks an operator of it ({error})"
+        raise ExportError(what, where="model.onnx", hint=hint) from None
     return [np.asarray(map_) for map_ in session.run(None, {INPUT_NAME: images})]
 
 

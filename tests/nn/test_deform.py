@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from edgeyolo.backends import build
 from edgeyolo.export.onnx import trace_onnx
+from edgeyolo.export.verify import _run_onnx
 from edgeyolo.nn.deform import DeformConvBnAct, deform_conv
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.quantization.placement.groups import find_placement
-from edgeyolo.spec.errors import BackendError
+from edgeyolo.spec.errors import BackendError, ExportError
 from edgeyolo.spec.model import AnchorDecode, InputSpec, ModelSpec
 from edgeyolo.spec.target import load_target
 
@@ -89,6 +90,16 @@ def test_it_is_exported_as_one_operator_of_that_meaning(network: nn.Module) -> N
     images = torch.rand(1, 3, 16, 24)
     (found,) = ReferenceEvaluator(model).run(None, {"images": images.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), network(images)[0].detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_an_onnxruntime_that_is_too_old_for_it_is_told_apart(network: nn.Module) -> None:
+    """An operator set that the engine does not know stands for one that it does not have."""
+    model = trace_onnx(network, (16, 24), 1)
+    (node,) = (node for node in model.graph.node if node.op_type == "DeformConv")
+    node.domain = "ai.onnx.preview.training"  # known to the engine, but not with this operator
+    model.opset_import.append(onnx.helper.make_opsetid(node.domain, 1))
+    with pytest.raises(ExportError, match=r"lacks an operator.*ppyolo-r50 for ppyolo-r50-dcn"):
+        _run_onnx(model, torch.rand(1, 3, 16, 24).numpy())
 
 
 def test_its_own_weights_stay_float_and_the_layers_around_it_do_not(network: nn.Module) -> None:
