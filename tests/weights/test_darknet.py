@@ -256,3 +256,31 @@ def test_layers_that_hand_on_are_seen_through() -> None:
     cfg = parse_cfg(SMALL.replace("[yolo]", "[dropout]\n[yolo]"), where="here")
     with pytest.raises(Exception, match="no bare 1x1 convolution"):
         find_outputs(cfg.layers)
+
+
+def test_a_cfg_of_yolov2_has_softmax_classes_and_anchors_in_cells(tmp_path: Path) -> None:
+    """Its passthrough, too: the map is the interpreter's, and the boxes are what the paper says of one of its cells."""
+    text = by_hand.net(SIDE) + by_hand.conv(8, 3, stride=2) + by_hand.conv(16, 3, stride=2)
+    text += by_hand.conv(16, 3) + "[maxpool]\nsize=2\nstride=2\n" + by_hand.conv(24, 3) + by_hand.route(-3)
+    text += by_hand.conv(8, 1) + "[reorg]\nstride=2\n" + by_hand.route(-1, -4) + by_hand.conv(32, 3)
+    text += "[convolutional]\nsize=1\nstride=1\npad=1\nfilters=16\nactivation=linear\n"
+    text += "[region]\nanchors = 1.5,2, 3,1.25\nbias_match=1\nclasses=3\ncoords=4\nnum=2\nsoftmax=1\nthresh = .6\n"
+    cfg, weights, values = make_files(text, tmp_path)
+    found = models.load_darknet(cfg, weights)
+    images = torch.rand(1, 3, SIDE, SIDE)
+    ((wanted, _),) = by_hand.run(text, values, images)
+    with torch.no_grad():
+        (raw,) = found.network(images)
+    torch.testing.assert_close(raw.double(), wanted, rtol=1e-4, atol=1e-4)
+    boxes_xyxy, scores, class_ids = head_of(found.network.decode).decode([raw[0].numpy()], score_threshold=0.0)
+    row, column, anchor = 5, 2, 1
+    t = wanted[0, 8 * anchor : 8 * anchor + 8, row, column].numpy()
+    shares = np.exp(t[5:]) / np.exp(t[5:]).sum()
+    x, y = (column + 1 / (1 + np.exp(-t[0]))) * 8, (row + 1 / (1 + np.exp(-t[1]))) * 8
+    w, h = np.exp(t[2:4]) * (3 * 8, 1.25 * 8)
+    nearest = np.abs(boxes_xyxy - [x - w / 2, y - h / 2, x + w / 2, y + h / 2]).max(axis=1).argmin()
+    np.testing.assert_allclose(boxes_xyxy[nearest], [x - w / 2, y - h / 2, x + w / 2, y + h / 2], atol=1e-2)
+    assert class_ids[nearest] == shares.argmax()
+    assert scores[nearest] == pytest.approx(shares.max() / (1 + np.exp(-t[4])), rel=1e-3)
+    loss = found.network.make_criterion()([raw], torch.tensor([[0, 1, 5.0, 6, 30, 40]]), (SIDE, SIDE))
+    assert loss.total.isfinite()
