@@ -8,12 +8,11 @@ registry. Vendor packages are imported inside functions.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from pathlib import Path
 
 from edgeyolo.backends.engine import CpuSession, Engine, Finding, OwnEnvironment, Runnable, Session
-from edgeyolo.spec.errors import BackendError, UnknownNameError, UsageError
+from edgeyolo.spec.errors import BackendError, UsageError
+from edgeyolo.spec.guests import list_guests, load_guest
 from edgeyolo.spec.machine import machine_here
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import ModelSpec
@@ -44,8 +43,7 @@ __all__ = [
 
 def list_engines() -> list[str]:
     """Names of the engines known, installed or not."""
-    names = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in names if name != "engine" and not name.startswith("_"))
+    return list_guests(__name__, "engine")
 
 
 def load_engine(name: str) -> Engine:
@@ -54,9 +52,7 @@ def load_engine(name: str) -> Engine:
     Raises:
         UnknownNameError: no such engine.
     """
-    if name not in list_engines():
-        raise UnknownNameError("engine", name, list_engines())
-    engine: Engine = importlib.import_module(f"{__name__}.{name}").ENGINE
+    engine: Engine = load_guest(__name__, "engine", name)
     return engine
 
 

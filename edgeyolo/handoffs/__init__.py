@@ -5,8 +5,6 @@ Verb: `hand_off`. A program is one module of this folder with a `PROGRAM`; the f
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from pathlib import Path
 
 import msgspec
@@ -17,7 +15,8 @@ from edgeyolo.graph.postprocess import append_rows
 from edgeyolo.graph.qdq import int8_layers, load_onnx, weighted_nodes
 from edgeyolo.handoffs.program import MODEL, HandOff, Program
 from edgeyolo.spec.atomic import write_file
-from edgeyolo.spec.errors import UnknownNameError, UsageError
+from edgeyolo.spec.errors import UsageError
+from edgeyolo.spec.guests import list_guests, load_guest
 from edgeyolo.spec.manifest import Artefact
 from edgeyolo.spec.model import ModelSpec
 from edgeyolo.spec.qparams import QParams
@@ -30,8 +29,7 @@ _READER = "onnxruntime"  # opens here what was written
 
 def list_programs() -> list[str]:
     """Names of the programs known."""
-    names = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in names if name != "program" and not name.startswith("_"))
+    return list_guests(__name__, "program")
 
 
 def load_program(name: str) -> Program:
@@ -40,9 +38,7 @@ def load_program(name: str) -> Program:
     Raises:
         UnknownNameError: no such program.
     """
-    if name not in list_programs():
-        raise UnknownNameError("program", name, list_programs())
-    program: Program = importlib.import_module(f"{__name__}.{name}").PROGRAM
+    program: Program = load_guest(__name__, "program", name)
     return program
 
 
