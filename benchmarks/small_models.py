@@ -71,7 +71,8 @@ def main() -> None:
 def describe(name: str, size: int) -> dict[str, Any]:
     """Parameters of the folded network, and its GFLOPs at that size."""
     info = next(info for info in models.list_models() if info.name == name)
-    gflops = info.gflops * (size / info.image_size) ** 2
+    height, width = models.image_hw_of_model(name)
+    gflops = info.gflops * size**2 / (height * width)
     return {"parameters": info.parameters_deploy, "gflops": round(gflops, 2)}
 
 

@@ -69,7 +69,7 @@ def list_sizes() -> dict[str, int]:
     """Image size of each model as published."""
     from edgeyolo import models
 
-    return {info.name: info.image_size for info in models.list_models()}
+    return {info.name: max(models.image_hw_of_model(info.name)) for info in models.list_models()}
 
 
 def build_model(name: str, size: int) -> list[dict[str, Any]]:

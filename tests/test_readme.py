@@ -43,6 +43,7 @@ SUBSTITUTIONS = {
     "--epochs 60": "--epochs 1",
     "--image-size 320": "--image-size 64 --batch 4 --set workers=0",
     "--image-size 384x640": "--image-size 64x96",
+    "--image-size 128x96": "--image-size 64 --batch 4 --set workers=0",
     "--model yolov7-tiny": "--model yolov7-nano",
     "--runs 200": "--runs 5",
     "8080": str(find_port()),

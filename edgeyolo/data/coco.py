@@ -1,8 +1,9 @@
 """COCO: one JSON per split beside its pictures.
 
-Layouts: `annotations/instances_<split>*.json` with folders of pictures, `<split>/_annotations.coco.json` among its
-pictures, JSON files named after their split in the folder itself, or one JSON file. Category ids have gaps: class ids
-are their positions in the order of the ids. Crowds (`iscrowd`) are ignored regions, not objects to train on.
+Layouts: `annotations/instances_<split>*.json` with folders of pictures, or `person_keypoints_<split>*.json` where there
+is no other; `<split>/_annotations.coco.json` among its pictures, JSON files named after their split in the folder
+itself, or one JSON file. Category ids have gaps: class ids are their positions in the order of the ids. Crowds
+(`iscrowd`) are ignored regions, not objects to train on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from edgeyolo.spec.errors import DataError, ImageError
 LOOKS_LIKE = "COCO: a JSON file, or a folder with annotations/instances_*.json or <split>/_annotations.coco.json"
 
 _EXPORTED_NAME = "_annotations.coco.json"
-_SPLIT_NAME = re.compile(r"(?:instances_)?(?P<split>train|val|valid|validation|test)(?:[-_]?\d{4})?")
+PEOPLE_PREFIX = "person_keypoints_"
+_SPLIT_NAME = re.compile(r"(?:instances_|person_keypoints_)?(?P<split>train|val|valid|validation|test)(?:[-_]?\d{4})?")
 _PLAIN_NAME = re.compile(r"\w[\w.-]*")
 _PROBED_PICTURES = 32
 
@@ -80,6 +82,8 @@ def list_files(path: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in sorted(files, key=lambda file: (not file.name.startswith("instances_"), file.as_posix())):
         split = _split_name(file)
+        if split in found and file.stem.startswith(PEOPLE_PREFIX):
+            continue  # the same pictures, with fewer objects
         if split in found and file.stem != found[split].stem:
             split = file.stem.removeprefix("instances_")  # two years of one split
         if split:

@@ -29,6 +29,7 @@ _MOST_DEGREES = 20.0  # that a figure leans
 _OVERLAP = 0.1  # of two boxes, of the smaller; more is not drawn
 _HIDDEN, _SEEN = 0, 2  # visibility; a joint outside the picture has no label
 _SUBPIXEL_BITS = 4
+_WARM_LIGHT_BGR = np.array([0.7, 0.9, 1.1], np.float32)  # as indoors, so that colours have an order
 
 Rng = np.random.Generator
 Points = npt.NDArray[np.float64]
@@ -112,7 +113,7 @@ def draw_figure_picture(rng: Rng, image_hw: tuple[int, int]) -> tuple[Image, lis
         visibility = np.where(is_inside, _SEEN, _HIDDEN)[:, None]
         joints = np.where(is_inside[:, None], points, 0.0)
         figures.append(Figure(np.hstack([joints, visibility]), box, float(len(xs))))
-    return photograph(rng, canvas), figures
+    return photograph(rng, canvas * _WARM_LIGHT_BGR), figures
 
 
 def _pose(rng: Rng) -> Points:

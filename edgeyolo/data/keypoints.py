@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgeyolo.data.coco import find_folder, list_files, split_of_name
+from edgeyolo.data.coco import PEOPLE_PREFIX, find_folder, list_files, split_of_name
 from edgeyolo.data.coco_index import Id, decode_rows, side_px
 from edgeyolo.data.columns import Texts
 from edgeyolo.data.dataset import make_report
@@ -23,7 +23,6 @@ from edgeyolo.data.remote import local_path
 from edgeyolo.data.report import ProblemLog
 from edgeyolo.spec.errors import DataError, ImageError, UnknownNameError
 
-_PREFIX = "person_keypoints_"
 _MARGIN = 1.25
 _PROBED_PICTURES = 32
 _LARGEST_PX = 1 << 20  # of a coordinate that anybody means
@@ -195,12 +194,12 @@ def _people_of(rows: Sequence[tuple[Any, ...]], joints: int) -> People:
 
 def _split_files(path: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for file in sorted((path / "annotations").glob(f"{_PREFIX}*.json")) if path.is_dir() else ():
-        name = file.stem.removeprefix(_PREFIX)
+    for file in sorted((path / "annotations").glob(f"{PEOPLE_PREFIX}*.json")) if path.is_dir() else ():
+        name = file.stem.removeprefix(PEOPLE_PREFIX)
         found.setdefault(split_of_name(name) or name, file)
     found = found or list_files(path)
     if not found:
-        hint = f"Looked for: annotations/{_PREFIX}<split>.json, or another COCO file"
+        hint = f"Looked for: annotations/{PEOPLE_PREFIX}<split>.json, or another COCO file"
         raise DataError("is no COCO data set, which keypoints are read from", where=path, hint=hint)
     return found
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from shared import make_once
 
+from edgeyolo.data.dataset import open_dataset
 from edgeyolo.data.drawn import draw_dataset
 from edgeyolo.data.drawn_figures import draw_figures
 from edgeyolo.data.keypoints import open_people
@@ -125,9 +126,10 @@ def test_data_and_model_must_be_of_one_task(figures: Path, tmp_path: Path) -> No
     boxes = draw_dataset(tmp_path / "boxes", {"train": 2, "val": 2}, image_hw=(64, 64), kind="easy")
     with pytest.raises(DataError, match="no COCO data set"):
         train_verb(TINY, boxes, tmp_path / "run")
-    (tmp_path / "run2").mkdir()
-    with pytest.raises(DataError, match="no data set of a known format"):
-        train_verb(msgspec.structs.replace(TINY, model="yolov7-nano"), figures, tmp_path / "run2")
+    with pytest.raises(UsageError, match="finds joints, and the data set has boxes"):
+        train(TINY, (open_dataset(boxes, "train"), open_dataset(boxes, "val")), tmp_path / "run")
+    persons = open_dataset(figures, "val")  # which a detector may learn
+    assert persons.class_names == ("person",) and persons.report.boxes >= 3
 
 
 @pytest.mark.parametrize("changed", [{"box_loss": "ciou"}, {"teacher": "x"}, {"rep_scales": "y"}])
