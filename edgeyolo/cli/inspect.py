@@ -147,23 +147,25 @@ def _origin_rows(origin: Origin | None) -> list[tuple[str, str]]:
 
 
 def _describe(manifest: Manifest) -> list[tuple[str, str]]:
+    from edgeyolo.evaluation.tasks import task_of
     from edgeyolo.spec.machine import processor_name
 
     model, artefact = manifest.model, manifest.artefact
     layers = ", ".join(f"{count} {kind}" for kind, count in sorted(artefact.layers.items()))
     least, most = model.input.batch
+    task = task_of(model.decode)
     at_once = "one picture" if most == 1 else f"{most} pictures" if least == most else f"up to {most} pictures"
     rows = [
         ("model", f"{model.name}, {model.activation}"),
-        ("classes", ", ".join(model.class_names)),
+        ("task", task.name),
+        ("classes" if task.finds_boxes else "joints", ", ".join(model.class_names)),
         (
             "input",
             f"{model.input.image_hw[0]} x {model.input.image_hw[1]} (height x width), {model.input.colour_order}, "
             f"{at_once} at a time",
         ),
         ("decode", f"{type(model.decode).__struct_config__.tag}, strides {list(model.decode.strides)}"),
-        ("nms", manifest.nms),
-        ("threshold", _threshold_text(manifest)),
+        *((("nms", manifest.nms), ("threshold", _threshold_text(manifest))) if task.finds_boxes else ()),
         *_origin_rows(model.origin),
         ("target", manifest.target),
         ("engine", f"{artefact.engine} {artefact.engine_version}, threads {manifest.threads or 'default'}"),

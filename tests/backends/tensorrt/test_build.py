@@ -67,7 +67,8 @@ def test_every_model_compiles(fresh_model: Any, name: str, tmp_path: Path) -> No
         for capability in ("8.6", "8.9") if name in QUICK else ("8.6",):
             plan_bytes[postprocess, precision] = len(compile_or_skip(out, artefact, capability))
         outputs = {output.name for output in load_onnx(out / "model.onnx").graph.output}
-        assert (outputs == set(ROW_NAMES)) == (postprocess == "graph")  # the tail is there
+        has_tail = postprocess == "graph" and not name.startswith("hrnet")  # joints are decoded on the board
+        assert (outputs == set(ROW_NAMES)) == has_tail
         if precision == "int8":
             assert_clean(source, out, artefact)
         shutil.rmtree(out)
