@@ -335,6 +335,37 @@ def input_bytes() -> str:
     return markdown(headings, rows, words=1)
 
 
+def doctor() -> str:
+    """What the calibration doctor says of each set, by the model that looks at it; and what looking costs."""
+    rows = load("doctor")["rows"]
+    found = {(row["set"], row["model"]): row for row in rows}
+    trained = list(dict.fromkeys(row["model"] for row in rows if row["set"] == "bccd"))
+    cells = []
+    for name in dict.fromkeys(row["set"] for row in rows):
+        looked = [found.get((name, model)) for model in trained]
+        if not any(looked):  # a good set with a model of its own
+            looked = [row for row in rows if row["set"] == name]
+        cells.append([name, *(_said(row) for row in looked), *[""] * (len(trained) - len(looked))])
+    parts = [f"{100 * found['bccd', model]['part_of_calibration']:.0f} %" for model in trained]
+    return markdown(["pictures", *trained], [*cells, ["looking, of calibrating's processor time", *parts]], words=3)
+
+
+def _said(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    return ", ".join(f"{one['verdict']}: {one['fault']}, {one['value']:.3g}" for one in row["findings"]) or "nothing"
+
+
+def fp8() -> str:
+    """AP of a model in FP8 beside int8 and float32, from pictures and from whole frames."""
+    rows = load("fp8")["rows"]
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    found = {(row["model"], row["split"], row["way"]): f"{row['ap']:.1f}" for row in rows}
+    kinds = dict.fromkeys((row["model"], row["split"]) for row in rows)
+    cells = [[model, split, *(found[model, split, way] for way in ways)] for model, split in kinds]
+    return markdown(["model", "split", *ways], cells, words=2)
+
+
 def rknn_zoo() -> str:
     """Every model compiled for an NPU, or what the toolkit says."""
     rows = []
@@ -455,6 +486,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "rknn-zoo": rknn_zoo,
     "handoffs": handoffs,
     "input-bytes": input_bytes,
+    "doctor": doctor,
+    "fp8": fp8,
     "deployed": deployed,
     "figures": figures,
     "foreign": foreign,
