@@ -62,6 +62,7 @@ class Yolov1Config:
     num_classes: int = 80
     activation: str = "leaky_relu"
     image_size: int = 448
+    learning_rate: float = 4e-3
 
     def chs(self, base: int) -> int:
         """Channels at this width."""

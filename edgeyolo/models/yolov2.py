@@ -57,6 +57,7 @@ class Yolov2Config:
     activation: str = "leaky_relu"
     image_size: int = 416
     anchors_wh: Anchors = _ANCHORS
+    learning_rate: float = 2e-3
 
     def chs(self, base: int) -> int:
         """Channels at this width."""

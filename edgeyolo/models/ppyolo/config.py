@@ -62,6 +62,7 @@ class PpYoloConfig:
     pyramid: bool = True
     iou_power: float = 0.0
     ignore: float = 0.7
+    learning_rate: float = 2e-3
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -81,6 +82,7 @@ def _mobile(letter: str, size: Literal["mobilenet-large", "mobilenet-small"]) ->
         coordinates=True,
         pairs=0,
         ignore=0.5,
+        learning_rate=4e-3,
     )
 
 
@@ -113,6 +115,7 @@ _CONFIGS = (
         image_size=320,
         width=0.5,
         ignore=0.5,
+        learning_rate=4e-3,
     ),
     _mobile("s", "mobilenet-small"),
     _mobile("l", "mobilenet-large"),
