@@ -20,6 +20,7 @@ from edgeyolo.spec.packages import import_package
 
 logger = logging.getLogger(__name__)
 
+_DEVICE_MAP = 2  # CU_MEMHOSTALLOC_DEVICEMAP: host memory that the GPU reads and writes itself
 _INSTALL = 'pip install "cuda-python>=12,<13" on JetPack 6, pip install "cuda-python>=13" on JetPack 7 and desktops'
 
 
@@ -31,6 +32,7 @@ class Cuda:
     Attributes:
         name: as the driver gives it.
         compute_capability: such as "8.7".
+        shares_memory: it has none of its own, as on a Jetson.
 
     Raises:
         MissingPackageError: no cuda-python. BackendError: no driver, or no GPU.
@@ -52,6 +54,7 @@ class Cuda:
             for part in ("MAJOR", "MINOR")
         )
         self.compute_capability = f"{major}.{minor}"
+        self.shares_memory = bool(self.call("cuDeviceGetAttribute", kinds.CU_DEVICE_ATTRIBUTE_INTEGRATED, device))
         self._context = self.call("cuDevicePrimaryCtxRetain", device)
         self.call("cuCtxSetCurrent", self._context)
 
@@ -98,18 +101,20 @@ class Cuda:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Memory of one input or output: pinned on the host, and its twin on the GPU.
+    """Memory of one input or output: pinned on the host, and its twin on the GPU, or the same memory for both.
 
     Attributes:
         name: of the tensor.
         array: view of the host memory, of the tensor's largest shape.
         host, device: addresses.
+        is_shared: both are of the same memory, and nothing has to be copied.
     """
 
     name: str
     array: npt.NDArray[Any]
     host: int
     device: int
+    is_shared: bool
 
     def part(self, batch: int) -> npt.NDArray[Any]:
         """The first pictures of the host memory."""
@@ -117,17 +122,22 @@ class Buffer:
 
 
 @contextlib.contextmanager
-def allocated(cuda: Cuda, name: str, shape: tuple[int, ...], kind: npt.DTypeLike) -> Iterator[Buffer]:
+def allocated(
+    cuda: Cuda, name: str, shape: tuple[int, ...], kind: npt.DTypeLike, *, is_shared: bool = False
+) -> Iterator[Buffer]:
     """A buffer that is given back at the end of the block."""
     size = int(np.prod(shape)) * np.dtype(kind).itemsize
     with contextlib.ExitStack() as stack:
-        host = int(cuda.call("cuMemHostAlloc", size, 0))
+        host = int(cuda.call("cuMemHostAlloc", size, _DEVICE_MAP if is_shared else 0))
         stack.callback(cuda.call, "cuMemFreeHost", host)
-        device = cuda.call("cuMemAlloc", size)
-        stack.callback(cuda.call, "cuMemFree", device)
+        if is_shared:
+            device = cuda.call("cuMemHostGetDevicePointer", host, 0)
+        else:
+            device = cuda.call("cuMemAlloc", size)
+            stack.callback(cuda.call, "cuMemFree", device)
         memory = (ctypes.c_byte * size).from_address(host)
         array = np.frombuffer(memoryview(memory), dtype=kind).reshape(shape)
-        yield Buffer(name, array, host, int(device))
+        yield Buffer(name, array, host, int(device), is_shared)
 
 
 def _import_driver() -> Any:

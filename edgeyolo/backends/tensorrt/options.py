@@ -30,6 +30,7 @@ class Options:
         sparse_weights: let layers whose weights are 2:4 sparse skip the zeros; `build` sets it where there are such.
         candidates: rows that leave the graph with in-graph post-processing.
         cuda_graph: capture a run and replay it.
+        zero_copy: let the GPU read and write the memory of the CPU, where they share it; elsewhere there are copies.
         versions: of the package that may build and run, PEP 440; "" for any. `build` takes them from the target.
     """
 
@@ -44,6 +45,7 @@ class Options:
     sparse_weights: bool = False
     candidates: int = 1000
     cuda_graph: bool = True
+    zero_copy: bool = False
     versions: str = ""
 
 
@@ -55,7 +57,7 @@ _RANGES = {
     "candidates": (1, 3840),
 }
 # What a plan does not depend on: left out of the key of the build cache.
-_NOT_OF_THE_PLAN = ("timing_cache", "cuda_graph", "versions")
+_NOT_OF_THE_PLAN = ("timing_cache", "cuda_graph", "zero_copy", "versions")
 
 
 def make_options(values: Mapping[str, Option]) -> Options:

@@ -1,4 +1,7 @@
-"""Run a plan: pinned memory, one stream, and a CUDA graph that replays copy, network and copy in one launch."""
+"""Run a plan: pinned memory, one stream, and a CUDA graph that replays copy, network and copy in one launch.
+
+Where CPU and GPU share their memory, both copies can be left out.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,9 @@ class TensorRtSession:
         self._largest = options.max_batch if shape[0] == -1 else shape[0]
         self._least = 1 if shape[0] == -1 else shape[0]
         self._use_graph = options.cuda_graph
+        self._is_shared = options.zero_copy and cuda.shares_memory
+        if options.zero_copy and not cuda.shares_memory:
+            logger.warning("%s has memory of its own: pictures are copied to it, whatever zero_copy says", cuda.name)
         self._graph: Any = None
         self._batch = 0  # that the context, and with it the graph, is set up for
         self._lock = threading.Lock()
@@ -97,7 +103,7 @@ class TensorRtSession:
     def _allocate(self, name: str) -> Any:
         shape = tuple(self._engine.get_tensor_shape(name))
         kind = self._trt.module.nptype(self._engine.get_tensor_dtype(name))
-        return allocated(self._cuda, name, (self._largest, *shape[1:]), kind)
+        return allocated(self._cuda, name, (self._largest, *shape[1:]), kind, is_shared=self._is_shared)
 
     def _run_once(self, images: Pixels) -> list[npt.NDArray[np.float32]]:
         batch = len(images)
@@ -118,15 +124,18 @@ class TensorRtSession:
         return results
 
     def _enqueue(self, batch: int) -> None:
-        """Copy in, run, copy out, all in the stream."""
+        """Copy in, run, copy out, all in the stream; what is shared stays where it is."""
         entry = self._buffers[INPUT_NAME]
-        self._cuda.call("cuMemcpyHtoDAsync", entry.device, entry.host, entry.part(batch).nbytes, self._stream)
+        if not entry.is_shared:
+            self._cuda.call("cuMemcpyHtoDAsync", entry.device, entry.host, entry.part(batch).nbytes, self._stream)
         if not self._context.execute_async_v3(int(self._stream)):
             raise BackendError("TensorRT failed to run the plan", hint="Its own words are above. Run: edgeyolo doctor")
         for name in self._outputs:
             self._copy_out(self._buffers[name], batch)
 
     def _copy_out(self, buffer: Buffer, batch: int) -> None:
+        if buffer.is_shared:
+            return
         self._cuda.call("cuMemcpyDtoHAsync", buffer.host, buffer.device, buffer.part(batch).nbytes, self._stream)
 
     def _record(self, batch: int) -> None:

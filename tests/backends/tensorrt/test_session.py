@@ -40,7 +40,9 @@ class Driver:
     """CUDA's driver in host memory: what is in the stream runs at once, or is recorded."""
 
     CUdevice_attribute = SimpleNamespace(
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=0, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=1
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=0,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=1,
+        CU_DEVICE_ATTRIBUTE_INTEGRATED=2,
     )
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
 
@@ -49,7 +51,9 @@ class Driver:
         self.alive: dict[int, Any] = {}  # memory, streams and graphs that were not given back
         self.recording: list[Call] | None = None
         self.can_record = True
-        self.launches = self.recordings = self.graphs = 0
+        self.launches = self.recordings = self.graphs = self.copies = 0
+        self.is_integrated = False
+        self.mapped: set[int] = set()
 
     def put(self, call: Call) -> None:
         call() if self.recording is None else self.recording.append(call)
@@ -78,7 +82,7 @@ class Driver:
         return 0, self.name.ljust(length, b"\0")
 
     def cuDeviceGetAttribute(self, attribute: int, _: int) -> tuple[int, int]:
-        return 0, (8, 7)[attribute]
+        return 0, (8, 7, self.is_integrated)[attribute]
 
     def cuDevicePrimaryCtxRetain(self, _: int) -> tuple[int, str]:
         return 0, "context"
@@ -86,8 +90,14 @@ class Driver:
     def cuCtxSetCurrent(self, _: str) -> tuple[int]:
         return (0,)
 
-    def cuMemHostAlloc(self, size: int, _: int) -> tuple[int, int]:
-        return self.keep(ctypes.create_string_buffer(size))
+    def cuMemHostAlloc(self, size: int, flags: int) -> tuple[int, int]:
+        code, address = self.keep(ctypes.create_string_buffer(size))
+        if flags == 2:
+            self.mapped.add(address)
+        return code, address
+
+    def cuMemHostGetDevicePointer(self, host: int, _: int) -> tuple[int, int]:
+        return (0, host) if host in self.mapped else (1, 0)
 
     def cuMemAlloc(self, size: int) -> tuple[int, int]:
         return self.keep(ctypes.create_string_buffer(size))
@@ -100,6 +110,7 @@ class Driver:
         return (0,)
 
     def cuMemcpyHtoDAsync(self, to: int, source: int, size: int, _: int) -> tuple[int]:
+        self.copies += 1
         self.put(lambda: ctypes.memmove(to, source, size))
         return (0,)
 
@@ -274,6 +285,20 @@ def test_batches_of_any_size_with_and_without_a_graph(driver: Driver) -> None:
         assert not driver.alive
         with pytest.raises(BackendError, match="closed"):
             session.run(pictures(1))
+
+
+@pytest.mark.parametrize("is_integrated", [True, False])
+def test_zero_copy_is_for_a_gpu_without_memory_of_its_own(
+    driver: Driver, caplog: pytest.LogCaptureFixture, is_integrated: bool
+) -> None:
+    driver.is_integrated = is_integrated
+    session = make_session(driver, Engine(driver), max_batch=4, zero_copy=True)
+    for seed, count in enumerate((1, 1, 1, 4, 4, 4, 9, 2)):
+        assert_right(session, pictures(count, seed))
+    session.close()
+    assert not driver.alive
+    assert (driver.copies == 0) == is_integrated == bool(driver.mapped)
+    assert ("Stand-in has memory of its own" in caplog.text) != is_integrated
 
 
 def test_nothing_is_recorded_for_sizes_that_alternate(driver: Driver) -> None:
