@@ -247,14 +247,12 @@ def field_of(name: str, model: Any, data: Path) -> dict[str, Any]:
 
 
 def draw_assignments(case: Case, drawn: dict[str, list[Positive]], strides: Sequence[int]) -> Any:
-    """One panel for each rule: the objects, and the cells that answer for them."""
+    """One panel for each rule: the objects, and the cells that answer for them; the photograph is not ours to show."""
     from matplotlib.patches import Rectangle
 
     figure = make_figure(11.0, 5.2)
     axes = figure.subplots(2, 4).ravel()
-    grey = np.repeat(case.image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
     for axis, (name, found) in zip(axes, drawn.items(), strict=True):
-        axis.imshow(grey, alpha=0.55)
         for x1, y1, x2, y2 in case.targets[:, 2:].tolist():
             axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=INK, linewidth=0.6))
         for (level, row, column), times in Counter(place[:3] for place in found).items():
@@ -263,7 +261,7 @@ def draw_assignments(case: Case, drawn: dict[str, list[Positive]], strides: Sequ
             axis.add_patch(Rectangle(corner, side, side, color=LEVELS[level], alpha=more, linewidth=0))
         axis.set_title(f"{name}: {len(found)}", fontsize=8, color=INK)
         height, width = case.image.shape[:2]
-        axis.set(xlim=(0, width), ylim=(height * 7 / 8, height / 8), xticks=[], yticks=[])
+        axis.set(xlim=(0, width), ylim=(height * 7 / 8, height / 8), xticks=[], yticks=[], aspect="equal")
     return figure
 
 
