@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeyolo.backends.engine import CpuSession, Engine, Finding, OwnEnvironment, Runnable, Session
+from edgeyolo.graph.qdq import load_onnx
 from edgeyolo.spec.errors import BackendError, UsageError
 from edgeyolo.spec.guests import list_guests, load_guest
 from edgeyolo.spec.machine import machine_here
@@ -159,9 +160,7 @@ def _check_operators(onnx_path: Path, engine: Engine) -> None:
     """Raise BackendError where a graph has an operator that the engine has not."""
     if not engine.lacks:
         return
-    import onnx
-
-    graph = onnx.load(str(onnx_path), load_external_data=False).graph
+    graph = load_onnx(onnx_path).graph
     lacking = sorted({node.op_type for node in graph.node} & set(engine.lacks))
     if lacking:
         others = [name for name in list_engines() if not set(load_engine(name).lacks) & set(lacking)]

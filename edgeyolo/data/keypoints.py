@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgeyolo.data.coco import PEOPLE_PREFIX, find_folder, list_files, split_of_name
+from edgeyolo.data.coco_files import PEOPLE_PREFIX, find_folder, list_files, split_of_name
 from edgeyolo.data.coco_index import Id, decode_rows, side_px
 from edgeyolo.data.columns import Texts
 from edgeyolo.data.dataset import make_report

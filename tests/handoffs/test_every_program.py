@@ -24,6 +24,7 @@ from edgeyolo.backends.tensorrt.options import Options
 from edgeyolo.bundle import open_bundle
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.evaluation.coco_map import evaluate
+from edgeyolo.geometry.boxes import box_iou
 from edgeyolo.runtime import Detector
 from edgeyolo.spec.errors import BackendError, OutputError, UnknownNameError, UsageError
 from edgeyolo.spec.model import GraphDecode, ModelRecord, ModelSpec
@@ -77,7 +78,7 @@ def test_our_own_runtime_opens_it_too(name: str, given: Path, whole_way: WholeWa
         found, wanted = handed.detect(picture), ours.detect(picture)
     assert len(wanted) > 0
     np.testing.assert_array_equal(found.class_ids, wanted.class_ids)
-    np.testing.assert_allclose(found.boxes_xyxy, wanted.boxes_xyxy, atol=1.0)
+    assert (box_iou(found.boxes_xyxy, wanted.boxes_xyxy).diagonal() > 0.9).all()
     np.testing.assert_allclose(found.scores, wanted.scores, atol=0.05)  # float16 in one of them
 
 

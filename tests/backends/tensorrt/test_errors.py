@@ -272,7 +272,7 @@ def test_bf16_is_refused(tmp_path: Path) -> None:
     for strongly_typed in (True, False):
         options = {"strongly_typed": strongly_typed}
         target = Target(title="test", engine="tensorrt", precisions=("bf16",), engine_options=options)
-        with pytest.raises(UsageError, match="int8, fp16 or fp32, not bf16"):
+        with pytest.raises(UsageError, match="int8, fp8, fp16 or fp32, not bf16"):
             build(path, SPEC, None, target, tmp_path / "out", precision="bf16")
 
 
