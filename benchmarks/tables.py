@@ -450,6 +450,39 @@ def latency_detectors() -> str:
     return markdown(headings, sorted(rows), words=2)
 
 
+def compare_bundles() -> str:
+    """How often a comparison was right, of the network and of the whole call."""
+    rows = []
+    for case in load("compare_bundles")["cases"]:
+        second = f"{100 * case['planted']:.0f} % slower" if case["planted"] else "the same"
+        network, total = case["network"], case["total"]
+        right = [f"{part['right']} of {case['comparisons']}" for part in (network, total)]
+        figures = [f"{network['ratio']:.3f}", f"{network['width']:.3f}", f"{case['seconds']:.1f}"]
+        rows.append([second, "one core of two busy" if case["busy"] else "idle", *right, *figures])
+    headings = ["the second", "machine", "right, network", "right, call", "ratio", "width of its interval", "seconds"]
+    return markdown(headings, rows, words=2)
+
+
+def serve() -> str:
+    """Frames per second of the detector without clients and with many."""
+    rows = []
+    for row in load("serve")["rows"]:
+        rates = [f"{row[f'fps_{when}']:.1f}" for when in ("alone", "crowded")]
+        cores = [f"{row[f'cores_{when}']:.2f}" for when in ("alone", "crowded")]
+        low, high = row["ratio_95"]
+        rows.append([row["mode"], str(row["sources"]), *rates, f"{row['ratio']:.3f} ({low:.2f} to {high:.2f})", *cores])
+    headings = [
+        "frames come",
+        "sources",
+        "per second alone",
+        "with 50 clients",
+        "ratio (95 %)",
+        "cores busy alone",
+        "with 50",
+    ]
+    return markdown(headings, rows, words=1)
+
+
 def tracking() -> str:
     """Milliseconds of a tracker for a frame."""
     rows = [
@@ -508,6 +541,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "engines": engines,
     "thresholds": thresholds,
     "tracking": tracking,
+    "compare-bundles": compare_bundles,
+    "serve": serve,
     "history-generations": lambda: markdown(*history_tables.generations(), words=1),
     "history-swaps": lambda: markdown(*history_tables.swaps(), words=3),
     "history-weights": lambda: markdown(*history_tables.weights(), words=0),
