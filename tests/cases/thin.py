@@ -26,6 +26,7 @@ SMALL = (
     *("yolov1-nano", "yolov2-nano", "ppyolo-tiny"),
     *("yolov3-tiny", "yolov4-tiny", "hrnet-w18-small"),
 )
+_COVERED = ("yolov7-e6", "yolov7-d6")  # yolov7-e6e has each of their parts, twice
 _THIN = ", thin"
 _MOST_BLOCKS = 2  # in a row, of families whose config counts them
 _SIZES = (
@@ -68,7 +69,7 @@ def list_networks() -> list[Any]:
     first: dict[object, str] = {}
     for name in (*SMALL, *others):
         first.setdefault(_structure(name), name)
-    thin = [name + _THIN for name in others if name in first.values()]
+    thin = [name + _THIN for name in others if name in first.values() and name not in _COVERED]
     full = [pytest.param(name, marks=pytest.mark.slow) for name in others]
     return [*SMALL, *thin, *full]
 
