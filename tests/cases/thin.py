@@ -21,7 +21,7 @@ from edgeyolo import models
 
 SHARE = 8
 SMALL = (
-    *("yolov7-nano", "yolov7-tiny", "ppyoloe-s", "ppyoloe-plus-s"),
+    *("yolov7-nano", "yolov7-tiny", "ppyoloe-s"),
     *("yolov5n", "yolov6n", "yolov8n", "yolox-nano", "yolox-tiny", "damo-ns"),
     *("yolov1-nano", "yolov2-nano", "ppyolo-tiny"),
     *("yolov3-tiny", "yolov4-tiny", "hrnet-w18-small"),
