@@ -483,6 +483,14 @@ def serve() -> str:
     return markdown(headings, rows, words=1)
 
 
+def keypoints() -> str:
+    """OKS AP of each artefact of a network that finds joints, and what is lost of the float network's."""
+    found = load("keypoints")["rows"]
+    whole = found["float torch"]["ap"]
+    rows = [[name, f"{row['ap']:.2f}", f"{row['ap'] - whole:+.2f}"] for name, row in found.items()]
+    return markdown(["artefact", "OKS AP", "of the float network's"], rows, words=1)
+
+
 def tracking() -> str:
     """Milliseconds of a tracker for a frame."""
     rows = [
@@ -541,6 +549,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engines": engines,
     "thresholds": thresholds,
     "tracking": tracking,
+    "keypoints": keypoints,
     "compare-bundles": compare_bundles,
     "serve": serve,
     "history-generations": lambda: markdown(*history_tables.generations(), words=1),
