@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeyolo.cli._detector import load_detector
 from edgeyolo.cli._signals import stopping_on_signals
 from edgeyolo.cli.console import Console
 from edgeyolo.cli.flags import Shown
@@ -57,24 +58,12 @@ def detect(
     the tracker on, where no --score-threshold is given; --set and --config set the tracker. With --pose, the joints of
     every object of the class person are found too, or of all objects where there is no such class.
     """
-    from edgeyolo.runtime import Detector
     from edgeyolo.runtime.appearance import Appearance
     from edgeyolo.runtime.follow import Followers
 
     lowest = tracking.low_threshold if options.track else None
     zones = _load_zones(options)
-    with console.show_progress() as progress:
-        detector = Detector.load(
-            bundle,
-            threads=options.threads,
-            score_threshold=lowest if thresholds.score_threshold is None else thresholds.score_threshold,
-            transfer=thresholds.transfer,
-            iou_threshold=thresholds.iou_threshold,
-            max_detections=thresholds.max_detections,
-            nms=thresholds.nms,
-            multi_label=thresholds.multi_label,
-            progress=progress,
-        )
+    detector = load_detector(console, bundle, thresholds, threads=options.threads, lowest=lowest)
     with contextlib.ExitStack() as closing:
         closing.enter_context(detector)
         estimator = _load_estimator(options, closing)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from edgeyolo.cli._detector import load_detector
 from edgeyolo.cli._signals import stopping_on_signals
 from edgeyolo.cli.console import Console
 from edgeyolo.cli.flags import Shown
@@ -40,21 +41,9 @@ def serve(
     another score threshold; --set and --config set the tracker.
     """
     from edgeyolo.live import Live
-    from edgeyolo.runtime import Detector
 
     lowest = tracking.low_threshold if options.track else None
-    with console.show_progress() as progress:
-        detector = Detector.load(
-            bundle,
-            threads=options.threads,
-            score_threshold=lowest if thresholds.score_threshold is None else thresholds.score_threshold,
-            transfer=thresholds.transfer,
-            iou_threshold=thresholds.iou_threshold,
-            max_detections=thresholds.max_detections,
-            nms=thresholds.nms,
-            multi_label=thresholds.multi_label,
-            progress=progress,
-        )
+    detector = load_detector(console, bundle, thresholds, threads=options.threads, lowest=lowest)
     with (
         detector,
         Live(detector, sources or [], options, recording, tracking=tracking) as live,

@@ -78,6 +78,9 @@ def test_our_own_runtime_opens_it_too(name: str, given: Path, whole_way: WholeWa
         found, wanted = handed.detect(picture), ours.detect(picture)
     assert len(wanted) > 0
     np.testing.assert_array_equal(found.class_ids, wanted.class_ids)
+    assert (
+        np.abs(found.boxes_xyxy - wanted.boxes_xyxy) <= 1.0
+    ).mean() >= 0.9  # two int8 graphs may round a value apart
     assert (box_iou(found.boxes_xyxy, wanted.boxes_xyxy).diagonal() > 0.9).all()
     np.testing.assert_allclose(found.scores, wanted.scores, atol=0.05)  # float16 in one of them
 
