@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
 from record import RESULTS, claim_folder, load_reusable, save_result
+from small_runs import SPLITS, SmallRun, make_config, train_small
 
-from edgeyolo import models, verbs
+from edgeyolo import verbs
 from edgeyolo.criteria.best_anchor import BestAnchorCriterion
 from edgeyolo.criteria.criterion import Criterion
 from edgeyolo.criteria.neighbours import NeighbourCriterion
@@ -35,13 +35,10 @@ from edgeyolo.criteria.ppyolo import PpYoloCriterion, PpYoloWeights
 from edgeyolo.criteria.tal import TalCriterion
 from edgeyolo.models import ppyolo, yolov2, yolov7, yolov8
 from edgeyolo.nn import drop_block
-from edgeyolo.nn.fold import fold_in_place
 from edgeyolo.spec.settings import override_settings
-from edgeyolo.spec.training import TrainConfig
 
 OUT = RESULTS / "history.json"
 IMAGE_SIZE = 320
-SPLITS = ("val", "test")
 EVERY_EPOCH = 10**9
 GENERATIONS = {
     "yolov1-nano": "2015",
@@ -192,43 +189,45 @@ def add_to_result(common: dict[str, Any], **found: dict[str, Any]) -> None:
 def train_row(args: argparse.Namespace, common: dict[str, Any], row: str, seed: int) -> dict[str, Any]:
     """Train one row, or read what an earlier call found."""
     own = {"row": row, "seed": seed}
-    run = claim_folder(args.out / f"{row}-{seed}", **common, **own)
+    run = claim_folder(args.out / "history" / f"{row}-{seed}", **common, **own)
     if earlier := load_reusable(run / "history.json", **own):
         return {key: value for key, value in earlier.items() if key != "record"}
-    swap = SWAPS.get(row)
-    config = TrainConfig(
-        model=swap.model if swap else row,
-        epochs=args.epochs,
-        image_size=args.image_size,
-        seed=seed,
-        workers=0,
-        evaluate_every=args.epochs,
-    )
-    config = override_settings(config, swap.settings if swap else {})
-    started = time.process_time()
-    with ExitStack() as stack:
-        if swap and swap.change:
-            swap.change(stack)
-        resume = (run / "last.safetensors").exists()
-        result = verbs.train(config, args.data, run, resume=resume, report=False)
-        scores = {split: verbs.evaluate(result.last, args.data, split=split) for split in SPLITS}
-        found = {**own, "model": config.model, "seconds": round(time.process_time() - started)}
-        found |= {"ap": {k: s.ap for k, s in scores.items()}, "ap50": {k: s.ap50 for k, s in scores.items()}}
-        if swap is None:
-            found |= {"parameters": parameters_of(row), "int8": evaluate_int8(run, args.data)}
+    if swap := SWAPS.get(row):
+        found = train_swap(args, swap, seed, run)
+    else:
+        plain = SmallRun(args.data.name, row, seed, args.epochs, args.image_size)
+        found = train_small(plain, args.data, args.out / "runs")
+        found["int8"] = evaluate_int8(plain.folder(args.out / "runs") / "last.safetensors", args.data, run / "int8")
+    keys = ("model", "seconds", "ap", "ap50", "parameters", "int8")
+    found = own | {key: found[key] for key in keys if key in found}
     save_result(run / "history.json", found)
     sys.stderr.write(f"{found}\n")
     return found
 
 
-def evaluate_int8(run: Path, data: Path) -> dict[str, float]:
+def train_swap(args: argparse.Namespace, swap: Swap, seed: int, run: Path) -> dict[str, Any]:
+    """Train a generation with one thing changed."""
+    config = override_settings(make_config(swap.model, seed, args.epochs, args.image_size), swap.settings)
+    started = time.process_time()
+    with ExitStack() as stack:
+        if swap.change:
+            swap.change(stack)
+        resume = (run / "last.safetensors").exists()
+        result = verbs.train(config, args.data, run, resume=resume, report=False)
+        seconds = time.process_time() - started
+        scores = {split: verbs.evaluate(result.last, args.data, split=split) for split in SPLITS}
+    aps = {"ap": {k: s.ap for k, s in scores.items()}, "ap50": {k: s.ap50 for k, s in scores.items()}}
+    return {"model": swap.model, "seconds": round(seconds, 1), **aps}
+
+
+def evaluate_int8(weights: Path, data: Path, out: Path) -> dict[str, float]:
     """AP of the quantized network on ONNX Runtime."""
-    shutil.rmtree(run / "int8", ignore_errors=True)
-    options = verbs.QuantizeOptions(report=False, evaluate=False)
-    verbs.quantize(run / "last.safetensors", data, run / "int8", options=options)
-    (run / "int8.eyb").unlink(missing_ok=True)
-    verbs.deploy(run / "int8", "host-onnx", run / "int8.eyb")
-    return {split: verbs.evaluate(run / "int8.eyb", data, split=split).ap for split in SPLITS}
+    shutil.rmtree(out, ignore_errors=True)
+    bundle = out.with_suffix(".eyb")
+    verbs.quantize(weights, data, out, options=verbs.QuantizeOptions(report=False, evaluate=False))
+    bundle.unlink(missing_ok=True)
+    verbs.deploy(out, "host-onnx", bundle)
+    return {split: verbs.evaluate(bundle, data, split=split).ap for split in SPLITS}
 
 
 def count_instructions(args: argparse.Namespace, common: dict[str, Any]) -> None:
@@ -236,18 +235,11 @@ def count_instructions(args: argparse.Namespace, common: dict[str, Any]) -> None
     from arm_cost import count_network
 
     for name in GENERATIONS:
-        folder = args.out / f"{name}-0" / "int8"
+        folder = args.out / "history" / f"{name}-0" / "int8"
         if folder.is_dir():
             millions = count_network(folder, "cortex-a76", "mixed")["millions"]
             add_to_result(common, instructions={name: millions})
             sys.stderr.write(f"{name}: {millions}\n")
-
-
-def parameters_of(model: str) -> int:
-    """Of the deploy form, with 80 classes."""
-    with torch.device("meta"):
-        network = models.create(model, 80)
-    return sum(parameter.numel() for parameter in fold_in_place(network).parameters())
 
 
 if __name__ == "__main__":

@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from one_class import make_one_class
-from record import RESULTS, claim_folder, load_reusable, save_result
+from record import RESULTS, load_reusable, save_result
+from small_runs import SmallRun, train_small
 
-from edgeyolo import models, verbs
 from edgeyolo.criteria.criterion import Criterion
 from edgeyolo.criteria.ota import OtaCriterion
-from edgeyolo.spec.training import TrainConfig
 
-SPLITS = ("val", "test")
 CLASSES = {"white-cells": "WBC", "platelets": "Platelets"}
 SETS = (*CLASSES, "bccd")
 MODELS = ("yolov7-nano", "yolov7-tiny", "ppyoloe-s", "yolox-nano", "yolov5n", "yolov8n")
@@ -53,44 +50,17 @@ def main() -> None:
     for name in args.sets:
         for seed in args.seeds:
             for model in args.models:
-                config = TrainConfig(model=model, seed=seed, workers=0, evaluate_every=args.epochs, **common)
-                own = {"set": name, "model": model, "balance": balance, "seed": seed}
-                run = train_one(config, own, folders[name], args.out / "runs" / "-".join(map(str, own.values())))
-                add_to_result(common, run)
+                run = SmallRun(name, model, seed, balance=balance, **common)
+                add_to_result(common, train_small(run, folders[name], args.out / "runs"))
 
 
 def add_to_result(common: dict[str, Any], run: dict[str, Any]) -> None:
     """Put a run in its place among those that the same code made."""
-    path = RESULTS / "little.json"
+    path, run = RESULTS / "little.json", {key: value for key, value in run.items() if key not in common}
+    sys.stderr.write(f"{run}\n")
     runs = (load_reusable(path, **common) or {"runs": []})["runs"]
-    by_key = {tuple(str(one[key]) for key in ("set", "model", "balance", "seed")): one for one in [*runs, run]}
+    by_key = {tuple(str(one[key]) for key in ("dataset", "model", "balance", "seed")): one for one in [*runs, run]}
     save_result(path, {**common, "runs": [by_key[key] for key in sorted(by_key)]})
-
-
-def train_one(config: TrainConfig, own: dict[str, Any], data: Path, out: Path) -> dict[str, Any]:
-    """Train one model, or read what an earlier call found; `own` says which run it is."""
-    run = claim_folder(out, epochs=config.epochs, image_size=config.image_size, **own)
-    if earlier := load_reusable(run / "little.json", **own):
-        return {key: value for key, value in earlier.items() if key != "record"}
-    started = time.process_time()
-    result = verbs.train(config, data, run, resume=(run / "last.safetensors").exists(), report=False)
-    seconds = time.process_time() - started
-    scores = {split: verbs.evaluate(result.last, data, split=split) for split in SPLITS}
-    row = {
-        **own,
-        "parameters": parameters_of(config.model),
-        "ap": {split: score.ap for split, score in scores.items()},
-        "ap50": {split: score.ap50 for split, score in scores.items()},
-        "seconds": round(seconds, 1),
-    }
-    save_result(run / "little.json", row)
-    sys.stderr.write(f"{row}\n")
-    return row
-
-
-def parameters_of(model: str) -> int:
-    """Of the deploy form, with 80 classes."""
-    return next(info.parameters_deploy for info in models.list_models() if info.name == model)
 
 
 if __name__ == "__main__":

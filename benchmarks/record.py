@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +32,26 @@ _PEERS = ("tensorrt-rtx-cu12",)  # compiled by; no artefact is made of it
 _STAMP = "benchmark.json"
 
 
-def save_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a result under its header, the key "record"."""
-    write_file(path, (json.dumps({"record": describe_run(), **result}, indent=1) + "\n").encode())
+def save_result(path: Path, result: Mapping[str, Any], *, scripts: Sequence[str] | None = None) -> None:
+    """Write a result under its header, the key "record"; `scripts` as in `code_digest`."""
+    write_file(path, (json.dumps({"record": describe_run(scripts), **result}, indent=1) + "\n").encode())
 
 
-def load_reusable(path: Path, **settings: object) -> dict[str, Any] | None:
+def load_reusable(path: Path, *, scripts: Sequence[str] | None = None, **settings: object) -> dict[str, Any] | None:
     """What the file holds, if this very code made it and it says the same of each of `settings`; otherwise None."""
     if not path.is_file():
         return None
     found: dict[str, Any] = json.loads(path.read_text())
     same_settings = all(found.get(key) == value for key, value in json.loads(json.dumps(settings)).items())
-    return found if same_settings and found.get("record", {}).get("code") == code_digest() else None
+    return found if same_settings and found.get("record", {}).get("code") == code_digest(scripts) else None
 
 
-def claim_folder(folder: Path, **settings: object) -> Path:
+def claim_folder(folder: Path, *, scripts: Sequence[str] | None = None, **settings: object) -> Path:
     """A folder for a run of this code and these settings, which goes on there if it was stopped.
 
     What other code, or other settings, left in it is removed; a folder that no benchmark made is refused.
     """
-    stamp, wanted = folder / _STAMP, json.dumps({"code": code_digest(), **settings}, indent=1, default=str)
+    stamp, wanted = folder / _STAMP, json.dumps({"code": code_digest(scripts), **settings}, indent=1, default=str)
     if stamp.is_file() and stamp.read_text() != wanted:
         shutil.rmtree(folder)
     elif folder.is_dir() and not stamp.is_file() and any(folder.iterdir()):
@@ -60,12 +60,12 @@ def claim_folder(folder: Path, **settings: object) -> Path:
     return folder
 
 
-def describe_run() -> dict[str, Any]:
+def describe_run(scripts: Sequence[str] | None = None) -> dict[str, Any]:
     """The header: which code, started how, on which machine, with which packages, when."""
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--", *_SOURCES, "benchmarks/*.py")),
-        "code": code_digest(),
+        "code": code_digest(scripts),
         "command": shlex.join(["python", *map(_shown, sys.argv)]),
         "machine": describe_machine(),
         "versions": tool_versions(list_packages()) | _peer_versions(),
@@ -73,13 +73,13 @@ def describe_run() -> dict[str, Any]:
     }
 
 
-def code_digest() -> str:
-    """sha256 of the package's sources, its targets and recipes, and the benchmark modules that are loaded."""
-    loaded = {Path(file) for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))}
-    scripts = [path for path in loaded if path.resolve().parent == ROOT / "benchmarks"]
+def code_digest(scripts: Sequence[str] | None = None) -> str:
+    """sha256 of the package's sources, its targets and recipes, and these benchmark modules; None for those loaded."""
+    loaded = {Path(file).resolve() for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))}
+    ours = [path for path in loaded if path.parent == ROOT / "benchmarks" and (scripts is None or path.stem in scripts)]
     shipped = [path for name in _SOURCES for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".toml")]
     digest = hashlib.sha256()
-    for path in sorted(path.resolve() for path in [*shipped, *scripts]):
+    for path in sorted(path.resolve() for path in [*shipped, *ours]):
         digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 

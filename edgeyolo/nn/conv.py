@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeyolo.nn.activation import make_activation
+from edgeyolo.nn.depthwise import DepthwiseConv2d
 
 
 class ConvAct(nn.Module):
@@ -47,7 +48,8 @@ class ConvBnAct(nn.Module):
         super().__init__()
         self.activation = activation
         padding = kernel_size // 2 if padding is None else padding
-        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding, groups=groups, bias=False)
+        kind = DepthwiseConv2d if 1 < groups == in_chs else nn.Conv2d
+        self.conv = kind(in_chs, out_chs, kernel_size, stride, padding, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out_chs)
         self.act = make_activation(activation, inplace=True)
 

@@ -26,6 +26,7 @@ from edgeyolo.training.checkpoint import (
     save_checkpoint,
     strip_prefix,
 )
+from edgeyolo.training.device import keep_freed_memory
 from edgeyolo.training.distributed import World, shared, synchronise
 from edgeyolo.training.ema import EmaModel
 from edgeyolo.training.job import Job
@@ -178,6 +179,7 @@ def start_run(
 ) -> Run:
     """A fresh run of a job, or the one that was saved; errors as in `loop.train`."""
     world = world or World()
+    keep_freed_memory(job.device)
     if config.batch == 0:
         config = msgspec.structs.replace(config, batch=find_batch(job, len(data), world))
     ema = EmaModel(job.model, config.ema_decay)
