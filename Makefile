@@ -7,7 +7,7 @@
 # test-arm  the runtime on emulated ARM cores; sets them up first (Debian, 150 MB once, a few minutes)
 # test-remote  boards over a real ssh, one of them with an emulated ARM core; fetches both first (Debian)
 # bench  time a bundle on this computer: make bench BUNDLE=cells.eyb
-# tables  the tables of README.md and docs/, from benchmarks/results
+# tables  the tables of README.md and docs/, from benchmarks/results, and the sizes that `edgeyolo models` lists
 # clean  remove what the others made, but not .venv
 
 PYTHON ?= python3
@@ -60,6 +60,7 @@ demo/host-ncnn-int8.eyb: | $(READY)
 	$(BIN)/edgeyolo demo
 
 tables: $(READY)
+	$(BIN)/python benchmarks/model_sizes.py
 	$(BIN)/python benchmarks/tables.py
 
 clean:

@@ -56,6 +56,7 @@ setup(
         "edgeyolo.live": ["page.html"],
         "edgeyolo.report": ["*.j2", "*.js"],
         "edgeyolo.backends.ncnn": ["costs/*.toml"],
+        "edgeyolo.models": ["sizes.json"],
         "edgeyolo.latency": ["boards/*.toml", "networks.json"],
         "edgeyolo._targets": ["*.toml"],
         "edgeyolo._calib": ["*.toml"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import json
 import pkgutil
 from pathlib import Path
 from types import ModuleType
@@ -40,7 +41,10 @@ from edgeyolo.weights.pretrained import (
     read_weights,
 )
 
+SIZES = Path(__file__).with_name("sizes.json")  # of every model; `make tables` writes it
+
 __all__ = [
+    "SIZES",
     "Accompanied",
     "Anchors",
     "Companion",
@@ -61,6 +65,7 @@ __all__ = [
     "load_darknet",
     "load_official_weights",
     "load_pretrained",
+    "measure_model",
     "model_names",
     "origin_of",
     "rebuild",
@@ -70,7 +75,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """A model of the registry with the classes of COCO, or its joints, measured by building it.
+    """A model of the registry with the classes of COCO, or its joints.
 
     Attributes:
         task: what it is for: detection or keypoints.
@@ -297,8 +302,18 @@ def model_names() -> list[str]:
 
 
 def list_models() -> list[ModelInfo]:
-    """Every model with its size and cost; the networks are built without memory for weights."""
-    return [_measure(name)[0] for name in model_names()]
+    """Every model with its size and cost, as they were written down; one that was not is built and counted."""
+    known = json.loads(SIZES.read_text(encoding="utf-8")) if SIZES.exists() else {}
+    return [_describe(name, *known[name]) if name in known else measure_model(name) for name in model_names()]
+
+
+def measure_model(name: str) -> ModelInfo:
+    """A model with its size and cost, counted; the network is built without memory for weights.
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+    return _measure(name)[0]
 
 
 def _family_of(name: str) -> ModuleType:
@@ -375,18 +390,21 @@ def convolutions_of(name: str) -> tuple[Convolution, ...]:
 def _measure(name: str) -> tuple[ModelInfo, tuple[Convolution, ...]]:
     with torch.device("meta"):
         model = create(name, _family_of(name).VARIANTS[name].num_classes)
-    image_hw = image_hw_of_model(name)
     parameters_training = sum(p.numel() for p in model.parameters() if p.requires_grad)
     deploy = fold_in_place(model)
-    convolutions = list_convolutions(deploy, image_hw)
-    info = ModelInfo(
+    convolutions = list_convolutions(deploy, image_hw_of_model(name))
+    parameters_deploy = sum(p.numel() for p in deploy.parameters())
+    return _describe(name, parameters_training, parameters_deploy, count_gflops(convolutions)), tuple(convolutions)
+
+
+def _describe(name: str, parameters_training: int, parameters_deploy: int, gflops: float) -> ModelInfo:
+    return ModelInfo(
         name=name,
         family=_families()[name],
-        task=model.task,
-        image_size=image_size_of(image_hw),
+        task=task_of(name),
+        image_size=image_size_of(image_hw_of_model(name)),
         parameters_training=parameters_training,
-        parameters_deploy=sum(p.numel() for p in deploy.parameters()),
-        gflops=count_gflops(convolutions),
+        parameters_deploy=parameters_deploy,
+        gflops=gflops,
         licence=_licence_of(name),
     )
-    return info, tuple(convolutions)
