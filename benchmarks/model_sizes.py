@@ -1,6 +1,6 @@
 """Counts the parameters and the GFLOPs of every model, and writes them down beside the registry, for `list_models`.
 
-    python benchmarks/model_sizes.py
+python benchmarks/model_sizes.py
 """
 
 from __future__ import annotations

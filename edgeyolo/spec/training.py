@@ -162,6 +162,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             GPU.
         compile: let torch.compile build the forward pass; pays on long runs on a GPU.
         sync_batch_norm: statistics of batch normalisation over the pictures of all processes, not of each one.
+        cross_batch_norm: with `accumulate`, statistics of batch normalisation over the part of a batch and those before
+            it (CmBN of YOLOv4), on each process by itself.
         device: processor that trains: cpu, cuda or cuda:N; auto is CUDA where there is one.
         seed: seed of weights, order and augmentation.
         workers: loader processes.
@@ -212,6 +214,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False
     sync_batch_norm: bool = True
+    cross_batch_norm: bool = False
     device: str = "auto"
     seed: WholeNumber = 0
     workers: WholeNumber = 1

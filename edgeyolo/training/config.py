@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from edgeyolo import models
+from edgeyolo.spec.errors import UsageError
 from edgeyolo.spec.settings import check_settings
 from edgeyolo.spec.sizes import image_size_of
 from edgeyolo.spec.training import TrainConfig
@@ -39,3 +40,6 @@ def check_config(config: TrainConfig) -> None:
     """Raise UsageError for a value that no run can use; the message names the field."""
     check_settings(config)
     check_distill(config.distill)
+    if config.cross_batch_norm and config.accumulate == 1:
+        hint = "Set accumulate to the number of parts, or leave cross_batch_norm out"
+        raise UsageError("cross_batch_norm needs a batch of several parts, and accumulate is 1", hint=hint)

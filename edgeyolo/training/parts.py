@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from edgeyolo.criteria.criterion import Loss
+from edgeyolo.training.cross_batch_norm import start_batch
 from edgeyolo.training.run import Run
 
 
@@ -24,17 +25,20 @@ def backward_in_parts(run: Run, images: Tensor, targets: Tensor) -> Loss:
     count = run.config.accumulate if run.world.is_shared else min(run.config.accumulate, len(images))
     parts = images.tensor_split(count)
     devices = [run.device] if run.device.type == "cuda" else []
+    start_batch(run.model)
     with torch.no_grad(), statistics_kept(run.model), run.job.autocast(), torch.random.fork_rng(devices):
         pieces = [run.network(part) for part in parts]
     outputs = [torch.cat(level) for level in zip(*pieces, strict=True)]
     del pieces
     loss, gradients = _loss_and_gradients(run, outputs, targets, images)
     split = [gradient.tensor_split(count) for gradient in gradients]
+    start_batch(run.model)
     for index, part in enumerate(parts):
         with _unshared(run.forward, index + 1 < count):
             with run.job.autocast():
                 again: list[Tensor] = run.forward(part)
             _walk_back(again, [level[index] for level in split])
+    start_batch(run.model)
     return loss
 
 

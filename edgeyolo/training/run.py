@@ -26,6 +26,7 @@ from edgeyolo.training.checkpoint import (
     save_checkpoint,
     strip_prefix,
 )
+from edgeyolo.training.cross_batch_norm import use_cross_batch_norm
 from edgeyolo.training.device import keep_freed_memory
 from edgeyolo.training.distributed import World, shared, synchronise
 from edgeyolo.training.ema import EmaModel
@@ -183,7 +184,10 @@ def start_run(
     if config.batch == 0:
         config = msgspec.structs.replace(config, batch=find_batch(job, len(data), world))
     ema = EmaModel(job.model, config.ema_decay)
-    synchronise(job.model, world, job.device, batch_norm=config.sync_batch_norm)
+    if config.cross_batch_norm:
+        use_cross_batch_norm(job.model)
+    else:
+        synchronise(job.model, world, job.device, batch_norm=config.sync_batch_norm)
     frozen = freeze_parts(job.model, config.freeze)
     optimizer = make_optimizer(job.model, config)
     job.prepare(optimizer)

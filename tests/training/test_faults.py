@@ -42,6 +42,7 @@ CONFIG = TrainConfig(
 EVERYTHING = {
     "accumulate": 2,
     "class_balance": 0.5,
+    "cross_batch_norm": True,
     "drop_block": DropBlockConfig(probability=0.3, size=3),
     "multi_scale": 0.5,
     "optimizer": "sgd",
