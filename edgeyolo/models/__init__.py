@@ -8,12 +8,7 @@ and, where its authors publish weights, `PUBLISHED`, which says how to read them
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib
-import json
-import pkgutil
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -22,15 +17,13 @@ from torch import nn
 from edgeyolo.heads import Anchors, head_of
 from edgeyolo.models._cfg import OWN, CfgNetwork, is_same, network_of
 from edgeyolo.models._companion import Accompanied, Companion
-from edgeyolo.models._convolutions import list_convolutions
 from edgeyolo.models._network import DetectorNetwork
 from edgeyolo.models._planned import PlannedNetwork
-from edgeyolo.nn.fold import fold_in_place
-from edgeyolo.spec.errors import CheckpointError, UnknownNameError, UsageError
+from edgeyolo.models._registry import families, family_module, image_hw_of_model, is_published, task_of
+from edgeyolo.models._sizes import SIZES, ModelInfo, convolutions_of, list_models, measure_model
+from edgeyolo.spec.errors import CheckpointError, UsageError
 from edgeyolo.spec.model import ModelSpec, Origin
 from edgeyolo.spec.provenance import sha256_of
-from edgeyolo.spec.sizes import image_size_of
-from edgeyolo.spec.work import Convolution, count_gflops
 from edgeyolo.weights.darknet_cfg import parse_cfg, read_cfg, without_training
 from edgeyolo.weights.pretrained import (
     Comparison,
@@ -40,8 +33,6 @@ from edgeyolo.weights.pretrained import (
     place_weights,
     read_weights,
 )
-
-SIZES = Path(__file__).with_name("sizes.json")  # of every model; `make tables` writes it
 
 __all__ = [
     "SIZES",
@@ -73,29 +64,6 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelInfo:
-    """A model of the registry with the classes of COCO, or its joints.
-
-    Attributes:
-        task: what it is for: detection or keypoints.
-        image_size: side in pixels of the square input it is meant for, or its height and width; `gflops` is for that.
-        parameters_training: trainable parameters, auxiliary heads included.
-        parameters_deploy: parameters once folded.
-        gflops: of the folded network's convolutions, in 1e9, a multiplication and an addition counted as two.
-        licence: of the weights that its authors publish, an SPDX name; "none published" where there are none.
-    """
-
-    name: str
-    family: str
-    task: str
-    image_size: int | str
-    parameters_training: int
-    parameters_deploy: int
-    gflops: float
-    licence: str
-
-
 def create(
     name: str, num_classes: int, *, activation: str | None = None, anchors_wh: Anchors | None = None
 ) -> DetectorNetwork:
@@ -113,7 +81,7 @@ def create(
     """
     if num_classes < 1:
         raise UsageError(f"{num_classes} classes", where=name, hint="A network needs at least one class, or joint")
-    module = _family_of(name)
+    module = family_module(name)
     config = dataclasses.replace(module.VARIANTS[name], num_classes=num_classes)
     if activation is not None:
         config = dataclasses.replace(config, activation=activation)
@@ -142,7 +110,7 @@ def anchors_of(name: str) -> Anchors | None:
     Raises:
         UnknownNameError: no such model.
     """
-    anchors_wh: Anchors | None = getattr(_family_of(name).VARIANTS[name], "anchors_wh", None)
+    anchors_wh: Anchors | None = getattr(family_module(name).VARIANTS[name], "anchors_wh", None)
     return anchors_wh
 
 
@@ -152,37 +120,7 @@ def learning_rate_of(name: str) -> float:
     Raises:
         UnknownNameError: no such model.
     """
-    return float(getattr(_family_of(name).VARIANTS[name], "learning_rate", 1e-3))
-
-
-def task_of(name: str) -> str:
-    """What a model is for: detection or keypoints.
-
-    Raises:
-        UnknownNameError: no such model.
-    """
-    return str(_family_of(name).Network.task)
-
-
-def image_hw_of_model(name: str) -> tuple[int, int]:
-    """Height and width of the input that a model is meant for, pixels.
-
-    Raises:
-        UnknownNameError: no such model.
-    """
-    config: Any = _family_of(name).VARIANTS[name]
-    height, width = getattr(config, "image_hw", (config.image_size, config.image_size))
-    return height, width
-
-
-def is_published(name: str) -> bool:
-    """Whether the authors of a model publish weights, and in a form that is read here.
-
-    Raises:
-        UnknownNameError: no such model.
-    """
-    published: Published | None = getattr(_family_of(name), "PUBLISHED", None)
-    return published is not None and name in published.variants
+    return float(getattr(family_module(name).VARIANTS[name], "learning_rate", 1e-3))
 
 
 def load_pretrained(
@@ -202,7 +140,7 @@ def load_pretrained(
     published = _published(name)
     weights = read_weights(Path(path))
     if num_classes is None:
-        num_classes = published.count_classes(_family_of(name).VARIANTS[name], weights.tensors)
+        num_classes = published.count_classes(family_module(name).VARIANTS[name], weights.tensors)
     model = create(name, num_classes or 80, activation=activation)
     place_weights(model, published, weights)
     model.eval()
@@ -238,7 +176,7 @@ def load_darknet(cfg_path: Path, path: Path) -> DarknetModel:
     assert isinstance(network, CfgNetwork)
     own, published = network.config, OWN
     for name in model_names():
-        family = _family_of(name)
+        family = family_module(name)
         if issubclass(family.Network, PlannedNetwork) and is_same(family.VARIANTS[name], own):
             network, structure = create(name, own.num_classes, anchors_wh=own.anchors_wh), ""
             published = family.PUBLISHED
@@ -292,35 +230,13 @@ def family_of(name: str) -> str:
     Raises:
         UnknownNameError: no such model.
     """
-    _family_of(name)
-    return _families()[name]
+    family_module(name)
+    return families()[name]
 
 
 def model_names() -> list[str]:
     """Names of the models known, family by family, each in its family's order."""
-    return list(_families())
-
-
-def list_models() -> list[ModelInfo]:
-    """Every model with its size and cost, as they were written down; one that was not is built and counted."""
-    known = json.loads(SIZES.read_text(encoding="utf-8")) if SIZES.exists() else {}
-    return [_describe(name, *known[name]) if name in known else measure_model(name) for name in model_names()]
-
-
-def measure_model(name: str) -> ModelInfo:
-    """A model with its size and cost, counted; the network is built without memory for weights.
-
-    Raises:
-        UnknownNameError: no such model.
-    """
-    return _measure(name)[0]
-
-
-def _family_of(name: str) -> ModuleType:
-    families = _families()
-    if name not in families:
-        raise UnknownNameError("model", name, families)
-    return importlib.import_module(f"{__name__}.{families[name]}")
+    return list(families())
 
 
 def _check_anchors(config: Any, anchors_wh: Anchors) -> None:
@@ -335,7 +251,7 @@ def _check_anchors(config: Any, anchors_wh: Anchors) -> None:
 def _published(name: str) -> Published:
     if not is_published(name):
         raise UsageError("no weights are published for it", where=name, hint="Give a checkpoint that edgeyolo wrote")
-    published: Published = _family_of(name).PUBLISHED
+    published: Published = family_module(name).PUBLISHED
     return published
 
 
@@ -351,7 +267,7 @@ def _compare(name: str, weights: OfficialWeights) -> Comparison | None:
         return None
     published = _published(name)
     try:
-        num_classes = published.count_classes(_family_of(name).VARIANTS[name], weights.tensors)
+        num_classes = published.count_classes(family_module(name).VARIANTS[name], weights.tensors)
         if not num_classes:
             return None
         with torch.device("meta"):
@@ -359,52 +275,3 @@ def _compare(name: str, weights: OfficialWeights) -> Comparison | None:
         return compare_weights(model, published, weights)
     except CheckpointError:
         return None
-
-
-def _licence_of(name: str) -> str:
-    return _published(name).licence if is_published(name) else "none published"
-
-
-@functools.cache
-def _families() -> dict[str, str]:
-    """Model name -> name of the module it is defined in."""
-    modules = sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
-    return {name: module for module in modules for name in _variants(module)}
-
-
-def _variants(module_name: str) -> list[str]:
-    module: ModuleType = importlib.import_module(f"{__name__}.{module_name}")
-    return list(module.VARIANTS)
-
-
-def convolutions_of(name: str) -> tuple[Convolution, ...]:
-    """What the folded network computes for a picture of its own size, with the classes of COCO, in float.
-
-    Raises:
-        UnknownNameError: no such model.
-    """
-    return _measure(name)[1]
-
-
-@functools.cache
-def _measure(name: str) -> tuple[ModelInfo, tuple[Convolution, ...]]:
-    with torch.device("meta"):
-        model = create(name, _family_of(name).VARIANTS[name].num_classes)
-    parameters_training = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    deploy = fold_in_place(model)
-    convolutions = list_convolutions(deploy, image_hw_of_model(name))
-    parameters_deploy = sum(p.numel() for p in deploy.parameters())
-    return _describe(name, parameters_training, parameters_deploy, count_gflops(convolutions)), tuple(convolutions)
-
-
-def _describe(name: str, parameters_training: int, parameters_deploy: int, gflops: float) -> ModelInfo:
-    return ModelInfo(
-        name=name,
-        family=_families()[name],
-        task=task_of(name),
-        image_size=image_size_of(image_hw_of_model(name)),
-        parameters_training=parameters_training,
-        parameters_deploy=parameters_deploy,
-        gflops=gflops,
-        licence=_licence_of(name),
-    )

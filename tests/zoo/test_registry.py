@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeyolo import models
+from edgeyolo.models import _registry
 from edgeyolo.spec.errors import UnknownNameError, UsageError
 
 MODULE = """
@@ -22,9 +23,9 @@ VARIANTS = {"guest": dataclasses.replace(YOLOV7["yolov7-nano"], name="guest", im
 def guests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A second folder of families."""
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
-    models._families.cache_clear()
+    _registry.families.cache_clear()
     yield tmp_path
-    models._families.cache_clear()
+    _registry.families.cache_clear()
 
 
 @pytest.mark.parametrize("place", ["a_module.py", "a_package/__init__.py"])
