@@ -63,6 +63,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         observer: how an activation range is chosen; "output" tries ranges around that of "mse" and takes the one that
             changes least of what is detected.
         bins: even number of histogram bins, for observers that need one.
+        clipping_weight: how many times a squared error of clipping counts against one of rounding, for "mse": clipping
+            errs to one side, which sums do not average away; 1 for the plain squared error.
         percentile: part of the magnitudes inside the range, percent, for "percentile".
         count: training pictures to calibrate on; fewer are used, with a warning, where there are fewer.
         seed: of the choice of pictures.
@@ -82,6 +84,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     title: str
     observer: Literal["max", "percentile", "entropy", "mse", "output"] = "mse"
     bins: Annotated[int, Meta(ge=256, le=16384)] = 2048
+    clipping_weight: Annotated[float, Meta(ge=1)] = 8.0
     percentile: Annotated[float, Meta(gt=0, le=100)] = 99.99
     count: Count = 256
     seed: WholeNumber = 0

@@ -82,13 +82,22 @@ class MseObserver(_HistogramObserver):
     """The threshold with the least expected squared error of rounding and clipping.
 
     Candidates are the upper ends of the bins, and the largest magnitude itself.
+
+    Args:
+        clipping_weight: how many times an error of clipping counts against one of rounding, which a sum over many
+            values averages away; clipping errs to one side.
     """
+
+    def __init__(self, bins: int = 2048, clipping_weight: float = 1.0) -> None:
+        super().__init__(bins)
+        self._clipping_weight = clipping_weight
 
     def _choose(self) -> float:
         candidates = self.histogram.upper_ends()
         occupied = self.histogram.counts.nonzero().flatten()
         centres, weights = self.histogram.centres()[occupied], self.histogram.counts[occupied].double()
-        errors = torch.cat([_squared_errors(part, centres, weights) for part in torch.split(candidates, 256)])
+        parts = torch.split(candidates, 256)
+        errors = torch.cat([_squared_errors(part, centres, weights, self._clipping_weight) for part in parts])
         return float(candidates[int(errors.argmin())])
 
 
@@ -153,17 +162,22 @@ def make_observer(recipe: Recipe) -> Observer:
         return PercentileObserver(recipe.percentile, recipe.bins)
     if recipe.observer == "entropy":
         return EntropyObserver(recipe.bins)
-    if recipe.observer in ("mse", "output"):
+    if recipe.observer == "mse":
+        return MseObserver(recipe.bins, recipe.clipping_weight)
+    if recipe.observer == "output":
         return MseObserver(recipe.bins)
     known = ("max", "percentile", "entropy", "mse", "output")
     raise UnknownNameError("observer", recipe.observer, known, where="recipe")
 
 
-def _squared_errors(thresholds: Tensor, centres: Tensor, weights: Tensor) -> Tensor:
+def _squared_errors(thresholds: Tensor, centres: Tensor, weights: Tensor, clipping_weight: float) -> Tensor:
     """(T,), (N,), (N,) -> (T,) summed squared error of each threshold."""
     steps = (thresholds / _TOP)[:, None]
     quantized = (centres / steps).round_().clamp_(max=_TOP).mul_(steps)
-    return torch.mv((quantized - centres).square_(), weights)
+    errors = (quantized - centres).square_()
+    if clipping_weight != 1.0:
+        errors.mul_(torch.where(centres > thresholds[:, None], clipping_weight, 1.0))
+    return torch.mv(errors, weights)
 
 
 def _divergences(counts: Tensor, candidates: Tensor) -> Tensor:

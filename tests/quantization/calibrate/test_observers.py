@@ -77,10 +77,11 @@ def test_zeros_before_anything_else_are_counted_and_the_smallest_numbers_do_not_
     assert (int(histogram.counts[0]), int(histogram.counts.sum())) == (10, 11)
 
 
-def test_threshold_is_the_best_of_all_candidates() -> None:
+@pytest.mark.parametrize("weight", [1.0, 8.0])
+def test_threshold_is_the_best_of_all_candidates(weight: float) -> None:
     """Against a loop over candidates and bins, in plain Python, from the same histogram."""
     rng = np.random.default_rng(3)
-    observer = MseObserver(256)
+    observer = MseObserver(256, weight)
     x = rng.laplace(size=4000)
     collect_all(observer, [x])
     width, largest = observer.histogram.range / 256, float(np.float32(np.abs(x).max()))
@@ -91,7 +92,8 @@ def test_threshold_is_the_best_of_all_candidates() -> None:
         step, error = candidate / 127, 0.0
         for i, count in enumerate(counts):
             centre = min((i + 0.5) * width, largest)
-            error += count * (min(round(centre / step), 127) * step - centre) ** 2
+            counted = weight if centre > candidate else 1.0
+            error += counted * count * (min(round(centre / step), 127) * step - centre) ** 2
         errors.setdefault(candidate, error)
     best = min(errors, key=errors.__getitem__)
     assert observer.threshold() == pytest.approx(best, rel=1e-12)
@@ -247,6 +249,20 @@ def test_choosing_is_quick_enough_for_many_groups() -> None:
         for _ in range(6):
             observer.threshold()
         assert time.process_time() - start < 2.0, kind
+
+
+def test_a_recipe_weighs_clipping() -> None:
+    """The more it counts, the wider the range; by default it counts more than once."""
+    x = np.random.default_rng(0).laplace(size=20_000)
+    ranges = []
+    for observer in (
+        make_observer(Recipe(title="", clipping_weight=1.0)),
+        make_observer(Recipe(title="")),
+        make_observer(Recipe(title="", clipping_weight=1e3)),
+    ):
+        collect_all(observer, [x])
+        ranges.append(observer.threshold())
+    assert ranges[0] < ranges[1] < ranges[2]
 
 
 def test_recipes_choose_the_observer() -> None:

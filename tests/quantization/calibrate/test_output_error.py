@@ -93,7 +93,7 @@ def test_what_is_rare_and_decides_the_output_is_not_clipped() -> None:
     inputs[0][0, 0, 96, 96] = 40.0
     ranges = {}
     for observer in ("mse", "output"):
-        recipe = Recipe(title="", observer=observer)
+        recipe = Recipe(title="", observer=observer, clipping_weight=1.0)
         quantized = quantize(net, iter(inputs), recipe, recipe_name="x", picture_hashes={})
         ranges[observer] = [127 * scale for scale in quantized.scales.groups.values()]
     assert ranges["output"][0] > 1.5 * ranges["mse"][0]
