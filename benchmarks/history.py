@@ -1,20 +1,17 @@
 """What each idea was worth: one small network per generation trained alike on blood cells, and ideas swapped singly.
 
     python benchmarks/history.py --data ../shared/data/bccd --out runs/history [--rows yolov2-nano loss-iou-0 ...]
-        [--seeds 0 1 2] [--epochs 60] [--image-size 320] [--instructions]
+        [--seeds 0 1 2] [--epochs 60] [--image-size 320]
 
 Adds to benchmarks/results/history.json after each run. A finished run of the same code is used again and a stopped one
 resumed, so that the table can grow; rows are trained seed by seed. AP is of the last epoch's averaged weights: no epoch
-is chosen by its score. A generation is quantized, too, and what int8 costs on ONNX Runtime is measured. With
-`--instructions` nothing is trained: the instructions of one picture on an emulated Cortex-A76 are counted for the first
-seed of each generation that is there.
+is chosen by its score. What int8 costs the generations is measured by `history_int8.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -165,25 +162,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--image-size", type=int, default=IMAGE_SIZE)
-    parser.add_argument("--instructions", action="store_true")
     args = parser.parse_args()
     common = {"data": args.data.name, "epochs": args.epochs, "image_size": args.image_size}
-    if args.instructions:
-        count_instructions(args, common)
-        return
     for seed in args.seeds:
         for row in args.rows:
-            add_to_result(common, run=train_row(args, common, row, seed))
+            add_to_result(common, train_row(args, common, row, seed))
 
 
-def add_to_result(common: dict[str, Any], **found: dict[str, Any]) -> None:
-    """Put a run, or a count of instructions, in its place among those that the same code made."""
-    known = load_reusable(OUT, **common) or {}
-    runs, counts = known.get("runs", []), known.get("instructions", {}) | found.get("instructions", {})
-    if run := found.get("run"):
-        runs = [one for one in runs if (one["row"], one["seed"]) != (run["row"], run["seed"])] + [run]
-    runs = sorted(runs, key=lambda one: (ROWS.index(one["row"]), one["seed"]))
-    save_result(OUT, {**common, "runs": runs, "instructions": counts})
+def add_to_result(common: dict[str, Any], run: dict[str, Any]) -> None:
+    """Put a run in its place among those that the same code made."""
+    runs = (load_reusable(OUT, **common) or {"runs": []})["runs"]
+    runs = [one for one in runs if (one["row"], one["seed"]) != (run["row"], run["seed"])] + [run]
+    save_result(OUT, {**common, "runs": sorted(runs, key=lambda one: (ROWS.index(one["row"]), one["seed"]))})
 
 
 def train_row(args: argparse.Namespace, common: dict[str, Any], row: str, seed: int) -> dict[str, Any]:
@@ -197,8 +187,7 @@ def train_row(args: argparse.Namespace, common: dict[str, Any], row: str, seed: 
     else:
         plain = SmallRun(args.data.name, row, seed, args.epochs, args.image_size)
         found = train_small(plain, args.data, args.out / "runs")
-        found["int8"] = evaluate_int8(plain.folder(args.out / "runs") / "last.safetensors", args.data, run / "int8")
-    keys = ("model", "seconds", "ap", "ap50", "parameters", "int8")
+    keys = ("model", "seconds", "ap", "ap50", "parameters")
     found = own | {key: found[key] for key in keys if key in found}
     save_result(run / "history.json", found)
     sys.stderr.write(f"{found}\n")
@@ -218,28 +207,6 @@ def train_swap(args: argparse.Namespace, swap: Swap, seed: int, run: Path) -> di
         scores = {split: verbs.evaluate(result.last, args.data, split=split) for split in SPLITS}
     aps = {"ap": {k: s.ap for k, s in scores.items()}, "ap50": {k: s.ap50 for k, s in scores.items()}}
     return {"model": swap.model, "seconds": round(seconds, 1), **aps}
-
-
-def evaluate_int8(weights: Path, data: Path, out: Path) -> dict[str, float]:
-    """AP of the quantized network on ONNX Runtime."""
-    shutil.rmtree(out, ignore_errors=True)
-    bundle = out.with_suffix(".eyb")
-    verbs.quantize(weights, data, out, options=verbs.QuantizeOptions(report=False, evaluate=False))
-    bundle.unlink(missing_ok=True)
-    verbs.deploy(out, "host-onnx", bundle)
-    return {split: verbs.evaluate(bundle, data, split=split).ap for split in SPLITS}
-
-
-def count_instructions(args: argparse.Namespace, common: dict[str, Any]) -> None:
-    """Millions on an emulated Cortex-A76, of what `deploy` writes for a Raspberry Pi 5."""
-    from arm_cost import count_network
-
-    for name in GENERATIONS:
-        folder = args.out / "history" / f"{name}-0" / "int8"
-        if folder.is_dir():
-            millions = count_network(folder, "cortex-a76", "mixed")["millions"]
-            add_to_result(common, instructions={name: millions})
-            sys.stderr.write(f"{name}: {millions}\n")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,13 @@ def load_runs() -> dict[str, Any]:
     return found
 
 
+def load_int8() -> dict[tuple[str, int], dict[str, Any]]:
+    """What `history_int8.py` has found so far, by model and seed."""
+    path = RESULTS / "history_int8.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    return {(row["model"], row["seed"]): row for row in rows}
+
+
 def load_figures() -> dict[str, Any]:
     """What `history_figures.py` has counted."""
     found: dict[str, Any] = json.loads((RESULTS / "history_figures.json").read_text(encoding="utf-8"))
@@ -30,12 +37,13 @@ def load_figures() -> dict[str, Any]:
 
 def generations() -> tuple[list[str], list[list[str]]]:
     """One small network of each generation: size, cost, AP, and what int8 takes of it on test."""
-    found, rows = load_runs(), []
+    found, int8, rows = load_runs(), load_int8(), []
     for name, year in GENERATIONS.items():
         runs = _of(found, name)
         size = f"{runs[0]['parameters'] / 1e6:.1f}" if runs else ""
-        millions = found.get("instructions", {}).get(name)
-        lost = [run["int8"]["test"] - run["ap"]["test"] for run in runs]
+        millions = int8.get((name, 0), {}).get("millions")
+        pairs = [(int8[name, run["seed"]], run) for run in runs if (name, run["seed"]) in int8]
+        lost = [small["ap"]["test"] - run["ap"]["test"] for small, run in pairs]
         cost = f"{millions:.0f}" if millions else ""
         rows.append(
             [f"{name} ({year})", size, cost, str(len(runs)), *_scores(runs), f"{_mean(lost):+.1f}" if lost else ""]

@@ -132,9 +132,11 @@ def test_what_a_swap_was_worth_is_told_of_the_seeds_that_both_have(
 ) -> None:
     history_tables = importlib.import_module("history_tables")
     rows = [("ppyolo-tiny", 0, 40.0), ("ppyolo-tiny", 1, 42.0), ("pp-no-ignore", 1, 41.0), ("pp-no-ignore", 2, 99.0)]
-    scored = {"ap50": {"val": 80.0, "test": 80.0}, "int8": {"val": 1.0, "test": 39.5}, "parameters": 1_078_155}
+    scored = {"ap50": {"val": 80.0, "test": 80.0}, "parameters": 1_078_155}
     runs = [{"row": row, "seed": seed, "ap": {"val": 1.0, "test": ap}, **scored} for row, seed, ap in rows]
-    monkeypatch.setattr(history_tables, "load_runs", lambda: {"runs": runs, "instructions": {"ppyolo-tiny": 812.4}})
+    int8 = {("ppyolo-tiny", seed): {"ap": {"val": 1.0, "test": 39.5}, "millions": 812.4} for seed in (0, 1, 2)}
+    monkeypatch.setattr(history_tables, "load_runs", lambda: {"runs": runs})
+    monkeypatch.setattr(history_tables, "load_int8", lambda: int8)
     swaps = {row[2]: row[3:] for row in history_tables.swaps()[1]}
     assert swaps["nothing ignored"] == ["1", "41.0", "42.0", "-1.0", "-1.0"]
     assert swaps["no DropBlock"] == ["0", "not yet", "", "", ""]
