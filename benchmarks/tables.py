@@ -159,6 +159,18 @@ def engines_apart() -> str:
     return f"Over the models and recipes below, AP of an engine is within {max(apart):.2f} of that of fake-quant.\n"
 
 
+def clipping() -> str:
+    """AP by how much clipping counts, and how far from float; the last row is the mean distance."""
+    rows, apart = [], []
+    for row in load("clipping")["rows"]:
+        whole, *aps = row["ap"].values()
+        apart.append([abs(ap - whole) for ap in aps])
+        rows.append([row["model"], f"{whole:.2f}", *(f"{ap:.2f} ({ap - whole:+.2f})" for ap in aps)])
+    rows.append(["mean distance", "", *(f"{statistics.fmean(column):.2f}" for column in zip(*apart, strict=True))])
+    weights = [f"clipping counts {weight:g}" for weight in load("clipping")["weights"]]
+    return markdown(["model", "float", *weights, "largest magnitude"], rows, words=1)
+
+
 def ablation() -> str:
     """AP of each seed, and against the default of the same seed."""
     aps: dict[str, dict[int, float]] = {}
@@ -534,6 +546,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "foreign": foreign,
     "recipes": recipes,
     "calibration": calibration,
+    "clipping": clipping,
     "engines-apart": engines_apart,
     "ablation": ablation,
     "host-cpu": host_cpu,
