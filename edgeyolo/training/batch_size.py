@@ -26,7 +26,12 @@ _SHARE = 0.8  # of the free memory; the rest is for the loader and what measurin
 _OBJECTS = 20  # on each picture of the trial
 _BACKWARD = 1.25  # what a step needs at least of what it saves: gradients come beside the maps they are of
 _STATES = 4  # copies of the weights beside the model: gradients, two of AdamW, average
-_SIGNS = ("can't allocate memory", "not enough memory", "out of memory")
+_SIGNS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "could not create a primitive",
+)  # oneDNN's last
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -147,7 +152,29 @@ def _address_bytes() -> float | None:
 
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     used = _kib("/proc/self/status", "VmSize")
-    return None if limit == resource.RLIM_INFINITY or used is None else limit - used
+    return None if limit == resource.RLIM_INFINITY or used is None else limit - used + _kept_bytes()
+
+
+class _MallInfo(ctypes.Structure):
+    """`struct mallinfo2` of mallinfo(3)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+def _kept_bytes() -> float:
+    """Addresses that were freed and that glibc keeps for this process; 0 where it does not say."""
+    try:
+        ask = ctypes.CDLL("libc.so.6").mallinfo2
+    except (OSError, AttributeError):
+        return 0.0
+    ask.restype = _MallInfo
+    return float(ask().fordblks)
 
 
 def _reset_peak(device: torch.device) -> float:

@@ -84,9 +84,9 @@ def test_everything_that_matters_is_in_the_key(monkeypatch: pytest.MonkeyPatch, 
         )
 
     matters = {
-        "observer": "max", "bins": 1024, "percentile": 99.0, "clipping_weight": 1.0, "weight_observer": "mse", "weight_bits": 7,
-        "weight_bits_3x3": 6, "equalize": True, "bias_correction": True, "float_error": 0.5, "depthwise": True,
-        "float_layers": ("stem",),
+        "observer": "max", "bins": 1024, "percentile": 99.0, "clipping_weight": 1.0, "weight_observer": "mse",
+        "weight_bits": 7, "weight_bits_3x3": 6, "equalize": True, "bias_correction": True, "float_error": 0.5,
+        "depthwise": True, "float_layers": ("stem",),
     }  # fmt: skip
     assert {*indifferent, *matters} == set(Recipe.__struct_fields__)
     recipes = [msgspec.structs.replace(RECIPE, **{field: value}) for field, value in matters.items()]
