@@ -86,7 +86,8 @@ def test_a_model_by_its_name_is_one_of_the_list() -> None:
 
 def test_models_are_sorted_by_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     known = ["yolov8n", "yolov7-nano", "yolox-nano"]
-    monkeypatch.setattr(models, "model_names", lambda: known)
+    infos = [models.measure_model(name) for name in known]
+    monkeypatch.setattr(models, "list_models", lambda: infos)
     list_models(Console(json=True), ModelsOptions(target="raspberry-pi-5"))
     said = json.loads(capsys.readouterr().out)
     assert [one["name"] for one in said] == ["yolox-nano", "yolov7-nano", "yolov8n"]

@@ -185,7 +185,7 @@ def test_training_starts_from_an_official_file(tmp_path, official_modules):
 def test_nothing_is_published_for_nano(tmp_path):
     with pytest.raises(UsageError, match="no weights are published"):
         models.load_pretrained("yolov7-nano", tmp_path / "x.pt")
-    licences = [models._measure(name)[0].licence for name in ("yolov7-nano", "yolov7-tiny", "ppyoloe-s")]
+    licences = [models.measure_model(name).licence for name in ("yolov7-nano", "yolov7-tiny", "ppyoloe-s")]
     assert licences == ["none published", "GPL-3.0", "Apache-2.0"]
 
 

@@ -30,7 +30,7 @@ DARKNET = {"yolov2": ((203_934_260 - 16) // 4, 29.5), "yolov2-tiny": ((44_948_60
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_the_published_ones(name: str) -> None:
-    info = models._measure(name)[0]
+    info = models.measure_model(name)
     assert (info.parameters_training, info.parameters_deploy) == PUBLISHED[name]
 
 
@@ -40,7 +40,7 @@ def test_yolov2_has_as_many_numbers_as_its_file_and_its_cost(name: str) -> None:
         state = models.create(name, 80).state_dict()
     count, gflops = DARKNET[name]
     assert sum(value.numel() for key, value in state.items() if "num_batches" not in key) == count
-    assert models._measure(name)[0].gflops == pytest.approx(gflops, rel=0.01)
+    assert models.measure_model(name).gflops == pytest.approx(gflops, rel=0.01)
 
 
 def plain_coordinates(height: int, width: int) -> Tensor:
