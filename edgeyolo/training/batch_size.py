@@ -26,12 +26,7 @@ _SHARE = 0.8  # of the free memory; the rest is for the loader and what measurin
 _OBJECTS = 20  # on each picture of the trial
 _BACKWARD = 1.25  # what a step needs at least of what it saves: gradients come beside the maps they are of
 _STATES = 4  # copies of the weights beside the model: gradients, two of AdamW, average
-_SIGNS = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "could not create a primitive",
-)  # oneDNN's last
+_SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "could not create a primitive")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -78,7 +78,7 @@ def keep_freed_memory(device: torch.device) -> None:
     """Where a processor computes, let this process keep what it frees for what it needs next.
 
     Steps of training need the same blocks again and again, and glibc gives large ones back to the system each time,
-    which has to clear them anew: a tenth to a quarter of a step's time. Other C libraries are left as they are.
+    which has to clear them anew: a twentieth to a quarter of a step's time. Other C libraries are left as they are.
     """
     if device.type != "cpu" or sys.platform != "linux":
         return
