@@ -46,7 +46,14 @@ def generations() -> tuple[list[str], list[list[str]]]:
         lost = [small["ap"]["test"] - run["ap"]["test"] for small, run in pairs]
         cost = f"{millions:.0f}" if millions else ""
         rows.append(
-            [f"{name} ({year})", size, cost, str(len(runs)), *_scores(runs), f"{_mean(lost):+.1f}" if lost else ""]
+            [
+                f"{name} ({year})",
+                size,
+                cost,
+                str(len(runs)),
+                *_scores(runs),
+                f"{_mean(lost):+.1f}" if lost else NOT_YET if runs else "",
+            ]
         )
     headings = ["network", "million parameters", "million instructions", "seeds", "AP on val", "on test"]
     return [*headings, "AP50 on test", "AP of seeds on test", "int8"], rows

@@ -7,11 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from record import claim_folder, load_reusable, save_result
 
 from edgeyolo import models, verbs
-from edgeyolo.nn.fold import fold_in_place
 from edgeyolo.spec.training import TrainConfig
 
 SPLITS = ("val", "test")
@@ -52,7 +50,7 @@ def train_small(run: SmallRun, data: Path, out: Path) -> dict[str, Any]:
     scores = {split: verbs.evaluate(result.last, data, split=split) for split in SPLITS}
     found = {
         **settings,
-        "parameters": parameters_of(run.model),
+        "parameters": models.measure_model(run.model).parameters_deploy,
         "ap": {split: score.ap for split, score in scores.items()},
         "ap50": {split: score.ap50 for split, score in scores.items()},
         "seconds": round(seconds, 1),
@@ -64,10 +62,3 @@ def train_small(run: SmallRun, data: Path, out: Path) -> dict[str, Any]:
 def make_config(model: str, seed: int, epochs: int, image_size: int) -> TrainConfig:
     """Defaults, but for how long, how large, and that the score is asked for once."""
     return TrainConfig(model=model, seed=seed, epochs=epochs, image_size=image_size, workers=0, evaluate_every=epochs)
-
-
-def parameters_of(model: str) -> int:
-    """Of the deploy form, with 80 classes."""
-    with torch.device("meta"):
-        network = models.create(model, 80)
-    return sum(parameter.numel() for parameter in fold_in_place(network).parameters())

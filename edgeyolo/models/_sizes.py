@@ -43,7 +43,7 @@ class ModelInfo:
 
 def list_models() -> list[ModelInfo]:
     """Every model with its size and cost, as they were written down; one that was not is built and counted."""
-    known = json.loads(SIZES.read_text(encoding="utf-8")) if SIZES.exists() else {}
+    known = json.loads(SIZES.read_text(encoding="utf-8"))
     return [_describe(name, *known[name]) if name in known else measure_model(name) for name in families()]
 
 

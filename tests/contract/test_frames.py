@@ -94,6 +94,7 @@ def test_a_bundle_of_frames_finds_the_same_boxes(engine: str, whole_way: WholeWa
             pairs = apart.argmin(axis=1)  # scores that are nearly alike change places
             assert sorted(pairs) == list(range(len(wanted))) and apart.min(axis=1).max(initial=0) < 1.5
             np.testing.assert_allclose(found.scores, wanted.scores[pairs], atol=0.05)
+            np.testing.assert_array_equal(found.class_ids, wanted.class_ids[pairs])
             count += len(found)
         assert count > 0
         with pytest.raises(ImageError, match=r"90 x 100 pixels, and the model was deployed for 150 x 120"):
