@@ -45,16 +45,8 @@ def generations() -> tuple[list[str], list[list[str]]]:
         pairs = [(int8[name, run["seed"]], run) for run in runs if (name, run["seed"]) in int8]
         lost = [small["ap"]["test"] - run["ap"]["test"] for small, run in pairs]
         cost = f"{millions:.0f}" if millions else ""
-        rows.append(
-            [
-                f"{name} ({year})",
-                size,
-                cost,
-                str(len(runs)),
-                *_scores(runs),
-                f"{_mean(lost):+.1f}" if lost else NOT_YET if runs else "",
-            ]
-        )
+        loss = f"{_mean(lost):+.1f}" if lost else NOT_YET if runs else ""
+        rows.append([f"{name} ({year})", size, cost, str(len(runs)), *_scores(runs), loss])
     headings = ["network", "million parameters", "million instructions", "seeds", "AP on val", "on test"]
     return [*headings, "AP50 on test", "AP of seeds on test", "int8"], rows
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import ctypes
 import logging
 import sys
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from edgeyolo.criteria.criterion import alone
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.training.distributed import World
+from edgeyolo.training.heap import give_back_freed, kept_bytes
 from edgeyolo.training.job import Job
 
 _LOG = logging.getLogger(__name__)
@@ -123,7 +122,7 @@ def free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + unused)
-    _give_back_freed()
+    give_back_freed()
     limits = [_kib("/proc/meminfo", "MemAvailable"), _container_bytes(), _address_bytes()]
     known = [limit for limit in limits if limit is not None]
     return min(known) if known else 2.0**32  # no way to know: a small machine
@@ -147,29 +146,7 @@ def _address_bytes() -> float | None:
 
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     used = _kib("/proc/self/status", "VmSize")
-    return None if limit == resource.RLIM_INFINITY or used is None else limit - used + _kept_bytes()
-
-
-class _MallInfo(ctypes.Structure):
-    """`struct mallinfo2` of mallinfo(3)."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    )
-
-
-def _kept_bytes() -> float:
-    """Addresses that were freed and that glibc keeps for this process; 0 where it does not say."""
-    try:
-        ask = ctypes.CDLL("libc.so.6").mallinfo2
-    except (OSError, AttributeError):
-        return 0.0
-    ask.restype = _MallInfo
-    return float(ask().fordblks)
+    return None if limit == resource.RLIM_INFINITY or used is None else limit - used + kept_bytes()
 
 
 def _reset_peak(device: torch.device) -> float:
@@ -177,18 +154,12 @@ def _reset_peak(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return float(torch.cuda.memory_allocated(device))
-    _give_back_freed()
+    give_back_freed()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return 0.0  # the peak since the start: what is measured is too large, never too small
     return _kib("/proc/self/status", "VmRSS") or 0.0
-
-
-def _give_back_freed() -> None:
-    """Let the C library return memory that it keeps for later, which would hide what a step needs."""
-    with contextlib.suppress(OSError, AttributeError):  # only glibc can
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _peak(device: torch.device) -> float:

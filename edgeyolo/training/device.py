@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import sys
 from collections.abc import Iterator
 
 import torch
@@ -13,7 +11,6 @@ from torch import nn
 from edgeyolo.spec.errors import UsageError
 
 _CPU_BATCH, _GPU_BATCH = 4, 16
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
 def choose_device(name: str) -> torch.device:
@@ -72,19 +69,6 @@ def use_channels_last(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
-def keep_freed_memory(device: torch.device) -> None:
-    """Where a processor computes, let this process keep what it frees for what it needs next.
-
-    Steps of training need the same blocks again and again, and glibc gives large ones back to the system each time,
-    which has to clear them anew: a twentieth to a quarter of a step's time. Other C libraries are left as they are.
-    """
-    if device.type != "cpu" or sys.platform != "linux":
-        return
-    if set_option := getattr(ctypes.CDLL(None), "mallopt", None):
-        set_option(_M_MMAP_MAX, 0)
-        set_option(_M_TRIM_THRESHOLD, -1)
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

@@ -27,9 +27,9 @@ from edgeyolo.training.checkpoint import (
     strip_prefix,
 )
 from edgeyolo.training.cross_batch_norm import use_cross_batch_norm
-from edgeyolo.training.device import keep_freed_memory
 from edgeyolo.training.distributed import World, shared, synchronise
 from edgeyolo.training.ema import EmaModel
+from edgeyolo.training.heap import keep_freed_memory
 from edgeyolo.training.job import Job
 from edgeyolo.training.optim import freeze_parts, make_optimizer
 from edgeyolo.training.watch import Watch
