@@ -30,7 +30,7 @@ from edgeyolo.criteria.neighbours import NeighbourCriterion
 from edgeyolo.criteria.ota import OtaCriterion
 from edgeyolo.criteria.ppyolo import PpYoloCriterion, PpYoloWeights
 from edgeyolo.criteria.tal import TalCriterion
-from edgeyolo.models import ppyolo, yolov2, yolov7, yolov8
+from edgeyolo.models import ppyolo, yolov2, yolov6, yolov7, yolov8
 from edgeyolo.nn import drop_block
 from edgeyolo.spec.settings import override_settings
 
@@ -60,7 +60,7 @@ class Swap:
 
     Attributes:
         model: whose.
-        kind: "assignment", "loss", "neck" or "training".
+        kind: "assignment", "loss", "neck", "head", "training" or "weight".
         what: instead of what it has.
         change: makes the change while a run lasts; None for a change of settings alone.
         settings: of the training.
@@ -137,7 +137,9 @@ SWAPS = {
     ),
     "pp-no-ignore": Swap("ppyolo-tiny", "assignment", "nothing ignored", criterion_of(ppyolo.Network, nothing_ignored)),
     "pp-no-pyramid": Swap("ppyolo-tiny", "neck", "no SPP", variant_of(ppyolo, "ppyolo-tiny", pyramid=False)),
+    "pp-overlap": Swap("ppyolo-tiny", "head", "tells its overlap", variant_of(ppyolo, "ppyolo-tiny", iou_power=0.4)),
     "pp-no-drop": Swap("ppyolo-tiny", "training", "no DropBlock", without_drop_block),
+    "v6-dfl": Swap("yolov6n", "head", "distances as shares (DFL)", variant_of(yolov6, "yolov6n", bins=17)),
     "v7-neighbours": Swap("yolov7-nano", "assignment", "all neighbours (v5)", criterion_of(yolov7.Network, neighbours)),
     "v8-static": Swap("yolov8n", "assignment", "ATSS to the end", criterion_of(yolov8.Network, static_points)),
     "v5-giou": Swap("yolov5n", "loss", "GIoU", settings={"box_loss": "giou"}),
