@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnxslim
 import torch
+from onnx import numpy_helper
 from torch import nn
 from torch.onnx import symbolic_helper
 from torch.onnx.utils import register_custom_op_symbolic
@@ -32,11 +35,38 @@ def trace_onnx(
         ExportError: the module cannot be traced, or simplification loses a convolution or a name.
     """
     images = torch.zeros(1, 3, *image_hw)
-    simplified = onnxslim.slim(_trace(module.eval(), images, output_names(output_count), dynamic_batch))
+    with _told_apart(module) as values:
+        simplified = onnxslim.slim(_trace(module.eval(), images, output_names(output_count), dynamic_batch))
     if not isinstance(simplified, onnx.ModelProto):
         raise ExportError("the simplifier did not return a graph", where=type(module).__name__)
+    for tensor in simplified.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(numpy_helper.from_array(values[tensor.name].numpy(), tensor.name))
     _check_layers(module, simplified)
     return simplified
+
+
+@contextmanager
+def _told_apart(module: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
+    """Random weights in convolutions whose own are one number throughout, and these by name.
+
+    Of a new network the batch norms that no convolution is before have such weights when folded, and tensors that are
+    equal are merged, by the exporter and by the simplifier.
+    """
+    found = {
+        f"{name}.weight": conv
+        for name, conv in module.named_modules()
+        if isinstance(conv, nn.Conv2d) and (conv.weight == conv.weight.flatten()[0]).all()
+    }
+    values = {name: conv.weight.data for name, conv in found.items()}
+    random = torch.Generator().manual_seed(0)
+    for conv in found.values():
+        conv.weight.data = torch.rand(conv.weight.shape, generator=random).to(conv.weight)
+    try:
+        yield values
+    finally:
+        for name, conv in found.items():
+            conv.weight.data = values[name]
 
 
 def weight_readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:

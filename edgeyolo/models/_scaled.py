@@ -27,6 +27,9 @@ class ScaledConfig:
         neck_blocks: pairs of convolutions in the neck's stages.
         spp_blocks: pairs of convolutions behind the SPP's pools.
         implicit: vectors before and after each output, all outputs in the end (YOLOR).
+        pooled_down: half of the channels that a map is halved to come from a maximum.
+        norm_blocks: the blocks of a partial stage are normalised once more before they are joined, as in the authors'
+            PyTorch releases; not in their cfg files.
         anchors_wh: per level, finest first, input pixels.
         eps, momentum: of batch norms.
     """
@@ -42,6 +45,8 @@ class ScaledConfig:
     spp_blocks: int = 1
     transition: bool = True
     implicit: bool = False
+    pooled_down: bool = False
+    norm_blocks: bool = False
     num_classes: int = 80
     activation: str = "mish"
     image_size: int = 640
@@ -81,9 +86,10 @@ def _backbone(plan: Plan, config: ScaledConfig) -> list[int]:
     if config.first == "reorg":
         plan.add(Reorg((PICTURE,)))
     plan.conv(config.stem, 3, activation=act)
-    ends = []
-    for position, (chs, blocks) in enumerate(zip(config.stages, config.blocks, strict=True)):
-        down = plan.conv(chs, 3, 2, activation=act)
+    ends: list[int] = []
+    widths = (config.stem, *config.stages)
+    for position, (in_chs, chs, blocks) in enumerate(zip(widths, config.stages, config.blocks, strict=False)):
+        down = _halve(plan, config, in_chs, chs)
         if position == 0 and config.first == "residual":
             ends.append(_residuals(plan, chs, down, blocks, act))
             continue
@@ -92,6 +98,8 @@ def _backbone(plan: Plan, config: ScaledConfig) -> list[int]:
         _residuals(plan, chs // 2, plan.conv(chs // 2, activation=act), blocks, act, narrow=chs // 2)
         if config.transition:
             plan.conv(chs // 2, activation=act)
+        elif config.norm_blocks:
+            plan.normalise(act)
         plan.join(plan.last, skip)
         ends.append(plan.conv(chs, activation=act))
     plan.end_backbone()
@@ -109,7 +117,7 @@ def _residuals(plan: Plan, chs: int, start: int, blocks: int, act: str, narrow: 
 def _descend(plan: Plan, config: ScaledConfig, features: list[int]) -> list[int]:
     """The SPP, then from the coarsest level to the finest: numbers of the last layer of each, finest first."""
     act, chs = config.activation, config.neck
-    ends = [_spp(plan, chs[-1], config.spp_blocks, act)]
+    ends = [_spp(plan, config, chs[-1])]
     for level in range(len(chs) - 2, -1, -1):
         plan.conv(chs[level], activation=act)
         up = plan.grow()
@@ -121,7 +129,7 @@ def _descend(plan: Plan, config: ScaledConfig, features: list[int]) -> list[int]
 
 def _ascend(plan: Plan, config: ScaledConfig, ends: list[int], level: int) -> None:
     """The latest map, of the level before, comes to a level; `ends` has its last layer from then on."""
-    plan.join(plan.conv(config.neck[level], 3, 2, activation=config.activation), ends[level])
+    plan.join(_halve(plan, config, config.neck[level - 1], config.neck[level]), ends[level])
     ends[level] = _mix(plan, config, level)
 
 
@@ -134,22 +142,41 @@ def _mix(plan: Plan, config: ScaledConfig, level: int) -> int:
     for _ in range(config.neck_blocks):
         plan.conv(chs, activation=act)
         plan.conv(chs, 3, activation=act)
+    return _close(plan, config, skip, chs)
+
+
+def _close(plan: Plan, config: ScaledConfig, skip: int, chs: int) -> int:
+    """The end of a partial stage of the neck."""
+    if config.norm_blocks:
+        plan.normalise(config.activation)
     plan.join(plan.last, skip)
-    return plan.conv(chs, activation=act)
+    return plan.conv(chs, activation=config.activation)
 
 
-def _spp(plan: Plan, chs: int, blocks: int, act: str) -> int:
+def _halve(plan: Plan, config: ScaledConfig, in_chs: int, chs: int) -> int:
+    """The latest map at half of its size."""
+    start, act = plan.last, config.activation
+    if not config.pooled_down:
+        return plan.conv(chs, 3, 2, activation=act)
+    plan.conv(in_chs, activation=act)
+    strided = plan.conv(chs // 2, 3, 2, activation=act)
+    plan.join(start)
+    plan.pool(2, 2)
+    return plan.join(strided, plan.conv(chs // 2, activation=act))
+
+
+def _spp(plan: Plan, config: ScaledConfig, chs: int) -> int:
+    act = config.activation
     start = plan.last
     skip = plan.conv(chs, activation=act)
     plan.join(start)
     for size in (1, 3, 1):
         plan.conv(chs, size, activation=act)
     plan.pyramid(5, 9, 13)
-    for _ in range(blocks):
+    for _ in range(config.spp_blocks):
         plan.conv(chs, activation=act)
         plan.conv(chs, 3, activation=act)
-    plan.join(plan.last, skip)
-    return plan.conv(chs, activation=act)
+    return _close(plan, config, skip, chs)
 
 
 def _vectors(plan: Plan, config: ScaledConfig) -> list[tuple[int, int]]:

@@ -1,9 +1,8 @@
 """Scaled-YOLOv4: csp, x-mish, and the large P5, P6 and P7.
 
 Source: Scaled-YOLOv4, arXiv 2011.08036; layers and anchors as in the authors' cfg files.
-Differs: trained as its authors' PyTorch release does, which is YOLOv5's loss. That release normalises what a stage of
-the neck has joined once more, which their cfg files do not: p7, of which only the release's size is published, has
-9,280 parameters fewer here, 4,640 of the deploy form.
+Differs: trained as its authors' PyTorch release does, which is YOLOv5's loss. That release normalises the blocks of a
+stage of the neck once more, which their cfg files do not: p7, which has no cfg file, is built as there.
 """
 
 from __future__ import annotations
@@ -91,6 +90,9 @@ VARIANTS: dict[str, ScaledConfig] = {
         first="partial",
         neck=(160, 320, 640, 640, 640),
         neck_blocks=3,
+        norm_blocks=True,
+        eps=1e-3,
+        momentum=0.03,
         anchors_wh=_P7_ANCHORS,
         image_size=1536,
     ),
@@ -107,4 +109,6 @@ class Network(PlannedNetwork):
         return NeighbourCriterion(self.decode, self.config.num_classes)
 
 
-PUBLISHED = publish("darknet", "LicenseRef-public-domain", tuple(name for name in VARIANTS if name != "yolov4-p7"))
+PUBLISHED = publish(
+    "darknet", "LicenseRef-public-domain", tuple(name for name in VARIANTS if not VARIANTS[name].norm_blocks)
+)

@@ -63,6 +63,28 @@ class ConvBnAct(nn.Module):
         return ConvAct(conv_like(self.conv, *fold_batch_norm(self.conv, self.bn)), self.activation)
 
 
+class BnAct(nn.Module):
+    """Batch norm, then an activation, where no convolution comes right before; (B, C, H, W) -> the same."""
+
+    def __init__(self, chs: int, activation: str | None) -> None:
+        super().__init__()
+        self.activation = activation
+        self.bn = nn.BatchNorm2d(chs)
+        self.act = make_activation(activation, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same."""
+        out: Tensor = self.act(self.bn(x))
+        return out
+
+    def fold(self) -> ConvAct:
+        """The same function in eval mode: a factor and a bias for each channel."""
+        chs = self.bn.num_features
+        one = nn.Conv2d(chs, chs, 1, groups=chs, bias=False, device="meta")
+        one.weight = nn.Parameter(torch.ones_like(self.bn.weight).view(chs, 1, 1, 1))
+        return ConvAct(conv_like(one, *fold_batch_norm(one, self.bn)), self.activation)
+
+
 class Weighted(Protocol):
     """What a batch norm may be folded into: a convolution, whatever it is of."""
 

@@ -36,6 +36,14 @@ class Conv:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A batch norm of a map, and its activation, where no convolution is right before it."""
+
+    reads: tuple[int, ...]
+    activation: str
+
+
+@dataclass(frozen=True)
 class Join:
     """The channels of all that it reads, one after the other; of them part `part` of `parts`."""
 
@@ -120,7 +128,7 @@ class Detect:
     softmax: bool = False
 
 
-Layer: TypeAlias = Conv | Join | Combine | Pool | MeanPool | Grow | Reorg | Vector | Apply | Detect
+Layer: TypeAlias = Conv | Norm | Join | Combine | Pool | MeanPool | Grow | Reorg | Vector | Apply | Detect
 
 
 @dataclass
@@ -159,6 +167,10 @@ class Plan:
     def scaled(self, chs: int) -> int:
         """Channels at this width, an even number."""
         return chs if self.width == 1 else max(4, 2 * round(chs * self.width / 2))
+
+    def normalise(self, activation: str) -> int:
+        """A batch norm of its own."""
+        return self.add(Norm((self.last,), activation))
 
     def join(self, *reads: int) -> int:
         """Concatenation; of one layer, that layer again."""
@@ -225,6 +237,8 @@ def count_values(layer: Layer, in_chs: int) -> int:
     """Numbers that a layer has learned, the statistics of a batch norm among them."""
     if isinstance(layer, Vector):
         return layer.chs
+    if isinstance(layer, Norm):
+        return 4 * in_chs
     if not isinstance(layer, Conv):
         return 0
     return layer.chs * (in_chs // layer.groups * layer.size**2 + (4 if layer.norm else 1))
@@ -336,6 +350,7 @@ def _apply(layer: Apply, inputs: list[Shape]) -> Shape:
 
 _RULES: dict[type[Layer], Callable[..., Shape]] = {
     Conv: _conv,
+    Norm: lambda _layer, inputs: inputs[0],
     Join: _join,
     Combine: _combine,
     Pool: _pool,

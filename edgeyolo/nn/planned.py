@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeyolo.nn.activation import make_activation
-from edgeyolo.nn.conv import ConvAct, ConvBnAct
+from edgeyolo.nn.conv import BnAct, ConvAct, ConvBnAct
 from edgeyolo.nn.plan import (
     PICTURE,
     Combine,
@@ -19,6 +19,7 @@ from edgeyolo.nn.plan import (
     Layer,
     LayerError,
     MeanPool,
+    Norm,
     Pool,
     Reorg,
     Shape,
@@ -226,6 +227,8 @@ def _make(layers: Sequence[Layer], index: int, shapes: Sequence[Shape]) -> nn.Mo
     match layer:
         case Conv():
             return _make_conv(layers, layer, index, shapes)
+        case Norm():
+            return BnAct(shapes[index].chs, layer.activation)
         case Join():
             chs = shapes[index].chs
             return Concat(layer.part * chs, (layer.part + 1) * chs) if layer.parts > 1 else Concat()

@@ -26,7 +26,11 @@ SMALL = (
     *("yolov1-nano", "yolov2-nano", "ppyolo-tiny"),
     *("yolov3-tiny", "yolov4-tiny", "hrnet-w18-small"),
 )
-_COVERED = ("yolov7-e6", "yolov7-d6")  # yolov7-e6e has each of their parts, twice
+_COVERED = (
+    "yolov7-e6",
+    "yolov7-d6",
+    "yolov4-p7",
+)  # yolov7-e6e has each of their parts, twice; yolor-e6 the norms of p7
 _THIN = ", thin"
 _MOST_BLOCKS = 2  # in a row, of families whose config counts them
 _SIZES = (

@@ -17,6 +17,7 @@ from edgeyolo.export import export_model
 from edgeyolo.export.onnx import trace_onnx
 from edgeyolo.export.qparams import make_qparams
 from edgeyolo.export.verify import check_parity
+from edgeyolo.nn.conv import BnAct
 from edgeyolo.nn.fold import fold_model
 from edgeyolo.quantization import Quantized, quantize
 from edgeyolo.spec.errors import ExportError, FormatError, OutputError
@@ -239,3 +240,15 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(OutputError):
         export_model(fold_model(Tiny()), TINY, tmp_path / "out")
+
+
+def test_batch_norms_that_have_learned_nothing_keep_their_names() -> None:
+    """Their weights are all alike, and equal tensors of two layers would be one tensor."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), BnAct(8, "silu"), BnAct(8, "silu"), nn.Conv2d(8, 6, 3, 2, 1))
+    deploy = fold_model(network)
+    before = {name: value.clone() for name, value in deploy.state_dict().items()}
+    model = trace_onnx(deploy, HW, 1)
+    written = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for name in ("1.conv.weight", "2.conv.weight"):
+        np.testing.assert_array_equal(written[name], before[name])
+    assert all(torch.equal(value, before[name]) for name, value in deploy.state_dict().items())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from thin import make_network
 from torch import nn
+from torch.nn import functional
 
 from edgeyolo import models
 from edgeyolo.models import scaled_yolov4, yolor, yolov3, yolov4
@@ -50,4 +52,31 @@ def test_implicit_knowledge_folds_away() -> None:
 def test_weights_of_darknet_may_be_shipped_and_those_of_yolor_not() -> None:
     origins = {family: Origin(source="", licence=family.PUBLISHED.licence, file="", sha256="") for family in FAMILIES}
     assert [origin.is_permissive for origin in origins.values()] == [True, True, True, False]
-    assert not models.is_published("yolov4-p7") and models.is_published("yolov4-p6")
+    assert [name for name in NAMES if not models.is_published(name)] == ["yolov4-p7", "yolor-e6", "yolor-d6"]
+
+
+def test_blocks_that_are_normalised_once_more_are_what_their_authors_compute() -> None:
+    """Their stage joins two bare maps, normalises what is joined and activates it; here each half alone, alike."""
+    torch.manual_seed(0)
+    network = make_network("yolor-e6, thin", 2).double().eval()
+    body = network.backbone
+    norm = next(step for step in body.steps if step.name.startswith("norm_"))
+    join = next(step for step in body.steps if norm.index in step.reads)
+    skip = body.get_submodule(f"conv_{join.reads[1]}")
+    own = body.get_submodule(norm.name)
+    for bn in (own.bn, skip.bn):
+        bn.running_mean.normal_()
+        bn.running_var.uniform_(0.5, 2)
+        nn.init.normal_(bn.weight)
+        nn.init.normal_(bn.bias)
+    both = nn.BatchNorm2d(own.bn.num_features + skip.bn.num_features, eps=own.bn.eps).double().eval()
+    for name, value in [*both.named_parameters(), *both.named_buffers()]:
+        if value.ndim:
+            value.data.copy_(torch.cat([getattr(part.bn, name).data for part in (own, skip)]))
+    inner, given = (
+        torch.randn(2, own.bn.num_features, 8, 8).double(),
+        torch.randn(2, skip.conv.in_channels, 8, 8).double(),
+    )
+    expected = functional.silu(both(torch.cat((inner, skip.conv(given)), dim=1)))
+    torch.testing.assert_close(torch.cat((own(inner.clone()), skip(given)), dim=1), expected)
+    torch.testing.assert_close(own.fold()(inner), expected[:, : own.bn.num_features])

@@ -56,7 +56,8 @@ PUBLISHED = {
     "damo-s": (16_935_647, 16_242_751 - 3, 37.8),
     "damo-m": (29_241_727, 28_164_063 - 3, 61.8),
     "damo-l": (43_861_759, 42_039_711 - 3, 97.3),
-    # Of the large ones and of YOLOR no cost is published at these sizes: what is here is ours, so that it stays.
+    # Of Scaled-YOLOv4's large ones and YOLOR's csp no cost is published at these sizes: what is here is ours, so that
+    # it stays. Of YOLOR's large ones it is that of YOLOv7, arXiv 2207.02696, table 2.
     "yolov3": (61_949_149, 61_922_845, 65.9),
     "yolov3-spp": (62_998_749, 62_971_933, 141.5),
     "yolov3-tiny": (8_852_366, 8_849_182, 5.57),
@@ -66,14 +67,17 @@ PUBLISHED = {
     "yolov4x-mish": (99_751_053, 99_703_061, 222.0),
     "yolov4-p5": (70_830_684, 70_787_292, 326.6),
     "yolov4-p6": (127_585_200, 127_519_280, 717.0),
-    # Published of p7 is the PyTorch release alone, which normalises what is joined in each of the neck's 8 stages and
-    # the SPP once more: two numbers for each of 4,640 channels in training, one of them when folded.
-    "yolov4-p7": (287_575_580 - 2 * 4640, 287_460_380 - 4640, 1636.7),
+    # The PyTorch release normalises the blocks of each of the neck's 8 stages and the SPP once more, and so do
+    # YOLOR's of the paper, in the backbone too. What is published as folded has one number for each such channel, a
+    # bias; but an activation is before it, so that its factor stays, too: 4,640 channels.
+    "yolov4-p7": (287_575_580, 287_460_380 + 4640, 1637.3),
     # What is published as folded has the vectors still: 256 + 512 + 1024 before and 3 x 255 after the outputs, say.
     "yolor-csp": (52_923_994, 52_891_610 - (1792 + 765), 120.2),
     "yolor-csp-x": (99_754_058, 99_706_066 - (2240 + 765), 221.9),
-    "yolor-p6": (37_265_016, 37_232_824 - (1792 + 1020), 325.1),
-    "yolor-w6": (79_873_400, 79_828_024 - (2560 + 1020), 452.7),
+    "yolor-p6": (37_265_016, 37_232_824 - (1792 + 1020), 325.6),
+    "yolor-w6": (79_873_400, 79_828_024 - (2560 + 1020), 453.2),
+    "yolor-e6": (115_909_400, 115_845_340, 683.2),  # and 115.8 million are published
+    "yolor-d6": (151_782_680, 151_701_980, 935.6),  # 151.7 million
 }
 
 
@@ -95,7 +99,7 @@ def test_normalisation_is_the_authors(name: str) -> None:
     """An epsilon of another family shows as an error of a tenth, not as a small one."""
     with torch.device("meta"):
         norms = [m for m in models.create(name, 2).modules() if isinstance(m, nn.BatchNorm2d)]
-    is_darknet = models.family_of(name) in ("yolov3", "yolov4", "scaled_yolov4")
+    is_darknet = models.family_of(name) in ("yolov3", "yolov4", "scaled_yolov4") and name != "yolov4-p7"  # of PyTorch
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-5, 0.1) if is_darknet else (1e-3, 0.03)}
 
 
