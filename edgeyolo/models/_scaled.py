@@ -26,7 +26,8 @@ class ScaledConfig:
         neck: per level, finest first; heads have twice as many.
         neck_blocks: pairs of convolutions in the neck's stages.
         spp_blocks: pairs of convolutions behind the SPP's pools.
-        implicit: vectors before and after each output, all outputs in the end (YOLOR).
+        outputs_last: all outputs are behind the whole neck; otherwise each follows its level.
+        implicit: vectors before and after each output (YOLOR).
         pooled_down: half of the channels that a map is halved to come from a maximum.
         norm_blocks: the blocks of a partial stage are normalised once more before they are joined, as in the authors'
             PyTorch releases; not in their cfg files.
@@ -44,6 +45,7 @@ class ScaledConfig:
     anchors_wh: Anchors
     spp_blocks: int = 1
     transition: bool = True
+    outputs_last: bool = True
     implicit: bool = False
     pooled_down: bool = False
     norm_blocks: bool = False
@@ -59,24 +61,21 @@ class ScaledConfig:
         """All layers, as in the authors' cfg."""
         plan = Plan(self.width)
         ends = _descend(plan, self, _backbone(plan, self)[-len(self.neck) :])
-        if not self.implicit:
-            for level in range(len(ends)):
-                if level:
-                    plan.join(ends[level - 1])
-                    _ascend(plan, self, ends, level)
-                plan.conv(2 * self.neck[level], 3, activation=self.activation)
-                plan.detect(self.anchors_wh[level], self.num_classes, size="square", reach=2.0)
-            return plan
-        for level in range(1, len(ends)):
-            _ascend(plan, self, ends, level)
-        vectors = _vectors(plan, self)
-        for level, (added, multiplied) in enumerate(vectors):
-            plan.join(ends[level])
+        if self.outputs_last:
+            for level in range(1, len(ends)):
+                _ascend(plan, self, ends, level)
+        vectors = _vectors(plan, self) if self.implicit else []
+        for level in range(len(ends)):
+            if self.outputs_last:
+                plan.join(ends[level])
+            elif level:
+                plan.join(ends[level - 1])
+                _ascend(plan, self, ends, level)
             plan.conv(2 * self.neck[level], 3, activation=self.activation)
-            plan.add(Apply((plan.last, added), "sum"))
-            plan.add(Conv((plan.last,), len(self.anchors_wh[level]) * (5 + self.num_classes), norm=False))
-            plan.add(Apply((plan.last, multiplied), "product"))
-            plan.add(Detect((plan.last,), self.anchors_wh[level], self.num_classes, "square", 2.0))
+            if vectors:
+                _implicit_output(plan, self, level, *vectors[level])
+            else:
+                plan.detect(self.anchors_wh[level], self.num_classes, size="square", reach=2.0)
         return plan
 
 
@@ -177,6 +176,14 @@ def _spp(plan: Plan, config: ScaledConfig, chs: int) -> int:
         plan.conv(chs, activation=act)
         plan.conv(chs, 3, activation=act)
     return _close(plan, config, skip, chs)
+
+
+def _implicit_output(plan: Plan, config: ScaledConfig, level: int, added: int, multiplied: int) -> None:
+    anchors_wh = config.anchors_wh[level]
+    plan.add(Apply((plan.last, added), "sum"))
+    plan.add(Conv((plan.last,), len(anchors_wh) * (5 + config.num_classes), norm=False))
+    plan.add(Apply((plan.last, multiplied), "product"))
+    plan.add(Detect((plan.last,), anchors_wh, config.num_classes, "square", 2.0))
 
 
 def _vectors(plan: Plan, config: ScaledConfig) -> list[tuple[int, int]]:

@@ -46,6 +46,7 @@ VARIANTS: dict[str, ScaledConfig] = {
         first="residual",
         neck=(128, 256, 512),
         neck_blocks=2,
+        outputs_last=False,
         anchors_wh=_ANCHORS,
         image_size=512,
     ),
@@ -58,6 +59,7 @@ VARIANTS: dict[str, ScaledConfig] = {
         neck=(160, 320, 640),
         neck_blocks=3,
         spp_blocks=2,
+        outputs_last=False,
         anchors_wh=_ANCHORS,
     ),
     "yolov4-p5": ScaledConfig(

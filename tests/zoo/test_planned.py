@@ -11,7 +11,8 @@ from torch.nn import functional
 from edgeyolo import models
 from edgeyolo.models import scaled_yolov4, yolor, yolov3, yolov4
 from edgeyolo.nn.fold import fold_model
-from edgeyolo.nn.plan import Conv, Vector, count_values, trace_shapes
+from edgeyolo.nn.plan import Conv, Vector, count_values, find_outputs, trace_shapes
+from edgeyolo.nn.planned import seen_through
 from edgeyolo.spec.model import Origin
 
 FAMILIES = (yolov3, yolov4, scaled_yolov4, yolor)
@@ -25,6 +26,24 @@ def test_layers_of_yolor_have_the_numbers_of_its_files(name: str, first: int) ->
     with torch.device("meta"):
         layers = models.create(name, 80).layers
     assert next(index for index, layer in enumerate(layers) if isinstance(layer, Vector)) == first
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("yolov4-csp", (141, 156, 171)),
+        ("yolov4x-mish", (165, 182, 199)),
+        ("yolov4-p5", (205, 218, 231)),
+        ("yolov4-p6", (249, 262, 275, 288)),
+        ("yolor-p6", (163, 176, 189, 202)),
+    ],
+)
+def test_outputs_read_the_layers_that_the_authors_files_number(name: str, ends: tuple[int, ...]) -> None:
+    """A `.weights` is in the order of these numbers, and outputs before or behind the neck's end change all of them."""
+    with torch.device("meta"):
+        layers = models.create(name, 80).layers
+    sources = [output.source for output in find_outputs(layers)]
+    assert tuple(seen_through(layers, layers[source].reads[0]) for source in sources) == ends
 
 
 @pytest.mark.parametrize("name", NAMES)
