@@ -78,7 +78,7 @@ def measure_model(args: argparse.Namespace, model: str, size: int) -> list[dict[
     with tempfile.TemporaryDirectory() as work:
         contestants = [
             _plain(config, data, Path(work) / "plain"),
-            *(_ours(config, data, Path(work) / precision, precision) for precision in ("fp32", "bf16")),
+            *(make_ours(config, data, Path(work) / precision, precision) for precision in ("fp32", "bf16")),
             _loader_alone(config, data),
         ]
         seconds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
@@ -107,7 +107,7 @@ def measure_model(args: argparse.Namespace, model: str, size: int) -> list[dict[
     return rows
 
 
-def _ours(config: TrainConfig, data: Dataset, out: Path, precision: str) -> Contestant:
+def make_ours(config: TrainConfig, data: Dataset, out: Path, precision: str) -> Contestant:
     config = msgspec.structs.replace(config, precision=precision)
     run = _start(config, data, out)
     loader = _make_loader(config, data, workers=config.workers, cache_mib=config.cache_mib)
