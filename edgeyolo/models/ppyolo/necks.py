@@ -83,7 +83,7 @@ def _make_tiny(config: PpYoloConfig, in_chs: list[int]) -> nn.Module:
     neck, activation, flow = Down(), config.activation, 0
     for i, chs in enumerate(config.neck_chs):
         entry = in_chs[-1 - i]
-        pool = [PooledConv(entry, entry, activation)] if i == 0 else []
+        pool = [PooledConv(entry, entry, activation)] if i == 0 and config.pyramid else []
         block = nn.Sequential(
             *pool,
             DropBlock(),
