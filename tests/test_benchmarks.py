@@ -143,3 +143,13 @@ def test_what_a_swap_was_worth_is_told_of_the_seeds_that_both_have(
     (row,) = (row for row in history_tables.generations()[1] if row[0].startswith("ppyolo-tiny"))
     assert row[1:] == ["1.1", "812", "2", "1.0", "41.0", "80.0", "40.0 to 42.0", "-1.5"]
     assert "`yolov1-nano`" in history_tables.missing() and "`ppyolo-tiny`" in history_tables.missing()
+
+
+def test_no_idea_was_swapped_for_itself() -> None:
+    """A swap that does not take hold trains the same network again, to the last digit: runs are deterministic."""
+    runs = json.loads((BENCHMARKS / "results" / "history.json").read_text())["runs"]
+    own = {(run["model"], run["seed"]): run["ap"] for run in runs if run["row"] == run["model"]}
+    assert own
+    for run in runs:
+        if run["row"] != run["model"]:
+            assert run["ap"] != own[run["model"], run["seed"]], run["row"]
