@@ -91,11 +91,11 @@ def fields() -> tuple[list[str], list[list[str]]]:
 
 
 def missing() -> str:
-    """Which rows of the page have fewer seeds than they are to have; a sentence."""
+    """Which generations have fewer seeds than they are to have; a sentence."""
     found = load_runs()
-    short = [name for name in (*GENERATIONS, *SWAPS) if len(_of(found, name)) < SEEDS]
+    short = [name for name in GENERATIONS if len(_of(found, name)) < SEEDS]
     if not short:
-        return f"Every row has {SEEDS} seeds.\n"
+        return f"Every network was trained from {SEEDS} seeds.\n"
     return f"Fewer than {SEEDS} seeds so far: {', '.join(f'`{name}`' for name in short)}.\n"
 
 
@@ -103,7 +103,7 @@ def sweep() -> str:
     """The plot of the weights, once they have been measured."""
     if not (ROOT / "docs/loss-weight.png").is_file():
         return "`python benchmarks/history_figures.py --sweep` draws it when all weights have been trained.\n"
-    return "![AP over the weight of the IoU, three seeds](loss-weight.png)\n"
+    return "![AP over the weight of the IoU, each seed a point](loss-weight.png)\n"
 
 
 def _of(found: dict[str, Any], row: str) -> list[dict[str, Any]]:
