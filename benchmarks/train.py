@@ -108,6 +108,7 @@ def measure_model(args: argparse.Namespace, model: str, size: int) -> list[dict[
 
 
 def make_ours(config: TrainConfig, data: Dataset, out: Path, precision: str) -> Contestant:
+    """Our step and loader."""
     config = msgspec.structs.replace(config, precision=precision)
     run = _start(config, data, out)
     loader = _make_loader(config, data, workers=config.workers, cache_mib=config.cache_mib)
