@@ -1,12 +1,13 @@
-"""What every recipe costs, on every engine, on real photographs: AP of float, fake-quant, ONNX Runtime and NCNN.
+"""What every recipe costs, on every engine, on real photographs: AP of float, fake-quant and of three engines' bundles.
 
     python benchmarks/bccd.py --data ../shared/data/bccd --out runs/tiny                      # trains, if not done yet
     python benchmarks/bccd.py --data ../shared/data/bccd --out runs/ppyoloe --model ppyoloe-s
     python benchmarks/quantization.py --data ../shared/data/bccd --work runs/quantization runs/tiny/run runs/ppyoloe/run
+        [--recipes int8-mse int8-qat] [--out benchmarks/results/quantization_small.json]
 
-AP is of the val and test splits together; int8-qat chooses its epoch on val. Writes
+AP is of the val and test splits together; int8-qat chooses its epoch on val. Adds to
 benchmarks/results/quantization.json after each recipe and prints a Markdown table; what the same code has measured
-of the same checkpoint is not measured again.
+of the same checkpoint is not measured again. Calls for different models may write into one file side by side.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from edgeyolo.training.torch_session import TorchSession
 from edgeyolo.verbs import measure_built
 
 RECIPES = ("int8-max", "int8-percentile", "int8-entropy", "int8-mse", "int8-qat")
-ENGINES = (("host-onnx", "onnxruntime"), ("host-ncnn", "ncnn"))
+ENGINES = (("host-onnx", "onnxruntime"), ("host-ncnn", "ncnn"), ("host-openvino", "openvino"))
 
 
 class StageProgress:
@@ -77,7 +78,7 @@ def quantize_run(source: Checkpoint, data: Path, recipe_name: str, work: Path) -
 
 
 def measure_run(source: Checkpoint, data: Path, recipe_name: str, work: Path) -> dict[str, Any]:
-    """AP and AP50 of fake-quant and of both engines."""
+    """AP and AP50 of fake-quant and of the engines."""
     quantized, row = quantize_run(source, data, recipe_name, work / "qat")
     both, spec = join_splits(data), source.record.model
     export_model(quantized, spec, work / "int8", checkpoint_sha256=source.sha256)
@@ -95,17 +96,29 @@ def figures(score: Score) -> dict[str, Any]:
 
 def table(report: dict[str, Any]) -> str:
     """The report as a Markdown table."""
+    names = ["fake-quant", *(name for _, name in ENGINES)]
     lines = [
-        "| model | recipe | float | fake-quant | onnxruntime | ncnn | drop | engines apart |",
-        "|---|---|" + "---:|" * 6,
+        f"| model | recipe | float | {' | '.join(names)} | drop | engines apart |",
+        "|---|---|" + "---:|" * (len(names) + 3),
     ]
     for model, found in report["models"].items():
         ap = found["float"]["ap"]
         for recipe, row in found["recipes"].items():
-            aps = [row[name]["ap"] for name in ("fake-quant", "onnxruntime", "ncnn")]
+            aps = [row[name]["ap"] for name in names]
             cells = " | ".join(f"{value:.2f}" for value in (ap, *aps, ap - min(aps), max(aps) - min(aps)))
             lines.append(f"| {model} | {recipe} | {cells} |")
     return "\n".join(lines) + "\n"
+
+
+def add_model(path: Path, settings: dict[str, Any], name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Put what was found of a model beside what the file holds of the others by now, and return all of it."""
+    report: dict[str, Any] = load_reusable(path, **settings) or {**settings, "models": {}}
+    report["models"] = {key: report["models"].get(key, found) for key in sorted({*report["models"], name})}
+    report["models"][name] = found
+    report["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    report.pop("record", None)
+    save_result(path, report)
+    return report
 
 
 def main() -> None:
@@ -127,16 +140,14 @@ def main() -> None:
         if found.get("checkpoint_sha256") != source.sha256:
             score = measure_session(TorchSession(source.model), spec, join_splits(args.data), artefact="float torch")
             found = {"checkpoint_sha256": source.sha256, "image_hw": spec.input.image_hw, "recipes": {}}
-            report["models"][spec.name] = found | {"float": figures(score)}
-            found = report["models"][spec.name]
+            found["float"] = figures(score)
         for recipe in args.recipes:
             if recipe in found["recipes"]:
                 continue
             sys.stderr.write(f"{spec.name} {recipe}\n")
             work = claim_folder(args.work / spec.name / recipe, checkpoint=source.sha256)
             found["recipes"][recipe] = measure_run(source, args.data, recipe, work)
-            report["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            save_result(args.out, {key: value for key, value in report.items() if key != "record"})
+            report = add_model(args.out, settings, spec.name, found)
     sys.stdout.write(table(report))
 
 

@@ -5,7 +5,8 @@
 Random weights, and scales by max calibration on one random picture: neither changes which layers run, in which
 precision. Milliseconds are of the int8 bundles of this computer, one thread, in turns, without what is around the
 network; millions of instructions are of the bundles that `deploy` writes for the boards of those cores, one thread. The
-results are written after each model; one that is in the file by the same code is not measured again.
+instructions of all are counted first, for which the computer need not be idle. The results are written after each
+model; what is in the file by the same code is not measured again.
 """
 
 from __future__ import annotations
@@ -56,16 +57,21 @@ def main() -> None:
     args = parser.parse_args()
     settings = {"size": args.size, "cores": args.cores, "weights": "random, 80 classes"}
     rows: list[dict[str, Any]] = (load_reusable(args.out, **settings) or {"rows": []})["rows"]
-    for name in args.models:
-        if any(row["model"] == name for row in rows):
-            continue
-        with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
-            source = Path(work) / name
-            in_own_process(export_quantized, name, args.size, source)
-            rows.append({"model": name, **describe(name, args.size), **measure_here(source)})
-            rows[-1]["millions"] = {core: count_best(source, core) for core in args.cores}
-        say(str(rows[-1]))
-        save_result(args.out, {**settings, "rows": rows})
+    measured = {row["model"]: row for row in rows}
+    for key in ("millions", "ms"):
+        for name in args.models:
+            row = measured.setdefault(name, {"model": name, **describe(name, args.size)})
+            if key in row:
+                continue
+            with tempfile.TemporaryDirectory(prefix="edgeyolo-") as work:
+                source = Path(work) / name
+                in_own_process(export_quantized, name, args.size, source)
+                if key == "ms":
+                    row |= measure_here(source)
+                else:
+                    row["millions"] = {core: count_best(source, core) for core in args.cores}
+            say(str(row))
+            save_result(args.out, {**settings, "rows": [*measured.values()]})
 
 
 def describe(name: str, size: int) -> dict[str, Any]:
