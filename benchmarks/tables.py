@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import history_tables
+import model_tables
 from board_rows import list_rows, load_row
 from record import RESULTS, ROOT
 
@@ -183,23 +184,6 @@ def ablation() -> str:
         cells = [f"{by_seed[seed]:.1f}" if seed in by_seed else "" for seed in seeds]
         rows.append([variant, *cells, "" if variant == "default" else ", ".join(gains)])
     return markdown(["change", *(f"seed {seed}" for seed in seeds), "against the default"], rows, words=1)
-
-
-def little() -> str:
-    """What small models learn from few pictures: means over seeds, and the lowest and highest AP on test."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for run in load("little")["runs"]:
-        groups.setdefault((run["set"], run["model"], run["balance"]), []).append(run)
-    rows = []
-    for (name, model, balance), runs in groups.items():
-        scores = [[run[key][split] for run in runs] for key in ("ap", "ap50") for split in ("val", "test")]
-        ends = [f"{end(run['ap']['test'] for run in runs):.1f}" for end in (min, max)]
-        seconds = statistics.fmean(run["seconds"] for run in runs)
-        first = [name, model, balance, f"{runs[0]['parameters'] / 1e6:.1f}", str(len(runs))]
-        means = [f"{statistics.fmean(column):.1f}" for column in scores]
-        rows.append([*first, *means, " to ".join(ends), f"{seconds:.0f}"])
-    headings = ["set", "model", "balance", "million parameters", "seeds", "AP on val", "on test", "AP50 on val"]
-    return markdown([*headings, "on test", "AP of seeds on test", "s"], rows, words=3)
 
 
 def foreign() -> str:
@@ -551,7 +535,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "host-cpu": host_cpu,
     "non-square": non_square,
-    "little": little,
     "arm": arm,
     "arm-cost": arm_cost,
     "arm-ap": arm_ap,
@@ -565,6 +548,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "keypoints": keypoints,
     "compare-bundles": compare_bundles,
     "serve": serve,
+    "models-learn": lambda: markdown(*model_tables.little(), words=2),
+    "models-cost": lambda: markdown(*model_tables.costs(), words=1),
+    "models-int8": lambda: markdown(*model_tables.int8(), words=2),
+    "models-train": lambda: markdown(*model_tables.training(), words=1),
+    "models-strides": lambda: markdown(*model_tables.strides(), words=1),
     "history-generations": lambda: markdown(*history_tables.generations(), words=1),
     "history-swaps": lambda: markdown(*history_tables.swaps(), words=3),
     "history-weights": lambda: markdown(*history_tables.weights(), words=0),

@@ -138,7 +138,7 @@ def _plain(config: TrainConfig, data: Dataset, out: Path) -> Contestant:
     for parameter in run.model.parameters():
         parameter.data = parameter.data.contiguous()
     loader = _make_loader(config, data, workers=0, cache_mib=0)
-    optimizer = torch.optim.AdamW(run.model.parameters(), lr=1e-3, weight_decay=config.decay, foreach=False)
+    optimizer = torch.optim.AdamW(run.network.parameters(), lr=1e-3, weight_decay=config.decay, foreach=False)
 
     def turn(epoch: int) -> None:
         run.model.train()
@@ -151,11 +151,11 @@ def _plain(config: TrainConfig, data: Dataset, out: Path) -> Contestant:
 
 
 def _plain_step(run: Run, optimizer: torch.optim.Optimizer, images: torch.Tensor, targets: torch.Tensor) -> None:
-    maps = run.model(normalise(images, run.job.spec.input))
+    maps = run.network(normalise(images, run.job.spec.input))
     loss = run.job.loss(maps, targets, images)
     optimizer.zero_grad()
     loss.total.backward()
-    torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.config.clip_norm, foreach=False)
+    torch.nn.utils.clip_grad_norm_(run.network.parameters(), run.config.clip_norm, foreach=False)
     optimizer.step()
     with torch.no_grad():
         for mine, theirs in zip(run.ema.average.state_dict().values(), run.model.state_dict().values(), strict=True):

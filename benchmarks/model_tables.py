@@ -1,0 +1,95 @@
+"""The tables of docs/models.md, made by `make tables`: what small models learn, cost, and lose as int8."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import Any
+
+from record import RESULTS, ROOT
+
+ENGINES = {"onnxruntime": "ONNX Runtime", "ncnn": "NCNN", "openvino": "OpenVINO"}
+OURS, PLAIN = ("ours, fp32", "ours, bf16"), "plain loop, fp32"
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def little() -> Table:
+    """What small models learn from few pictures: means over seeds, and the lowest and highest AP on test."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in _load("little")["runs"]:
+        groups.setdefault((run["dataset"], run["model"]), []).append(run)
+    rows = []
+    for (name, model), runs in sorted(groups.items(), key=lambda group: (group[0][0], -_on_test(group[1]))):
+        scores = [[run[key][split] for run in runs] for key in ("ap", "ap50") for split in ("val", "test")]
+        ends = [f"{end(run['ap']['test'] for run in runs):.1f}" for end in (min, max)]
+        first = [name, model, f"{runs[0]['parameters'] / 1e6:.1f}", str(len(runs))]
+        means = [f"{statistics.fmean(column):.1f}" for column in scores]
+        seconds = statistics.fmean(run["seconds"] for run in runs)
+        rows.append([*first, *means, " to ".join(ends), f"{seconds:.0f}"])
+    headings = ["set", "model", "million parameters", "seeds", "AP on val", "on test", "AP50 on val", "on test"]
+    return [*headings, "AP of seeds on test", "s"], rows
+
+
+def costs() -> Table:
+    """What each small model costs by kind of board, and the AP that its authors publish."""
+    published = json.loads((ROOT / "benchmarks/published_ap.json").read_text(encoding="utf-8"))["models"]
+    found = _load("small_models")
+    rows = []
+    for row in sorted(found["rows"], key=lambda row: row["millions"][found["cores"][0]]["mixed"]):
+        theirs = published.get(row["model"])
+        counts = [f"{count:.0f}" for core in found["cores"] for count in row["millions"][core].values()]
+        sizes = [f"{row['parameters'] / 1e6:.1f}", f"{row['gflops']:.1f}", f"{row['ncnn_bytes'] / 1e6:.1f}"]
+        times = [f"{row['ms'][engine]:.1f}" for engine in ("OpenVINO", "ncnn")]
+        rows.append([row["model"], *sizes, *times, *counts, f"{theirs['ap']} at {theirs['size']}" if theirs else ""])
+    cores = [f"{core.removeprefix('cortex-').upper()} {way}" for core in found["cores"] for way in ("mixed", "float")]
+    headings = ["model", "million parameters", "GFLOPs", "int8, MB", "OpenVINO, ms", "ncnn, ms"]
+    return [*headings, *cores, "their COCO AP"], rows
+
+
+def int8() -> Table:
+    """What each recipe costs on every engine, the largest loss of an engine, and how far apart artefacts are."""
+    rows = []
+    for model, found in _load("quantization_small")["models"].items():
+        whole = found["float"]["ap"]
+        for i, (recipe, row) in enumerate(found["recipes"].items()):
+            first = [model, recipe, f"{whole:.2f}"] if i == 0 else ["", recipe, ""]
+            aps = [row[name]["ap"] for name in ("fake-quant", *ENGINES)]
+            lost = [f"{whole - min(aps[1:]):.2f}", f"{max(aps) - min(aps):.2f}"]
+            rows.append([*first, *(f"{ap:.2f}" for ap in aps), *lost])
+    return ["model", "recipe", "float", "fake-quant", *ENGINES.values(), "largest loss", "apart"], rows
+
+
+def training() -> Table:
+    """Milliseconds of a training step beside a plain loop's, and speed as a part of its own."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in _load("train_small")["rows"]:
+        found.setdefault(row["model"], {})[row["what"]] = row
+    rows = [
+        [
+            model,
+            *(f"{by_way[way]['step_ms']:.0f}" for way in (PLAIN, *OURS)),
+            *(f"{1 / by_way[way]['of_plain']:.2f}" for way in OURS),
+        ]
+        for model, by_way in found.items()
+    ]
+    return ["model", "plain, ms", "float32, ms", "bfloat16, ms", "speed, float32", "bfloat16"], rows
+
+
+def strides() -> Table:
+    """Which stride finds the one object of a picture, beside what the run is worth."""
+    found = _load("answering")
+    rows = []
+    for row in found["rows"]:
+        shares = [f"{100 * share:.0f} %" for share in row["strides"]]
+        rows.append([row["model"], str(row["seed"]), *shares, *(f"{row['ap'][split]:.1f}" for split in ("val", "test"))])
+    return ["model", "seed", *(f"stride {stride}" for stride in found["strides"]), "AP on val", "on test"], rows
+
+
+def _on_test(runs: list[dict[str, Any]]) -> float:
+    return statistics.fmean(run["ap"]["test"] for run in runs)
+
+
+def _load(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
