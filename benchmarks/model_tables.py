@@ -60,6 +60,18 @@ def int8() -> Table:
     return ["model", "recipe", "float", "fake-quant", *ENGINES.values(), "largest loss", "apart"], rows
 
 
+def int8_in_words() -> str:
+    """The mean loss over engines and models, by recipe."""
+    models = _load("quantization_small")["models"].values()
+    parts = []
+    for recipe in ("int8-mse", "int8-qat"):
+        found = [(model["float"]["ap"], model["recipes"][recipe]) for model in models]
+        losses = [statistics.fmean(whole - row[name]["ap"] for name in ENGINES) for whole, row in found]
+        ends = f"{min(losses):.2f} to {max(losses):.2f}"
+        parts.append(f"`{recipe}` {statistics.fmean(losses):.2f} ({ends})")
+    return f"Mean loss of AP over the three engines and these models: {', '.join(parts)}.\n"
+
+
 def training() -> Table:
     """Milliseconds of a training step beside a plain loop's, and speed as a part of its own."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
@@ -82,7 +94,8 @@ def strides() -> Table:
     rows = []
     for row in found["rows"]:
         shares = [f"{100 * share:.0f} %" for share in row["strides"]]
-        rows.append([row["model"], str(row["seed"]), *shares, *(f"{row['ap'][split]:.1f}" for split in ("val", "test"))])
+        aps = [f"{row['ap'][split]:.1f}" for split in ("val", "test")]
+        rows.append([row["model"], str(row["seed"]), *shares, *aps])
     return ["model", "seed", *(f"stride {stride}" for stride in found["strides"]), "AP on val", "on test"], rows
 
 

@@ -551,6 +551,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "models-learn": lambda: markdown(*model_tables.little(), words=2),
     "models-cost": lambda: markdown(*model_tables.costs(), words=1),
     "models-int8": lambda: markdown(*model_tables.int8(), words=2),
+    "models-int8-in-words": model_tables.int8_in_words,
     "models-train": lambda: markdown(*model_tables.training(), words=1),
     "models-strides": lambda: markdown(*model_tables.strides(), words=1),
     "history-generations": lambda: markdown(*history_tables.generations(), words=1),
