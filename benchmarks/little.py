@@ -19,14 +19,13 @@ from typing import Any
 
 from one_class import make_one_class
 from record import RESULTS, load_reusable, save_result
-from small_runs import SmallRun, train_small
+from small_runs import SMALL, SmallRun, train_small
 
 from edgeyolo.criteria.criterion import Criterion
 from edgeyolo.criteria.ota import OtaCriterion
 
 CLASSES = {"white-cells": "WBC", "platelets": "Platelets"}
 SETS = (*CLASSES, "bccd")
-MODELS = ("yolov7-nano", "yolov7-tiny", "ppyoloe-s", "yolox-nano", "yolov5n", "yolov8n")
 
 
 def main() -> None:
@@ -34,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="BCCD, as a VOC folder")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--models", nargs="+", default=list(SMALL))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS[:1]))
     parser.add_argument("--epochs", type=int, default=60)

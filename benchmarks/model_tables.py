@@ -18,7 +18,8 @@ def little() -> Table:
     """What small models learn from few pictures: means over seeds, and the lowest and highest AP on test."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in _load("little")["runs"]:
-        groups.setdefault((run["dataset"], run["model"]), []).append(run)
+        if run["balance"] == "ours":
+            groups.setdefault((run["dataset"], run["model"]), []).append(run)
     rows = []
     for (name, model), runs in sorted(groups.items(), key=lambda group: (group[0][0], -_on_test(group[1]))):
         scores = [[run[key][split] for run in runs] for key in ("ap", "ap50") for split in ("val", "test")]

@@ -7,7 +7,8 @@
 
 AP is of the val and test splits together; int8-qat chooses its epoch on val. Adds to
 benchmarks/results/quantization.json after each recipe and prints a Markdown table; what the same code has measured
-of the same checkpoint is not measured again. Calls for different models may write into one file side by side.
+of the same checkpoint is not measured again. Calls for different models may
+write into one file, each after its own recipes.
 """
 
 from __future__ import annotations
@@ -113,8 +114,7 @@ def table(report: dict[str, Any]) -> str:
 def add_model(path: Path, settings: dict[str, Any], name: str, found: dict[str, Any]) -> dict[str, Any]:
     """Put what was found of a model beside what the file holds of the others by now, and return all of it."""
     report: dict[str, Any] = load_reusable(path, **settings) or {**settings, "models": {}}
-    report["models"] = {key: report["models"].get(key, found) for key in sorted({*report["models"], name})}
-    report["models"][name] = found
+    report["models"] = dict(sorted({**report["models"], name: found}.items()))
     report["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     report.pop("record", None)
     save_result(path, report)

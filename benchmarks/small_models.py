@@ -22,6 +22,7 @@ from typing import Any
 import arm_cost
 import numpy as np
 from record import RESULTS, load_reusable, save_result
+from small_runs import SMALL
 from tensorrt_build import export_quantized, in_own_process, say
 
 from edgeyolo import backends, models
@@ -32,17 +33,6 @@ from edgeyolo.spec.qparams import load_qparams
 from edgeyolo.spec.strict import load_json
 from edgeyolo.spec.target import load_target
 
-SMALL = (
-    "yolov7-nano",
-    "yolov7-tiny",
-    "ppyoloe-s",
-    "yolox-nano",
-    "yolox-tiny",
-    "yolov5n",
-    "yolov6n",
-    "yolov8n",
-    "damo-ns",
-)
 HERE = {"ncnn": "host-ncnn", "OpenVINO": "host-openvino"}
 ROUNDS = 15
 

@@ -13,6 +13,17 @@ from edgeyolo import models, verbs
 from edgeyolo.spec.training import TrainConfig
 
 SPLITS = ("val", "test")
+SMALL = (
+    "yolov7-nano",
+    "yolov7-tiny",
+    "ppyoloe-s",
+    "yolox-nano",
+    "yolox-tiny",
+    "yolov5n",
+    "yolov6n",
+    "yolov8n",
+    "damo-ns",
+)
 _SCRIPTS = ("small_runs",)
 
 
