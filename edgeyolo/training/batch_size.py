@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from edgeyolo.criteria.criterion import alone
 from edgeyolo.spec.errors import UsageError
 from edgeyolo.training.distributed import World
-from edgeyolo.training.heap import give_back_freed, kept_bytes
+from edgeyolo.training.heap import address_limit, give_back_freed
 from edgeyolo.training.job import Job
 
 _LOG = logging.getLogger(__name__)
@@ -140,13 +139,8 @@ def _container_bytes() -> float | None:
 
 def _address_bytes() -> float | None:
     """What `ulimit -v` leaves."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    used = _kib("/proc/self/status", "VmSize")
-    return None if limit == resource.RLIM_INFINITY or used is None else limit - used + kept_bytes()
+    limit, used = address_limit(), _kib("/proc/self/status", "VmSize")
+    return None if limit is None or used is None else limit - used
 
 
 def _reset_peak(device: torch.device) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import sys
 
 import torch
 
@@ -15,9 +16,10 @@ def keep_freed_memory(device: torch.device) -> None:
     """Where a processor computes, let this process keep what it frees for what it needs next.
 
     Steps of training need the same blocks again and again, and glibc gives large ones back to the system each time,
-    which has to clear them anew: a twentieth to a quarter of a step's time. Other C libraries are left as they are.
+    which has to clear them anew: a twentieth to a quarter of a step's time. Other C libraries are left as they are, and
+    so is a process whose addresses `ulimit -v` limits: those that its heap keeps could be mapped for nothing else.
     """
-    if device.type != "cpu":
+    if device.type != "cpu" or address_limit() is not None:
         return
     with contextlib.suppress(OSError, AttributeError):  # only glibc can
         library = ctypes.CDLL(_GLIBC)
@@ -31,23 +33,11 @@ def give_back_freed() -> None:
         ctypes.CDLL(_GLIBC).malloc_trim(0)
 
 
-class _MallInfo(ctypes.Structure):
-    """`struct mallinfo2` of mallinfo(3)."""
+def address_limit() -> int | None:
+    """Bytes of addresses that `ulimit -v` gives this process; None for no limit."""
+    if sys.platform == "win32":
+        return None
+    import resource
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    )
-
-
-def kept_bytes() -> float:
-    """Addresses that were freed and that glibc keeps for this process; 0 where it does not say."""
-    try:
-        ask = ctypes.CDLL(_GLIBC).mallinfo2
-    except (OSError, AttributeError):
-        return 0.0
-    ask.restype = _MallInfo
-    return float(ask().fordblks)
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit

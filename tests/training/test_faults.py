@@ -238,18 +238,21 @@ from edgeyolo.training.step import train_step
 from fresh_run import start_detector
 torch.set_num_threads(1)
 config = TrainConfig(model="yolov7-nano", image_size=128, batch=256, device="cpu", precision="fp32")
+unlimited = resource.RLIM_INFINITY
+resource.setrlimit(resource.RLIMIT_AS, (2**46, unlimited))
 run = start_detector(config, open_dataset(sys.argv[1], "train"), Path(sys.argv[2]))
 run.start_training()
 def batch(size):
     return Batch(torch.zeros(size, 3, 128, 128, dtype=torch.uint8), torch.zeros(0, 6), ["x"] * size)
 train_step(run, batch(2))
 limit = int(_kib("/proc/self/status", "VmSize") + 600 * 2**20)
-resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (limit, unlimited))
 try:
     train_step(run, batch(int(sys.argv[3])))
-    print("fits")
+    print("fits", flush=True)
 except Exception as error:
-    print(type(error).__name__, error)
+    print(type(error).__name__, error, flush=True)
+resource.setrlimit(resource.RLIMIT_AS, (unlimited, unlimited))  # to end, a process may need some
 """
 
 
@@ -260,9 +263,11 @@ def test_out_of_memory_says_which_batch_fits_and_it_does(data: Path, tmp_path: P
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "PYTHONPATH": path}
 
     def step(batch: int) -> str:
-        command = [sys.executable, "-c", OUT_OF_MEMORY, str(data), str(tmp_path / str(batch)), str(batch)]
+        told = [str(data), str(tmp_path / str(batch)), str(batch)]
+        command = [sys.executable, "-X", "faulthandler", "-c", OUT_OF_MEMORY, *told]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        return done.stdout + done.stderr
+        assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
+        return done.stdout
 
     said = step(256)
     assert "TrainingError" in said and "out of memory at batch 256" in said, said
