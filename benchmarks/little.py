@@ -5,8 +5,8 @@
 
 Adds to benchmarks/results/little.json after each run. A finished run of the same code is used again and a stopped one
 resumed, so that the table can grow. AP is of the last epoch's averaged weights, on the validation and test splits: no
-epoch is chosen by its score. With `--published` the parts of the loss are balanced as the authors have them, whatever
-the set is; it makes a difference for YOLOv7 and YOLOv5. Seconds are the processor's, of this process: of a resumed run
+epoch is chosen by its score. With `--published` the loss is as the authors have it, whatever the set is; it makes a
+difference for YOLOv7, YOLOv5 and YOLOX. Seconds are the processor's, of this process: of a resumed run
 only the rest.
 """
 
@@ -23,6 +23,7 @@ from small_runs import SMALL, SmallRun, train_small
 
 from edgeyolo.criteria.criterion import Criterion
 from edgeyolo.criteria.ota import OtaCriterion
+from edgeyolo.criteria.simota import SimOtaCriterion
 
 CLASSES = {"white-cells": "WBC", "platelets": "Platelets"}
 SETS = (*CLASSES, "bccd")
@@ -43,7 +44,8 @@ def main() -> None:
     folders = {name: make_one_class(args.data, args.out / name, label) for name, label in CLASSES.items()}
     folders["bccd"] = args.data
     if args.published:
-        OtaCriterion.expect = Criterion.expect  # type: ignore[method-assign]
+        for criterion in (OtaCriterion, SimOtaCriterion):
+            criterion.expect = Criterion.expect  # type: ignore[method-assign]
     balance = "published" if args.published else "ours"
     common = {"epochs": args.epochs, "image_size": args.image_size}
     for name in args.sets:

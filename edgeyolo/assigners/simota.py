@@ -71,7 +71,8 @@ class SimOtaAssigner:
 
     Candidates of a picture are the points within `centre_radius` cells of any object's centre and, with `in_box`, also
     those inside of any object's box. For an object that a candidate is not near in every one of these senses it costs
-    `far_cost` more. k is the sum of the object's `iou_candidates` best IoUs with candidates, rounded down, at least 1.
+    `far_cost` more. k is the sum of the object's `iou_candidates` best IoUs with candidates, rounded down, and at least
+    `least_k`, 1 in the paper, of the candidates that are near to the object in every sense.
     A point taken by several objects goes to the one of all objects of the picture that it is cheapest for.
 
     Source: YOLOX, arXiv 2107.08430, section 2.1 (SimOTA), after OTA, arXiv 2103.14259, section 3.3 (dynamic k). The
@@ -87,6 +88,7 @@ class SimOtaAssigner:
     far_cost: float = 1e5
     iou_weight: float = 3.0
     iou_candidates: int = 10
+    least_k: int = 1
     least_iou: float = 1e-8
     class_cost: ClassCost = one_hot_cost
 
@@ -119,7 +121,8 @@ class SimOtaAssigner:
         cost = self.class_cost(scores, picture.labels, iou) - self.iou_weight * (iou + self.least_iou).log()
         cost = cost + self.far_cost * (~near).double()  # in float32 a large sum would forget the rest
         most = min(self.iou_candidates, iou.shape[1])
-        dynamic_k = iou.topk(most, dim=1).values.sum(dim=1).int().clamp(min=1)  # (G,)
+        least_k = near.sum(dim=1).clamp(min=1, max=self.least_k)
+        dynamic_k = torch.maximum(iou.topk(most, dim=1).values.sum(dim=1).int(), least_k)  # (G,)
         cheapest = cost.topk(most, dim=1, largest=False).indices
         taken = torch.zeros_like(near)
         taken.scatter_(1, cheapest, torch.arange(most, device=near.device) < dynamic_k[:, None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -49,6 +50,16 @@ class SimOtaCriterion(Criterion):
         self.head = raw_head_of(decode)
         self.box_overlap = _SQUARED_IOU
         self.class_loss = CLASS_LOSSES["bce"]
+
+    def expect(self, objects_per_picture: float) -> None:
+        """Let an object have more matches where objects are rare, so that a picture has about ten from the start.
+
+        An object's number of matches is the sum of its ten best overlaps, which is next to nothing in the first epochs.
+        With one object per picture hardly a prediction would be trained then, and those that are settle on one stride.
+        """
+        most = self.assigner.iou_candidates
+        least = min(most, max(1, round(most / max(1.0, objects_per_picture))))
+        self.assigner = replace(self.assigner, least_k=least)
 
     def start_epoch(self, epoch: int) -> None:
         """Decides about the L1 loss by `epoch`, counted from 0."""

@@ -17,6 +17,7 @@ STRIDES, CLASSES, IMAGE_HW = (8, 16, 32), 3, (96, 128)
 DECODE = PointDecode(strides=STRIDES, box="centre", objectness=True)
 OLD = SimOtaAssigner()
 NEW = SimOtaAssigner(centre_radius=1.5, in_box=False, far_cost=1e6)
+RARE = SimOtaAssigner(least_k=10)
 
 
 def make_maps(seed: int, pictures: int) -> list[torch.Tensor]:
@@ -102,7 +103,8 @@ def match(cells: list[Cell], objects: list[tuple[int, np.ndarray]], rules: SimOt
             cost[i] = cells[i].class_cost(label) - 3.0 * math.log(overlap + 1e-8) + far
             overlaps.append(overlap)
         costs.append(cost)
-        k = max(1, int(sum(sorted(overlaps, reverse=True)[:10])))
+        least = min(rules.least_k, sum(all(near(cells[i], box)) for i in candidates))
+        k = max(1, least, int(sum(sorted(overlaps, reverse=True)[:10])))
         for i in sorted(candidates, key=lambda i, cost=cost: cost[i])[:k]:
             taken.setdefault(i, []).append(number)
     everyone = range(len(objects))
@@ -137,7 +139,7 @@ def published_loss(maps: list[torch.Tensor], targets: torch.Tensor, rules: SimOt
     return {name: value / max(count, 1) for name, value in total.items()}
 
 
-@pytest.mark.parametrize("rules", [OLD, NEW], ids=["paper", "later"])
+@pytest.mark.parametrize("rules", [OLD, NEW, RARE], ids=["paper", "later", "rare objects"])
 @pytest.mark.parametrize("counts", [[1], [6, 0, 3], [25], [0]])
 def test_the_loss_is_the_published_one(counts: list[int], rules: SimOtaAssigner) -> None:
     maps, targets = make_maps(len(counts), len(counts)), make_targets(sum(counts), counts)
@@ -174,3 +176,15 @@ def test_loss_is_float32_under_autocast_and_for_no_pictures() -> None:
     nothing = criterion(empty, targets[:0], IMAGE_HW)
     nothing.total.backward()
     assert nothing.total == 0 and all(m.grad is not None for m in empty)
+
+
+@pytest.mark.parametrize(("objects_per_picture", "least"), [(0.0, 10), (1.0, 10), (1.9, 5), (7.3, 1), (13.7, 1)])
+def test_rare_objects_have_more_matches_from_the_start(objects_per_picture: float, least: int) -> None:
+    maps, targets = make_maps(1, 1), make_targets(3, [1])
+    criterion = SimOtaCriterion(DECODE, CLASSES, l1_from_epoch=0)
+    untold = published_loss(maps, targets, OLD)
+    criterion.expect(objects_per_picture)
+    wanted = published_loss(maps, targets, SimOtaAssigner(least_k=least))
+    assert (wanted == untold) == (least == 1)
+    found = criterion(maps, targets, IMAGE_HW).parts
+    assert {name: part.item() for name, part in found.items()} == pytest.approx(wanted, rel=1e-4)
