@@ -8,6 +8,7 @@ from typing import Any
 
 from record import RESULTS, ROOT
 
+LEARNED_BY_ALL = ("bccd", "white-cells")
 ENGINES = {"onnxruntime": "ONNX Runtime", "ncnn": "NCNN", "openvino": "OpenVINO"}
 OURS, PLAIN = ("ours, fp32", "ours, bf16"), "plain loop, fp32"
 
@@ -18,7 +19,7 @@ def little() -> Table:
     """What small models learn from few pictures: means over seeds, and the lowest and highest AP on test."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in _load("little")["runs"]:
-        if run["balance"] == "ours":
+        if run["balance"] == "ours" and run["dataset"] in LEARNED_BY_ALL:
             groups.setdefault((run["dataset"], run["model"]), []).append(run)
     rows = []
     for (name, model), runs in sorted(groups.items(), key=lambda group: (group[0][0], -_on_test(group[1]))):
@@ -30,6 +31,32 @@ def little() -> Table:
         rows.append([*first, *means, " to ".join(ends), f"{seconds:.0f}"])
     headings = ["set", "model", "million parameters", "seeds", "AP on val", "on test", "AP50 on val", "on test"]
     return [*headings, "AP of seeds on test", "s"], rows
+
+
+def balances() -> Table:
+    """What some models learn where objects are rare, with the authors' loss and with ours: each seed, and the mean."""
+    runs = [run for run in _load("little")["runs"] if run["dataset"] != "bccd"]
+    compared = {(run["dataset"], run["model"]) for run in runs if run["balance"] == "published"}
+    rows = []
+    for name, model in sorted(compared, reverse=True):
+        for balance in ("published", "ours"):
+            own = [run for run in runs if (run["dataset"], run["model"], run["balance"]) == (name, model, balance)]
+            row = [name, model, balance]
+            for split in ("val", "test"):
+                aps = [run["ap"][split] for run in sorted(own, key=lambda run: int(run["seed"]))]
+                row += [" / ".join(f"{ap:.1f}" for ap in aps), f"{statistics.fmean(aps):.1f}"]
+            rows.append(row)
+    return ["set", "model", "loss", "AP of each seed on val", "mean", "of each seed on test", "mean"], rows
+
+
+def repopt() -> Table:
+    """AP on test of a RepVGG network trained with branches and as plain convolutions, float and int8, by seed."""
+    rows = []
+    for run in sorted(_load("repopt")["runs"], key=lambda run: (run["form"], run["seed"])):
+        whole, int8_ap = (run["scores"][name]["ap"] for name in ("float", "int8"))
+        aps = [f"{value:.1f}" for value in (whole, int8_ap, whole - int8_ap)]
+        rows.append([run["form"], str(run["seed"]), *aps, f"{run['kernel_peak']:.1f}"])
+    return ["trained as", "seed", "float", "int8", "lost", "largest weight over the mean square's root"], rows
 
 
 def costs() -> Table:

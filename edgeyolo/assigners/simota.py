@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edgeyolo.assigners.assignment import PointGrid, is_inside, paired_iou
 
+_NEAR_PER_MATCH = 5  # candidates near an object for each match that it has at least
 _LOG_FLOOR = -100.0  # of a logarithm in the class cost, as torch's binary cross-entropy has it
 
 # Scores (C, K), labels (G,) and IoU (G, C) -> cost (G, C).
@@ -72,7 +73,7 @@ class SimOtaAssigner:
     Candidates of a picture are the points within `centre_radius` cells of any object's centre and, with `in_box`, also
     those inside of any object's box. For an object that a candidate is not near in every one of these senses it costs
     `far_cost` more. k is the sum of the object's `iou_candidates` best IoUs with candidates, rounded down, and at least
-    `least_k`, 1 in the paper, of the candidates that are near to the object in every sense.
+    `least_k`, which is 1 in the paper; for a small object less, a fifth of the candidates near to it in every sense.
     A point taken by several objects goes to the one of all objects of the picture that it is cheapest for.
 
     Source: YOLOX, arXiv 2107.08430, section 2.1 (SimOTA), after OTA, arXiv 2103.14259, section 3.3 (dynamic k). The
@@ -121,7 +122,7 @@ class SimOtaAssigner:
         cost = self.class_cost(scores, picture.labels, iou) - self.iou_weight * (iou + self.least_iou).log()
         cost = cost + self.far_cost * (~near).double()  # in float32 a large sum would forget the rest
         most = min(self.iou_candidates, iou.shape[1])
-        least_k = near.sum(dim=1).clamp(min=1, max=self.least_k)
+        least_k = (near.sum(dim=1) // _NEAR_PER_MATCH).clamp(min=1, max=self.least_k)
         dynamic_k = torch.maximum(iou.topk(most, dim=1).values.sum(dim=1).int(), least_k)  # (G,)
         cheapest = cost.topk(most, dim=1, largest=False).indices
         taken = torch.zeros_like(near)

@@ -103,7 +103,7 @@ def match(cells: list[Cell], objects: list[tuple[int, np.ndarray]], rules: SimOt
             cost[i] = cells[i].class_cost(label) - 3.0 * math.log(overlap + 1e-8) + far
             overlaps.append(overlap)
         costs.append(cost)
-        least = min(rules.least_k, sum(all(near(cells[i], box)) for i in candidates))
+        least = min(rules.least_k, sum(all(near(cells[i], box)) for i in candidates) // 5)
         k = max(1, least, int(sum(sorted(overlaps, reverse=True)[:10])))
         for i in sorted(candidates, key=lambda i, cost=cost: cost[i])[:k]:
             taken.setdefault(i, []).append(number)
