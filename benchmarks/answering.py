@@ -40,9 +40,9 @@ def main() -> None:
     for run in args.runs:
         trained = load_json(run / "trained.json", dict)
         shares = find_strides(run, args.data)
-        rows.append({key: trained[key] for key in ("model", "seed", "ap")} | {"strides": shares})
+        rows.append({key: trained[key] for key in ("model", "seed", "balance", "ap")} | {"strides": shares})
         sys.stderr.write(f"{rows[-1]}\n")
-    rows.sort(key=lambda row: (row["model"], row["seed"]))
+    rows.sort(key=lambda row: (row["model"], row["balance"], row["seed"]))
     save_result(RESULTS / "answering.json", {"strides": STRIDES, "rows": rows})
 
 

@@ -50,13 +50,13 @@ def balances() -> Table:
 
 
 def repopt() -> Table:
-    """AP on test of a RepVGG network trained with branches and as plain convolutions, float and int8, by seed."""
+    """AP on test of a RepVGG network trained with branches and as plain convolutions, float and by int8 engine."""
     rows = []
     for run in sorted(_load("repopt")["runs"], key=lambda run: (run["form"], run["seed"])):
-        whole, int8_ap = (run["scores"][name]["ap"] for name in ("float", "int8"))
-        aps = [f"{value:.1f}" for value in (whole, int8_ap, whole - int8_ap)]
-        rows.append([run["form"], str(run["seed"]), *aps, f"{run['kernel_peak']:.1f}"])
-    return ["trained as", "seed", "float", "int8", "lost", "largest weight over the mean square's root"], rows
+        aps = [run["scores"][name]["ap"] for name in ("float torch", "onnxruntime int8", "ncnn int8", "openvino int8")]
+        lost = aps[0] - statistics.fmean(aps[1:])
+        rows.append([run["form"], str(run["seed"]), *(f"{ap:.1f}" for ap in (*aps, lost)), f"{run['kernel_peak']:.1f}"])
+    return ["trained as", "seed", "float", *ENGINES.values(), "mean loss", "peak of a kernel"], rows
 
 
 def costs() -> Table:
@@ -123,8 +123,8 @@ def strides() -> Table:
     for row in found["rows"]:
         shares = [f"{100 * share:.0f} %" for share in row["strides"]]
         aps = [f"{row['ap'][split]:.1f}" for split in ("val", "test")]
-        rows.append([row["model"], str(row["seed"]), *shares, *aps])
-    return ["model", "seed", *(f"stride {stride}" for stride in found["strides"]), "AP on val", "on test"], rows
+        rows.append([row["model"], row["balance"], str(row["seed"]), *shares, *aps])
+    return ["model", "loss", "seed", *(f"stride {stride}" for stride in found["strides"]), "AP on val", "on test"], rows
 
 
 def _on_test(runs: list[dict[str, Any]]) -> float:

@@ -52,10 +52,10 @@ class SimOtaCriterion(Criterion):
         self.class_loss = CLASS_LOSSES["bce"]
 
     def expect(self, objects_per_picture: float) -> None:
-        """Let an object have more matches where objects are rare, so that a picture has about ten from the start.
+        """Let an object have more matches where objects are rare, so that a picture has up to ten from the start.
 
-        An object's number of matches is the sum of its ten best overlaps, which is next to nothing in the first epochs.
-        With one object per picture hardly a prediction would be trained then, and those that are settle on one stride.
+        An object's number of matches is the sum of its ten best overlaps, which is next to nothing in the first epochs:
+        with one object per picture hardly a prediction would be trained then.
         """
         most = self.assigner.iou_candidates
         least = min(most, max(1, round(most / max(1.0, objects_per_picture))))
