@@ -72,9 +72,9 @@ class SimOtaAssigner:
 
     Candidates of a picture are the points within `centre_radius` cells of any object's centre and, with `in_box`, also
     those inside of any object's box. For an object that a candidate is not near in every one of these senses it costs
-    `far_cost` more. k is the sum of the object's `iou_candidates` best IoUs with candidates, rounded down. It is at least
-    1, and at least the smaller of `least_k` (1 in the paper) and a fifth of the candidates near to it in every sense.
-    A point taken by several objects goes to the one of all objects of the picture that it is cheapest for.
+    `far_cost` more. k is the sum of the object's `iou_candidates` best IoUs with candidates, rounded down. It is
+    at least 1, and at least the smaller of `least_k` (1 in the paper) and a fifth of the candidates near to it in every
+    sense. A point taken by several objects goes to the one of all objects of the picture that it is cheapest for.
 
     Source: YOLOX, arXiv 2107.08430, section 2.1 (SimOTA), after OTA, arXiv 2103.14259, section 3.3 (dynamic k). The
     defaults are those of the paper and of releases up to 0.3; later code has `centre_radius` 1.5, no `in_box` and
