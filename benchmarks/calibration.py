@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from quantization import ENGINES, StageProgress, join_splits
+from quantization import BUILT, StageProgress
 from record import RESULTS, load_reusable, save_result
+from splits import join_splits
 
 from edgeyolo.data.dataset import open_dataset
 from edgeyolo.data.drawn import draw_dataset
@@ -113,7 +114,7 @@ def measure_engines(quantized: Quantized, source: Checkpoint, data: Path) -> dic
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "int8"
         export_model(quantized, source.record.model, folder, checkpoint_sha256=source.sha256)
-        return {name: measure_built(folder, target, "int8", both).ap for target, name in ENGINES}
+        return {name: measure_built(folder, target, "int8", both).ap for target, name in BUILT}
 
 
 def has_row(report: dict[str, Any], case: dict[str, Any], **wanted: object) -> bool:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from quantization import join_splits
 from record import RESULTS, load_reusable, save_result
+from splits import join_splits
 
 from edgeyolo.data.dataset import Dataset, open_dataset
 from edgeyolo.evaluation.measure import measure_session

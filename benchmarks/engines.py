@@ -19,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from arm import emulated_python, measure_cpu
-from quantization import join_splits
 from record import RESULTS, load_reusable, save_result
 from reopen import reopen_quantized
+from splits import join_splits
 from tensorrt_qdq import OnnxFile, write_graphs
 
 from edgeyolo.data.dataset import Dataset
