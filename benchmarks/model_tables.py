@@ -10,6 +10,8 @@ from record import RESULTS, ROOT
 
 LEARNED_BY_ALL = ("bccd", "white-cells")
 ENGINES = {"onnxruntime": "ONNX Runtime", "ncnn": "NCNN", "openvino": "OpenVINO"}
+STAND_INS = {"tensorrt": "TensorRT's graph", "rknn": "RKNN, simulated", "cortex-a76": "A76, emulated"}
+ALL_ENGINES = ENGINES | STAND_INS
 OURS, PLAIN = ("ours, fp32", "ours, bf16"), "plain loop, fp32"
 
 Table = tuple[list[str], list[list[str]]]
@@ -82,22 +84,36 @@ def int8() -> Table:
         whole = found["float"]["ap"]
         for i, (recipe, row) in enumerate(found["recipes"].items()):
             first = [model, recipe, f"{whole:.2f}"] if i == 0 else ["", recipe, ""]
-            aps = [row[name]["ap"] for name in ("fake-quant", *ENGINES)]
-            lost = [f"{whole - min(aps[1:]):.2f}", f"{max(aps) - min(aps):.2f}"]
-            rows.append([*first, *(f"{ap:.2f}" for ap in aps), *lost])
-    return ["model", "recipe", "float", "fake-quant", *ENGINES.values(), "largest loss", "apart"], rows
+            cells = [f"{row[name]['ap']:.2f}" if name in row else "" for name in ("fake-quant", *ALL_ENGINES)]
+            rows.append([*first, *cells, f"{max(_losses(found, recipe)):.2f}", f"{_apart(row):.2f}"])
+    return ["model", "recipe", "float", "fake-quant", *ALL_ENGINES.values(), "largest loss", "apart"], rows
 
 
 def int8_in_words() -> str:
-    """The mean loss over engines and models, by recipe."""
+    """The mean loss over engines and models, and how far apart artefacts are, by recipe."""
     models = _load("quantization_small")["models"].values()
     parts = []
     for recipe in ("int8-mse", "int8-qat"):
-        found = [(model["float"]["ap"], model["recipes"][recipe]) for model in models]
-        losses = [statistics.fmean(whole - row[name]["ap"] for name in ENGINES) for whole, row in found]
-        ends = f"{min(losses):.2f} to {max(losses):.2f}"
-        parts.append(f"`{recipe}` {statistics.fmean(losses):.2f} ({ends})")
-    return f"Mean loss of AP over the three engines and these models: {', '.join(parts)}.\n"
+        losses = [statistics.fmean(_losses(model, recipe)) for model in models]
+        apart = [_apart(model["recipes"][recipe]) for model in models]
+        parts.append(
+            f"`{recipe}` {_mean_and_ends(losses)}, artefacts of a model being apart by {_mean_and_ends(apart)}"
+        )
+    return f"Mean loss of AP over the engines, and over these models: {'; '.join(parts)}.\n"
+
+
+def _losses(model: dict[str, Any], recipe: str) -> list[float]:
+    row = model["recipes"][recipe]
+    return [model["float"]["ap"] - row[name]["ap"] for name in ALL_ENGINES if name in row]
+
+
+def _apart(row: dict[str, Any]) -> float:
+    aps = [row[name]["ap"] for name in ("fake-quant", *ALL_ENGINES) if name in row]
+    return float(max(aps) - min(aps))
+
+
+def _mean_and_ends(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def training() -> Table:
