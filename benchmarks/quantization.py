@@ -39,8 +39,9 @@ from edgeyolo.training.run import LAST
 from edgeyolo.training.torch_session import TorchSession
 
 RECIPES = ("int8-max", "int8-percentile", "int8-entropy", "int8-mse", "int8-qat")
+DEPTHWISE_ALL = "int8-depthwise-all"  # int8-depthwise with no layer float for what it costs
 DEPTHWISE_QAT = "int8-depthwise-qat"  # int8-depthwise with --qat, by the settings of int8-qat
-ORDER = (*RECIPES[:-1], "int8-depthwise", "int8-output", "int8-qat", DEPTHWISE_QAT)
+ORDER = (*RECIPES[:-1], DEPTHWISE_ALL, "int8-depthwise", "int8-output", "int8-qat", DEPTHWISE_QAT)
 BUILT = (("host-onnx", "onnxruntime"), ("host-ncnn", "ncnn"), ("host-openvino", "openvino"))
 ENGINES = {
     "onnxruntime": WAYS["ONNX Runtime, signed"],
@@ -63,10 +64,13 @@ class StageProgress:
 
 
 def find_recipe(name: str) -> Recipe:
-    """One of those that ship, or the one that is made of two."""
-    if name != DEPTHWISE_QAT:
+    """One of those that ship, or one of those that are made of them."""
+    if name not in (DEPTHWISE_ALL, DEPTHWISE_QAT):
         return load_recipe(name)
-    return msgspec.structs.replace(load_recipe("int8-depthwise"), qat=load_recipe("int8-qat").qat)
+    recipe = load_recipe("int8-depthwise")
+    if name == DEPTHWISE_ALL:
+        return msgspec.structs.replace(recipe, float_error=0.0)
+    return msgspec.structs.replace(recipe, qat=load_recipe("int8-qat").qat)
 
 
 def quantize_run(source: Checkpoint, data: Path, recipe_name: str, work: Path) -> dict[str, Any]:
@@ -77,6 +81,7 @@ def quantize_run(source: Checkpoint, data: Path, recipe_name: str, work: Path) -
     pictures, hashes = calibration_pictures(train_data, spec.input, count=recipe.count, seed=recipe.seed)
     quantized = quantize(source.model, pictures, recipe, recipe_name=recipe_name, picture_hashes=hashes)
     row: dict[str, Any] = {"pictures": len(pictures), "calibration_seconds": time.perf_counter() - started}
+    row["int8_layers"], row["layers"] = len(quantized.placement.int8_layers()), len(quantized.placement.layers)
     if recipe_name in ("int8-qat", DEPTHWISE_QAT):
         quantized = train_run(source, quantized, data, work / "qat", row)
     export_model(quantized, spec, work / "int8", checkpoint_sha256=source.sha256)
