@@ -12,6 +12,7 @@ LEARNED_BY_ALL = ("bccd", "white-cells")
 ENGINES = {"onnxruntime": "ONNX Runtime", "ncnn": "NCNN", "openvino": "OpenVINO"}
 STAND_INS = {"tensorrt": "TensorRT's graph", "rknn": "RKNN, simulated", "cortex-a76": "A76, emulated"}
 ALL_ENGINES = ENGINES | STAND_INS
+ORDER = ("int8-mse", "int8-depthwise-all", "int8-depthwise", "int8-qat", "int8-depthwise-qat")
 OURS, PLAIN = ("ours, fp32", "ours, bf16"), "plain loop, fp32"
 
 Table = tuple[list[str], list[list[str]]]
@@ -80,7 +81,7 @@ def costs() -> Table:
 def int8() -> Table:
     """What each recipe costs on every engine, the largest loss of an engine, and how far apart artefacts are."""
     rows = []
-    for model, found in _load("quantization_small")["models"].items():
+    for model, found in _quantized().items():
         whole = found["float"]["ap"]
         for i, (recipe, row) in enumerate(found["recipes"].items()):
             first = [model, recipe, f"{whole:.2f}"] if i == 0 else ["", recipe, ""]
@@ -91,7 +92,7 @@ def int8() -> Table:
 
 def int8_in_words() -> str:
     """The mean loss over engines and models, and how far apart artefacts are, by recipe."""
-    models = _load("quantization_small")["models"].values()
+    models = _quantized().values()
     parts = []
     for recipe in ("int8-mse", "int8-qat"):
         losses = [statistics.fmean(_losses(model, recipe)) for model in models]
@@ -100,6 +101,16 @@ def int8_in_words() -> str:
             f"`{recipe}` {_mean_and_ends(losses)}, artefacts of a model being apart by {_mean_and_ends(apart)}"
         )
     return f"Mean loss of AP over the engines, and over these models: {'; '.join(parts)}.\n"
+
+
+def _quantized() -> dict[str, dict[str, Any]]:
+    """By model, with what was measured apart of the same checkpoint by the recipe that there is now."""
+    models, apart = (_load(name)["models"] for name in ("quantization_small", "quantization_depthwise"))
+    for name, found in apart.items():
+        if found["checkpoint_sha256"] == models[name]["checkpoint_sha256"]:
+            rows = models[name]["recipes"] | found["recipes"]
+            models[name]["recipes"] = {recipe: rows[recipe] for recipe in sorted(rows, key=ORDER.index)}
+    return dict(models)
 
 
 def _losses(model: dict[str, Any], recipe: str) -> list[float]:

@@ -128,7 +128,7 @@ def check_recipe(recipe: Recipe, *, where: Path) -> None:
             raise UsageError(
                 f"the recipe asks for {name}, which needs a network of torch, and this is an ONNX graph",
                 where=where,
-                hint="Take int8-mse, int8-entropy, int8-percentile or int8-max",
+                hint=f"Take a copy of it without {name}, or int8-mse, int8-entropy, int8-percentile or int8-max",
             )
 
 
