@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from quantization import BUILT, StageProgress
+from quantization import ENGINES, PROCESSORS, StageProgress
 from record import RESULTS, load_reusable, save_result
 from splits import join_splits
 
@@ -35,7 +35,6 @@ from edgeyolo.quantization.recover.qat import QatStart, train_quantized
 from edgeyolo.spec.recipe import Recipe, load_recipe
 from edgeyolo.training.checkpoint import Checkpoint, load_checkpoint
 from edgeyolo.training.torch_session import TorchSession
-from edgeyolo.verbs import measure_built
 
 RESULT = RESULTS / "calibration.json"
 RECIPES = ("int8-mse", "int8-output", "int8-qat")
@@ -114,7 +113,7 @@ def measure_engines(quantized: Quantized, source: Checkpoint, data: Path) -> dic
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "int8"
         export_model(quantized, source.record.model, folder, checkpoint_sha256=source.sha256)
-        return {name: measure_built(folder, target, "int8", both).ap for target, name in BUILT}
+        return {name: ENGINES[name](folder, both).ap for name in PROCESSORS}
 
 
 def has_row(report: dict[str, Any], case: dict[str, Any], **wanted: object) -> bool:

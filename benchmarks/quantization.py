@@ -42,7 +42,6 @@ RECIPES = ("int8-max", "int8-percentile", "int8-entropy", "int8-mse", "int8-qat"
 DEPTHWISE_ALL = "int8-depthwise-all"  # int8-depthwise with no layer float for what it costs
 DEPTHWISE_QAT = "int8-depthwise-qat"  # int8-depthwise with --qat, by the settings of int8-qat
 ORDER = (*RECIPES[:-1], DEPTHWISE_ALL, "int8-depthwise", "int8-output", "int8-qat", DEPTHWISE_QAT)
-BUILT = (("host-onnx", "onnxruntime"), ("host-ncnn", "ncnn"), ("host-openvino", "openvino"))
 ENGINES = {
     "onnxruntime": WAYS["ONNX Runtime, signed"],
     "ncnn": WAYS["NCNN on x86"],
@@ -51,7 +50,8 @@ ENGINES = {
     "rknn": WAYS["RKNN for RK3588, simulated"],
     "cortex-a76": WAYS["NCNN on an emulated Cortex-A76, mixed"],
 }
-BY_DEFAULT = ("onnxruntime", "ncnn", "openvino", "tensorrt")  # what needs nothing but the package
+PROCESSORS = ("onnxruntime", "ncnn", "openvino")
+BY_DEFAULT = (*PROCESSORS, "tensorrt")  # what needs nothing but the package
 
 
 class StageProgress:

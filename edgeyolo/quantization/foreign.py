@@ -123,13 +123,13 @@ def check_recipe(recipe: Recipe, *, where: Path) -> None:
         "float_error": recipe.float_error > 0,
         "observer 'output'": recipe.observer == "output",
     }
-    for name, is_asked in asked.items():
-        if is_asked:
-            raise UsageError(
-                f"the recipe asks for {name}, which needs a network of torch, and this is an ONNX graph",
-                where=where,
-                hint=f"Take a copy of it without {name}, or int8-mse, int8-entropy, int8-percentile or int8-max",
-            )
+    names = [name for name, is_asked in asked.items() if is_asked]
+    if names:
+        raise UsageError(
+            f"the recipe asks for {' and '.join(names)}: that needs a network of torch, and this is an ONNX graph",
+            where=where,
+            hint="Take a copy of it without that, or int8-mse, int8-entropy, int8-percentile or int8-max",
+        )
 
 
 def _head_layers(

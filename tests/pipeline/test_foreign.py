@@ -125,8 +125,9 @@ def test_what_needs_torch_or_cannot_be_quantized_is_said(foreign: Path, tmp_path
             verbs.quantize(foreign / "raw", data, out, options=verbs.QuantizeOptions(**flags))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="for 64 pixels"):
         verbs.quantize(foreign / "raw", data, out, options=verbs.QuantizeOptions(image_size=128))
-    with pytest.raises(UsageError, match=r"needs a network of torch.*int8-mse"):
-        verbs.quantize(foreign / "raw", data, out, recipe="int8-output")
+    for name, asked in (("int8-output", "float_error and observer 'output'"), ("int8-depthwise", "float_error")):
+        with pytest.raises(UsageError, match=rf"asks for {asked}: that needs a network of torch.*without that"):
+            verbs.quantize(foreign / "raw", data, out, recipe=name)
     recipe = tmp_path / "none.toml"
     recipe.write_text('title = "none"\nobserver = "max"\nfloat_layers = ["*"]\n')
     with pytest.raises(QuantizationError, match=r"no layer of it can be quantized \(\d+ float"):
